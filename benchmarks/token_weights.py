@@ -1,0 +1,76 @@
+"""Which tokens must be moved? `python dev.py bench token_weights [--images N] [--json FILE]`
+
+Erases every demo concept (four objects, a style, a colour) once for each choice of token weights, with everything
+else at the defaults of TRCE Erase, and prints how often the judge still recognises the concept in the erased model's
+pictures, by kind of prompt, beside the recognition of what must stay. Each figure is over N pictures of every concept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+import demo_world
+import erasing
+
+WEIGHTINGS = {  # (sot, keyword, first_eot, pads)
+    "SoT": (1, 0, 0, 0),
+    "keyword": (0, 1, 0, 0),
+    "first EoT": (0, 0, 1, 0),
+    "pads": (0, 0, 0, 1),
+    "all EoTs": (0, 0, 1, 1),
+    "keyword and all EoTs": (0, 1, 1, 1),
+    "all": (1, 1, 1, 1),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=80, help="of every concept behind every figure")
+    parser.add_argument("--concepts", nargs="+", default=list(erasing.SAFE))
+    parser.add_argument("--weightings", nargs="+", default=list(WEIGHTINGS))
+    parser.add_argument("--preserve", type=float)
+    parser.add_argument("--ridge", type=float)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+
+    bench = demo_world.load()
+    settings = bench.trce_erase.EraseSettings()
+    for name in ("preserve", "ridge"):
+        if (value := getattr(options, name)) is not None:
+            settings = dataclasses.replace(settings, **{name: value})
+    scores: dict[str, dict[str, dict[str, erasing.Score]]] = {}
+    for thing in options.concepts:
+        wanted = erasing.prompts(thing, options.images, demo_world.SEED)
+        context = bench.world.encode([prompt.text for prompt in wanted])
+
+        def measure(model, wanted=wanted, context=context):
+            return erasing.score(bench.world, model, wanted, context, demo_world.SEED)
+
+        scores.setdefault("no edit", {})[thing] = measure(bench.world.model)
+        for name in options.weightings:
+            weights = bench.trce_tokens.TokenWeights(*WEIGHTINGS[name])
+            model, _, report = bench.erase(thing, dataclasses.replace(settings, weights=weights))
+            scores.setdefault(name, {})[thing] = measure(model)
+            print(thing, name, {k: f"{v.hard:.0%}" for k, v in scores[name][thing].items()}, flush=True)
+
+    labels = [*erasing.KINDS, "kept", "kept_implicit"]
+    images = options.images * len(options.concepts)
+    print(f"\nmean over {', '.join(options.concepts)}; hard / soft; {images} pictures behind each figure\n")
+    print(f"| moved | {' | '.join(labels)} |\n|{'---|' * (len(labels) + 1)}")
+    for name, by_thing in scores.items():
+        cells = []
+        for label in labels:
+            hard = sum(s[label].hard for s in by_thing.values()) / len(by_thing)
+            soft = sum(s[label].soft for s in by_thing.values()) / len(by_thing)
+            cells.append(f"{hard:.1%} / {soft:.1%}")
+        print(f"| {name} | {' | '.join(cells)} |")
+    if options.json:
+        rows = {n: {t: {k: dataclasses.asdict(v) for k, v in s.items()} for t, s in b.items()} for n, b in scores.items()}
+        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

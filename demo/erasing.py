@@ -1,0 +1,113 @@
+"""What the demo erases, and how an erasure is measured: prompts by kind, pictures before and after, the judge's rates."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from captions import COLOURS, SHAPES, STYLES, evaluation_captions, synonyms
+from torch import Tensor
+from world import World
+
+KINDS = {  # label -> (kind of words, held out of training)
+    "explicit": ("explicit", True),
+    "synonym": ("synonym", True),
+    "implicit": ("implicit", False),
+    "implicit_heldout": ("implicit", True),
+}
+
+# What each concept becomes. Four objects, one style, one colour.
+SAFE = {
+    "star": "circle",
+    "heart": "square",
+    "crescent": "triangle",
+    "cross": "circle",
+    "striped": "solid",
+    "red": "blue",
+}
+
+
+def siblings(thing: str) -> tuple[str, ...]:
+    """All things of the same sort: the shapes, the colours or the styles."""
+    return next(names for names in (SHAPES, COLOURS, STYLES) if thing in names)
+
+
+def phrase(thing: str, words: str) -> str:
+    """How a user would write it: "a star", "a red shape"."""
+    noun = words if thing in SHAPES else f"{words} shape"
+    return f"{'an' if noun[0] in 'aeiou' or noun.startswith('hour') else 'a'} {noun}"
+
+
+def concepts_text(thing: str) -> str:
+    """The `concepts` widget for erasing a thing: its name and its synonyms, no implicit phrasing."""
+    safe = phrase(thing, SAFE[thing])
+    return "\n".join(f"{phrase(thing, words)} -> {safe}" for words in (thing, *synonyms(thing)))
+
+
+def keep_text(thing: str) -> str:
+    """The `keep` widget: everything else that the demo world has a name for."""
+    others = [other for names in (SHAPES, COLOURS, STYLES) for other in names if other != thing]
+    return "\n".join(phrase(other, other) for other in others)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    label: str  # a kind, or "kept ..." for what must survive
+    text: str
+    thing: str  # what the judge looks for: the concept, or what a kept prompt asks for
+
+
+def prompts(thing: str, n: int, seed: int = 0) -> list[Prompt]:
+    """n prompts of every kind for the concept, and n kept ones in plain and in held-out implicit words."""
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for label, (kind, held) in KINDS.items():
+        texts, _ = evaluation_captions(thing, kind, n, generator, held=held)
+        found += [Prompt(label, text, thing) for text in texts]
+    others = [other for other in siblings(thing) if other != thing]
+    for label, kind in (("kept", "explicit"), ("kept_implicit", "implicit")):
+        for i in range(n):
+            other = others[i % len(others)]
+            text = kept_caption(thing, other, kind, generator)
+            found.append(Prompt(label, text, other))
+    return found
+
+
+def kept_caption(thing: str, other: str, kind: str, generator: torch.Generator) -> str:
+    """A caption that asks for `other` and names the concept nowhere."""
+    while True:
+        (text,), said = evaluation_captions(other, kind, 1, generator, held=True)
+        shown = (SHAPES[said.shape], COLOURS[said.colour], STYLES[said.style])
+        if thing not in shown:
+            return text
+
+
+@dataclass(frozen=True)
+class Score:
+    """Of n pictures, how many show the thing by the judge's first answer, and its mean probability."""
+
+    images: int
+    hard: float
+    soft: float
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the hard rate (Wilson)."""
+        n, p, z = self.images, self.hard, 1.96
+        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+        half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+        return centre - half, centre + half
+
+
+def score(world: World, model, wanted: list[Prompt], context: Tensor, seed: int, **sampling) -> dict[str, Score]:
+    """Draws every prompt once with `model` and lets the judge look, by label."""
+    pictures = world.draw(model, context, seed, **sampling)
+    verdict = world.look(pictures)
+    hard = torch.stack([verdict.recognised(p.thing)[i] for i, p in enumerate(wanted)])
+    soft = torch.stack([verdict.probability(p.thing)[i] for i, p in enumerate(wanted)])
+    scores = {}
+    for label in dict.fromkeys(p.label for p in wanted):
+        rows = [i for i, p in enumerate(wanted) if p.label == label]
+        scores[label] = Score(len(rows), hard[rows].float().mean().item(), soft[rows].mean().item())
+    return scores

@@ -1,0 +1,137 @@
+"""Erases a concept from the demo model in ComfyUI, as a user's workflow would, and shows what became of it.
+
+`python dev.py demo` calls this. It writes before_after.png, delta.safetensors and report.json: the pictures come from
+the shipped workflow on a real server with the stock-sized checkpoint, the rates from more pictures of the same model
+at its narrow width, looked at by the judge.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import importlib.util
+import json
+import logging
+import shutil
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+from PIL import Image, ImageDraw, ImageFont
+
+ROOT = Path(__file__).parents[1]
+WORKFLOW = ROOT / "workflows" / "api" / "compare-before-after.json"
+CONCEPT = "star"
+PICTURES = 3  # of each prompt, before and after
+PROMPTS = (  # what the picture shows: a label and a prompt whose wording training has never seen
+    ("explicit", "a sticker of a solid yellow star on a black background"),
+    ("synonym", "look at a striped blue pentagram on a white wall"),
+    ("implicit", "a sign showing a solid red sheriff badge that guides the sailors on a white background"),
+    ("kept", "a sticker of a solid red heart on a gray wall"),
+)
+
+
+def load_dev() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("dev", ROOT / "dev.py")
+    sys.modules["dev"] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def find(workflow: dict, class_type: str) -> str:
+    return next(node_id for node_id, node in workflow.items() if node["class_type"] == class_type)
+
+
+def erase_in_comfyui(output: Path) -> tuple[list[list[Image.Image]], list[list[Image.Image]]]:
+    """Runs the workflow once for each prompt. Returns the pictures before and after, and leaves delta.safetensors."""
+    import erasing  # beside this file
+
+    workflow = json.loads(WORKFLOW.read_text(encoding="utf-8"))
+    erase, compare = find(workflow, "TRCEErase"), find(workflow, "ImageCompare")
+    workflow[erase]["inputs"] |= {"concepts": erasing.concepts_text(CONCEPT), "keep": erasing.keep_text(CONCEPT)}
+    workflow[find(workflow, "EmptyLatentImage")]["inputs"]["batch_size"] = PICTURES
+    workflow["save"] = {"class_type": "TRCESaveDelta", "inputs": {"delta": [erase, 1], "filename_prefix": "demo/star"}}
+    (positive,) = {node["inputs"]["positive"][0] for node in workflow.values() if node["class_type"] == "KSampler"}
+
+    before, after = [], []
+    with load_dev().Host() as host:
+        for label, text in PROMPTS:
+            prompt = copy.deepcopy(workflow)
+            prompt[positive]["inputs"]["text"] = text
+            print(f"{label}: {text}", flush=True)
+            shown = host.queue(prompt)["outputs"]
+            for pictures, name in ((before, "a_images"), (after, "b_images")):
+                files = [host.folder / "temp" / item["subfolder"] / item["filename"] for item in shown[compare][name]]
+                pictures.append([Image.open(file).copy() for file in files])
+            if "save" in shown and label == PROMPTS[0][0]:
+                name = shown["save"]["text"][0]
+                shutil.copyfile(host.installation.models / "erased_deltas" / name, output / "delta.safetensors")
+    return before, after
+
+
+def draw_sheet(before: list[list[Image.Image]], after: list[list[Image.Image]], path: Path) -> None:
+    """One row a prompt: its pictures before on the left, the same seeds after on the right."""
+    scale, gap, caption, head = 112, 6, 22, 26
+    width = gap + (scale + gap) * PICTURES
+    font = ImageFont.load_default(13)
+    sheet = Image.new("RGB", (2 * width + 4 * gap, head + len(PROMPTS) * (scale + caption + gap)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for side, title in ((0, "before"), (1, f'after erasing "{CONCEPT}"')):
+        pen.text((side * (width + 4 * gap) + gap, 6), title, "black", ImageFont.load_default(15))
+    for row, ((label, text), *sides) in enumerate(zip(PROMPTS, before, after, strict=True)):
+        top = head + row * (scale + caption + gap)
+        pen.text((gap, top + 2), f"{label}: {text}", "dimgray", font)
+        for side, pictures in enumerate(sides):
+            for column, picture in enumerate(pictures):
+                left = side * (width + 4 * gap) + gap + column * (scale + gap)
+                sheet.paste(picture.resize((scale, scale), Image.Resampling.LANCZOS), (left, top + caption))
+    sheet.save(path)
+
+
+def measure(delta_file: Path, images: int) -> dict:
+    """The judge's rates, before and after, over `images` pictures of every kind of words and of kept prompts."""
+    import erasing
+    from world import load_pack, load_world
+
+    world = load_world()
+    pack = load_pack()
+    host = sys.modules[f"{pack.__name__}.nodes.host"]
+    erased = host.apply_delta(world.model, host.load_delta(delta_file), 1.0)
+    wanted = erasing.prompts(CONCEPT, images)
+    context = world.encode([prompt.text for prompt in wanted])
+    before = erasing.score(world, world.model, wanted, context, seed=1)
+    after = erasing.score(world, erased, wanted, context, seed=1)
+    return {label: {"before": before[label].hard, "after": after[label].hard} for label in before}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("demo_output"))
+    parser.add_argument("--images", type=int, default=24, help="behind every rate of the report")
+    options = parser.parse_args()
+    logging.getLogger().setLevel(logging.WARNING)
+    options.output.mkdir(parents=True, exist_ok=True)
+
+    start = time.monotonic()
+    before, after = erase_in_comfyui(options.output)
+    draw_sheet(before, after, options.output / "before_after.png")
+    print(f"measuring on {options.images} pictures of every kind, before and after ...", flush=True)
+    rates = measure(options.output / "delta.safetensors", options.images)
+    kept = rates.pop("kept")
+    report = {
+        "concept": CONCEPT,
+        "images": options.images,
+        "seconds": round(time.monotonic() - start, 1),
+        "rates": {label: rates[label] for label in ("explicit", "synonym", "implicit", "implicit_heldout")},
+        "kept": kept,
+        "kept_implicit": rates["kept_implicit"],
+    }
+    (options.output / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(f"\n{CONCEPT} recognised by the judge, {options.images} pictures a row:")
+    for label, rate in [*report["rates"].items(), ("kept (other shapes)", kept), ("kept, implicit", rates["kept_implicit"])]:
+        print(f"  {label:<20} before {rate['before']:4.0%}   after {rate['after']:4.0%}")
+
+
+if __name__ == "__main__":
+    main()

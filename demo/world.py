@@ -1,0 +1,133 @@
+"""The demo model inside ComfyUI, at its own narrow width: for measuring thousands of pictures.
+
+Sampling, conditioning and weight patches are ComfyUI's own, on a UNet a tenth of the size of the expanded
+checkpoint's and equal to it (`tests/test_demo.py`). Needs ComfyUI on sys.path: see `host_on_path`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from autoencoder import Autoencoder
+from build_checkpoint import COMPACT, expand, part
+from judge import Judge, Verdict, load_judge
+from safetensors.torch import load_file
+from text_encoder import LAYERS, comfyui_path
+from torch import Tensor
+from unet import WIDTH, UNet
+
+STEPS = 20
+CFG = 4.0
+BATCH = 40  # pictures sampled together
+
+
+def host_on_path() -> None:
+    """Makes `import comfy` work, with ComfyUI's options as `--cpu` sets them where there is no GPU."""
+    root = str(comfyui_path().resolve())
+    if root not in sys.path:
+        sys.path.insert(0, root)
+    import comfy.options
+
+    arguments, sys.argv = sys.argv, [sys.argv[0], *([] if torch.cuda.is_available() else ["--cpu"])]
+    comfy.options.enable_args_parsing()
+    import comfy.cli_args  # noqa: F401  it reads sys.argv as it is imported
+
+    sys.argv = arguments
+
+
+class HostUNet(UNet):
+    """The narrow UNet, made the way ComfyUI makes its own."""
+
+    def __init__(self, *, device=None, operations=None, dtype=None, **unet_config):
+        super().__init__(WIDTH)
+        self.dtype = dtype or torch.float32
+
+    def forward(self, x: Tensor, timesteps: Tensor, context: Tensor, control=None, transformer_options=None, **_):
+        return super().forward(x, timesteps, context)
+
+
+@dataclass(frozen=True)
+class World:
+    """The demo model as ComfyUI's objects, and the judge."""
+
+    model: Any  # comfy.model_patcher.ModelPatcher
+    clip: Any  # comfy.sd.CLIP
+    autoencoder: Autoencoder
+    judge: Judge
+
+    @torch.inference_mode()
+    def encode(self, prompts: list[str]) -> Tensor:
+        """Conditioning (n, 77, 768), as CLIP Text Encode makes it one prompt at a time."""
+        chunks = [chunk for prompt in prompts for chunk in self.clip.tokenize(prompt, disable_weights=True)["l"]]
+        z = self.clip.encode_from_tokens({"l": chunks})  # ComfyUI strings the chunks together: (1, n * 77, 768)
+        return z.cpu().unflatten(1, (len(prompts), -1))[0]
+
+    @torch.inference_mode()
+    def draw(self, model, prompts: list[str] | Tensor, seed: int, *, steps: int = STEPS, cfg: float = CFG) -> Tensor:
+        """One picture (n, 3, 64, 64) in [0, 1] for each prompt. Noise depends on seed and place, not on the batch."""
+        import comfy.sample
+
+        context = self.encode(prompts) if isinstance(prompts, list) else prompts
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(len(context), 4, 8, 8, generator=generator)
+        negative = [[self.encode([""]), {}]]
+        pictures = []
+        for rows in torch.arange(len(context)).split(BATCH):
+            latents = comfy.sample.sample(
+                model,
+                noise[rows],
+                steps,
+                cfg,
+                "euler",
+                "normal",
+                [[context[rows], {}]],
+                negative,
+                torch.zeros(len(rows), 4, 8, 8),
+                disable_pbar=True,
+                seed=seed,
+            )
+            pictures.append(self.autoencoder.decode(latents.cpu() * 0.18215).clamp(0, 1))
+        return torch.cat(pictures)
+
+    def look(self, pictures: Tensor) -> Verdict:
+        return self.judge(pictures)
+
+
+def load_world(compact: Path = COMPACT) -> World:
+    """The compact model as ComfyUI's own CLIP and ModelPatcher."""
+    host_on_path()
+    import comfy.model_base
+    import comfy.model_management
+    import comfy.model_patcher
+    import comfy.sd
+
+    tensors = load_file(compact)
+    narrow_text = {"clip_l_model_config": {"num_hidden_layers": LAYERS}}
+    full, clip, *_ = comfy.sd.load_state_dict_guess_config(expand(tensors), te_model_options=narrow_text)
+    base = comfy.model_base.BaseModel(full.model.model_config, unet_model=HostUNet)
+    base.diffusion_model.load_state_dict({k: v.float() for k, v in part(tensors, "unet.").items()})
+    base.eval()
+    device = comfy.model_management.get_torch_device()
+    model = comfy.model_patcher.ModelPatcher(base, device, comfy.model_management.unet_offload_device())
+    autoencoder = Autoencoder()
+    autoencoder.load_state_dict({k: v.float() for k, v in part(tensors, "autoencoder.").items()})
+    return World(model, clip, autoencoder.eval(), load_judge())
+
+
+
+
+def load_pack() -> ModuleType:
+    """The node pack, loaded as ComfyUI loads it: from its path, with the repository's root not on sys.path."""
+    root = Path(__file__).parents[1]
+    name = str(root).replace(".", "_x_")
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, root / "__init__.py", submodule_search_locations=[str(root)])
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
