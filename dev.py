@@ -326,12 +326,12 @@ class Installation:
 
     def demo_steps(self) -> list[Step]:
         """The demo model's checkpoint in full size, made from the compact weights in the repository."""
-        weights = sorted((ROOT / "demo" / "weights").glob("*.safetensors"))
-        if not any(path.name == "model.safetensors" for path in weights):
+        builder, model = ROOT / "demo" / "build_checkpoint.py", ROOT / "demo" / "weights" / "model.safetensors"
+        if not (builder.is_file() and model.is_file()):
             print("dev.py: the demo model is not in place: demo/weights/model.safetensors is missing", file=sys.stderr)
             return []
-        builder = ROOT / "demo" / "build_checkpoint.py"
-        pins = "\n".join(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in [*weights, builder])
+        made_from = [builder, *sorted(model.parent.glob("*.safetensors"))]
+        pins = "\n".join(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in made_from)
         stamp = self.models / "trce_demo_sd15.stamp"
         return [Step("demo checkpoint", self.checkpoint, stamp, pins, self._make_checkpoint, network=False)]
 
@@ -662,13 +662,13 @@ sys.exit("\\n".join(findings) or 0)
 
 def lint(installation: Installation) -> int:
     """Check the repository with ruff, and what users get of it with the checks of the registry and of comfy-test."""
-    ruff = ["-m", "ruff", "check", "--output-format", "concise", "--cache-dir", installation.host_dir / "ruff_cache", "."]
+    cache = installation.host_dir / "ruff_cache"
     with tempfile.TemporaryDirectory() as folder:
         left_out = [line.strip("/") for line in (ROOT / ".comfyignore").read_text(encoding="utf-8").splitlines()]
         pack = Path(folder, PACK_NAME)
         shutil.copytree(ROOT, pack, ignore=shutil.ignore_patterns(".*", "__pycache__", "*_output", *left_out))
         checks = [
-            ("ruff", ROOT, ruff),
+            ("ruff", ROOT, ["-m", "ruff", "check", "--output-format", "concise", "--cache-dir", cache, "."]),
             ("comfy node validate", pack, ["-m", "comfy_cli", "--skip-prompt", "node", "validate"]),
             ("comfy-test lint", pack, ["-m", "comfy_test", "lint", "--strict"]),
             ("comfy-test hazards", pack, ["-c", HAZARDS]),

@@ -1,0 +1,148 @@
+"""Erased deltas as things of their own: apply, save, load."""
+
+import logging
+
+from comfy_api.latest import io
+
+from . import host
+from .erase import ErasedDelta
+
+log = logging.getLogger(__name__)
+
+
+class TRCEApplyDelta(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="TRCEApplyDelta",
+            display_name="Apply Erased Delta",
+            category="model/trce",
+            description="Puts an erasure on a model: one made by TRCE Erase in this workflow, or one that somebody "
+            "shared. Works on every model with the text encoder that the delta was made with.",
+            search_aliases=["apply erasure", "erased concept", "unlearn", "concept delta"],
+            inputs=[
+                io.Model.Input(
+                    "model",
+                    tooltip="The model to erase from, with any LoRAs already on it. It is not changed; an erased "
+                    "copy comes out.",
+                ),
+                ErasedDelta.Input(
+                    "delta",
+                    tooltip="The erasure, from TRCE Erase or Load Erased Delta. Several of these nodes in a row add "
+                    "up.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=-2.0,
+                    max=2.0,
+                    step=0.05,
+                    tooltip="How much of the erasure goes on the model: 0 leaves it as it is, 1 erases, more "
+                    "overshoots, less than 0 draws more of the concept.",
+                ),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="Connect the text encoder that your prompts go through to have it checked: a delta "
+                    "erases properly only with the encoder it was made with.",
+                ),
+                io.Boolean.Input(
+                    "allow_other_encoder",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="On: apply the delta even when the connected 'clip' is not the encoder it was made with, "
+                    "and say so in the log. The concept may then survive and other things may change.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(
+                    "erased_model",
+                    display_name="model",
+                    tooltip="The model with the erasure on it. Goes wherever a MODEL goes.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model, delta, strength, clip=None, allow_other_encoder=False) -> io.NodeOutput:
+        erased = host.apply_delta(model, delta, strength)
+        if clip is not None and host.ClipEncoder(clip).fingerprint != delta.info.encoder:
+            if not allow_other_encoder:
+                raise host.HostError(
+                    "The delta was made with another text encoder, LoRA on it or clip skip than the connected "
+                    "'clip'. Connect the CLIP it was made with, or turn on 'allow_other_encoder'."
+                )
+            log.warning(
+                "Applying an erased delta that was made with another text encoder, as 'allow_other_encoder' says."
+            )
+        return io.NodeOutput(erased)
+
+
+class TRCESaveDelta(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="TRCESaveDelta",
+            display_name="Save Erased Delta",
+            category="model/trce",
+            description="Saves an erasure as a small safetensors file in models/erased_deltas, to load in other "
+            "workflows or to share. The file holds the concepts, the keep list and the settings in readable form.",
+            search_aliases=["export erasure", "save erased concept"],
+            is_output_node=True,
+            inputs=[
+                ErasedDelta.Input("delta", tooltip="The erasure to save, from TRCE Erase."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="erased",
+                    tooltip="Name of the file in models/erased_deltas, sub-folders allowed. A number is added; no "
+                    "file is ever overwritten.",
+                ),
+            ],
+            outputs=[],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, delta, filename_prefix) -> io.NodeOutput:
+        name = host.write_delta(delta, filename_prefix)
+        host.show_text(cls.hidden.unique_id, f"Saved as {name}")
+        return io.NodeOutput(ui={"text": [name]})
+
+
+class TRCELoadDelta(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="TRCELoadDelta",
+            display_name="Load Erased Delta",
+            category="model/trce",
+            description="Loads an erasure from models/erased_deltas. The file is checked first; a damaged or foreign "
+            "one is refused with the reason.",
+            search_aliases=["import erasure", "load erased concept"],
+            inputs=[
+                io.Combo.Input(
+                    "delta_name",
+                    options=host.delta_names(),
+                    tooltip="A file in models/erased_deltas. Press R to see files that were added since the page was "
+                    "opened.",
+                ),
+            ],
+            outputs=[
+                ErasedDelta.Output(
+                    "delta", display_name="delta", tooltip="The erasure: connect it to Apply Erased Delta."
+                )
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, delta_name):
+        return host.delta_stamp(delta_name)
+
+    @classmethod
+    def execute(cls, delta_name) -> io.NodeOutput:
+        delta = host.read_delta(delta_name)
+        concepts = ", ".join(pair.concept for pair in delta.info.concepts)
+        host.show_text(cls.hidden.unique_id, f"Erases: {concepts}")
+        return io.NodeOutput(delta)

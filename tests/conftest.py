@@ -1,0 +1,211 @@
+"""How the tests get at the pack, at a real ComfyUI, and at small models.
+
+The pack is loaded as ComfyUI loads it: from its path, under a name made of that path. Its root never goes on sys.path,
+where its `nodes` would hide ComfyUI's nodes.py. `trce_ops` alone is importable by its own name, without ComfyUI.
+
+COMFYUI_PATH says where ComfyUI is; .host/ComfyUI otherwise.
+"""
+
+import importlib.util
+import os
+import sys
+import zlib
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def load_package(name: str, folder: Path):
+    spec = importlib.util.spec_from_file_location(name, folder / "__init__.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+load_package("trce_ops", ROOT / "trce_ops")
+
+
+class ToyEncoder:
+    """A causal text encoder without weights to load: a position sees the mean of the tokens so far and its own place.
+
+    Words longer than four letters split into several tokens, as BPE does to rare words.
+    """
+
+    eot_id = 1
+    width = 24
+
+    def __init__(self, pad_id=1, fingerprint="toy"):
+        noise = torch.Generator().manual_seed(0)
+        self.pad_id = pad_id
+        self.fingerprint = fingerprint
+        self.table = torch.randn(5010, self.width, generator=noise)
+        self.places = 0.3 * torch.randn(77, self.width, generator=noise)
+        self.encoded = []  # (rows, length) of every call
+
+    def tokenize(self, text):
+        from trce_ops.tokens import TokenError
+
+        pieces = [word[i : i + 4] for word in text.lower().split() for i in range(0, len(word), 4)]
+        if len(pieces) > 75:
+            raise TokenError(f"'{text}' is too long.")
+        ids = [0, *(10 + zlib.crc32(piece.encode()) % 5000 for piece in pieces), self.eot_id]
+        return tuple(ids + [self.pad_id] * (77 - len(ids)))
+
+    def encode(self, rows, length):
+        self.encoded.append((len(rows), length))
+        x = self.table[torch.tensor([ids[:length] for ids in rows])]
+        mean = x.cumsum(1) / torch.arange(1, length + 1)[:, None]
+        return torch.tanh(x + 2 * mean) + self.places[:length]
+
+
+@pytest.fixture
+def encoder():
+    return ToyEncoder()
+
+
+@pytest.fixture(scope="session")
+def comfy_host(tmp_path_factory):
+    """A real ComfyUI in this process, on the CPU, with its folders in a temporary place."""
+    path = Path(os.environ.get("COMFYUI_PATH", ROOT / ".host" / "ComfyUI"))
+    if not (path / "folder_paths.py").is_file():
+        pytest.fail(f"No ComfyUI in {path}; run 'python dev.py test', or set COMFYUI_PATH.")
+    base = tmp_path_factory.mktemp("comfyui")
+    argv, sys.argv = sys.argv, ["comfyui", "--cpu", "--base-directory", str(base)]
+    sys.path.insert(0, str(path))
+    try:
+        import comfy.options
+
+        comfy.options.enable_args_parsing()
+        import comfy.sd
+        import folder_paths
+
+        import nodes
+    finally:
+        sys.argv = argv
+    return SimpleNamespace(path=path, base=base, nodes=nodes, folder_paths=folder_paths)
+
+
+@pytest.fixture(scope="session")
+def pack(comfy_host):
+    """The pack, loaded and registered as ComfyUI does it."""
+    import asyncio
+
+    module = load_package(str(ROOT).replace(".", "_x_"), ROOT)
+
+    async def register():
+        extension = await module.comfy_entrypoint()
+        await extension.on_load()
+        return await extension.get_node_list()
+
+    nodes = {node.define_schema().node_id: node for node in asyncio.run(register())}
+    return SimpleNamespace(module=module, host=module.nodes.host, ops=module.trce_ops, nodes=nodes)
+
+
+def fill(module, seed):
+    """Give every parameter of a ComfyUI module, which come uninitialised, plausible random values."""
+    noise = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in module.named_parameters():
+            if weight.ndim == 0:
+                continue
+            if "norm" in name and name.endswith("weight"):
+                values = 1 + 0.1 * torch.randn(weight.shape, generator=noise)
+            else:
+                fan_in = weight[0].numel() if weight.ndim > 1 else 100
+                values = torch.randn(weight.shape, generator=noise) / fan_in**0.5
+            weight.copy_(values)
+    return module
+
+
+@pytest.fixture(scope="session")
+def make_model(comfy_host):
+    """make_model(seed, dtype) -> a MODEL of SD1.x build with 32 channels that reads text of width 32."""
+    import comfy.model_management
+    import comfy.model_patcher
+    import comfy.ops
+    import comfy.supported_models
+
+    def build(seed=0, dtype=torch.float32):
+        config = comfy.supported_models.SD15(
+            dict(
+                image_size=32,
+                in_channels=4,
+                out_channels=4,
+                model_channels=32,
+                num_res_blocks=[1, 1],
+                channel_mult=(1, 2),
+                transformer_depth=[1, 1],
+                transformer_depth_output=[1, 1, 1, 1],
+                transformer_depth_middle=1,
+                context_dim=32,
+                use_spatial_transformer=True,
+                use_linear_in_transformer=False,
+                legacy=False,
+            )
+        )
+        config.set_inference_dtype(dtype, torch.float32 if dtype != torch.float32 else None)
+        config.custom_operations = comfy.ops.manual_cast
+        cpu = torch.device("cpu")
+        return comfy.model_patcher.ModelPatcher(fill(config.get_model({}, device=cpu), seed).eval(), cpu, cpu)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def make_clip(comfy_host):
+    """make_clip(seed, kind) -> a CLIP with the real tokenizer and a text encoder of 3 layers: sd1, sd2 or sdxl."""
+    import comfy.sd
+    import comfy.sd1_clip
+    import comfy.sdxl_clip
+    import comfy.supported_models_base
+    import comfy.text_encoders.sd2_clip as sd2_clip
+
+    kinds = {
+        "sd1": (comfy.sd1_clip.SD1Tokenizer, comfy.sd1_clip.SD1ClipModel),
+        "sd2": (sd2_clip.SD2Tokenizer, sd2_clip.SD2ClipModel),
+        "sdxl": (comfy.sdxl_clip.SDXLTokenizer, comfy.sdxl_clip.SDXLClipModel),
+    }
+    small = dict(num_hidden_layers=3, hidden_size=32, num_attention_heads=2, intermediate_size=64)
+
+    def build(seed=0, kind="sd1", dtype=torch.float32):
+        sizes = {f"clip_{name}_model_config": small for name in "lhg"}
+        target = comfy.supported_models_base.ClipTarget(*kinds[kind])
+        clip = comfy.sd.CLIP(target, model_options={"dtype": dtype, **sizes})
+        fill(clip.cond_stage_model, seed)
+        return clip
+
+    return build
+
+
+@pytest.fixture
+def run(pack):
+    """run(node_id, **inputs) -> the node's outputs, executed as ComfyUI does; widgets not named have their defaults."""
+
+    def execute(node_id, **inputs):
+        node = pack.nodes[node_id]
+        defaults = {i.id: i.default for i in node.define_schema().inputs if getattr(i, "default", None) is not None}
+        with torch.inference_mode():
+            return node.PREPARE_CLASS_CLONE(None).EXECUTE_NORMALIZED(**{**defaults, **inputs}).args
+
+    return execute
+
+
+@pytest.fixture
+def sample(comfy_host):
+    """sample(model, positive, negative, seed) -> latents of 3 steps of the stock KSampler, at CFG 4."""
+    import comfy.model_management
+
+    def draw(model, positive, negative, seed=1):
+        latent = {"samples": torch.zeros(2, 4, 8, 8)}
+        with torch.inference_mode():
+            return comfy_host.nodes.common_ksampler(
+                model, seed, 3, 4.0, "euler", "normal", [[positive, {}]], [[negative, {}]], latent
+            )[0]["samples"]
+
+    yield draw
+    comfy.model_management.unload_all_models()

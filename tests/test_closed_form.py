@@ -1,0 +1,117 @@
+"""The solver against the objective it claims to minimise."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trce_ops.closed_form import NotPositiveDefinite, factorize, solve_context_map
+
+
+def problem(n, d, seed=0):
+    noise = torch.Generator().manual_seed(seed)
+    sources, targets = torch.randn(2, n, d, generator=noise, dtype=torch.float64)
+    weights = torch.rand(n, generator=noise, dtype=torch.float64)
+    kept = torch.randn(4 * d, d, generator=noise, dtype=torch.float64)
+    return sources, targets, weights, kept.mT @ kept / len(kept)
+
+
+def literal(W, sources, targets, weights, preserve, eta, mu):
+    """One layer, term by term as the paper writes it, W' = (sum ...) (sum ...)^-1."""
+    n, d = sources.shape
+    numerator = eta * W @ preserve + mu * W
+    denominator = eta * preserve + mu * torch.eye(d, dtype=W.dtype)
+    for c, s, w in zip(sources, targets, weights):
+        numerator = numerator + w / n * torch.outer(W @ s, c)
+        denominator = denominator + w / n * torch.outer(c, c)
+    return numerator @ torch.linalg.inv(denominator)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    n=st.integers(1, 12),
+    d=st.integers(1, 16),
+    seed=st.integers(0, 1000),
+    eta=st.floats(0.01, 10),
+    mu=st.floats(0.01, 10),
+)
+def test_equals_the_literal_solution_of_every_layer(n, d, seed, eta, mu):
+    sources, targets, weights, P = problem(n, d, seed)
+    T = solve_context_map(sources, targets, weights, P, preserve_scale=eta, ridge=mu)
+    for out in (3, 2 * d):
+        W = torch.randn(out, d, generator=torch.Generator().manual_seed(seed + out), dtype=torch.float64)
+        assert torch.allclose(W @ T, literal(W, sources, targets, weights, P, eta, mu), atol=1e-9)
+
+
+def test_more_rows_than_one_block_make_no_difference():
+    sources, targets, weights, P = problem(9000, 8)
+    T = solve_context_map(sources, targets, weights, P, preserve_scale=1, ridge=0.1)
+    W = torch.eye(8, dtype=torch.float64)
+    assert torch.allclose(T, literal(W, sources, targets, weights, P, 1, 0.1))
+
+
+def test_no_pairs_leave_everything_as_it_is():
+    _, _, _, P = problem(1, 6)
+    nothing = torch.empty(0, 6)
+    T = solve_context_map(nothing, nothing, torch.empty(0), P, preserve_scale=1, ridge=0)
+    assert torch.equal(T, torch.eye(6, dtype=torch.float64))
+
+
+def test_the_more_is_preserved_the_less_changes():
+    sources, targets, weights, P = problem(5, 12)
+    change = [
+        (solve_context_map(sources, targets, weights, P, preserve_scale=eta, ridge=1e-6) - torch.eye(12)).norm()
+        for eta in (1e-3, 1, 1e3, 1e9)
+    ]
+    assert change == sorted(change, reverse=True)
+    assert change[-1] < 1e-6
+
+
+def test_without_constraints_every_source_lands_on_its_target():
+    sources, targets, weights, _ = problem(5, 12)
+    T = solve_context_map(sources, targets, weights + 0.1, None, preserve_scale=0, ridge=1e-9)
+    assert torch.allclose(sources @ T.mT, targets, atol=1e-5)
+
+
+def test_a_system_without_unique_solution_names_the_ridge():
+    sources, targets, weights, _ = problem(5, 12)
+    with pytest.raises(NotPositiveDefinite, match="raise 'ridge'"):
+        solve_context_map(sources, targets, weights, None, preserve_scale=0, ridge=0)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("place", range(4))
+def test_nan_and_inf_are_refused(place, bad):
+    tensors = list(problem(5, 12))
+    tensors[place].view(-1)[3] = bad
+    with pytest.raises(ValueError, match="NaN or Inf"):
+        solve_context_map(*tensors, preserve_scale=1, ridge=1)
+
+
+def test_negative_weights_and_wrong_shapes_are_refused():
+    sources, targets, weights, P = problem(5, 12)
+    with pytest.raises(ValueError, match="0 or more"):
+        solve_context_map(sources, targets, -weights, P, preserve_scale=1, ridge=1)
+    with pytest.raises(ValueError, match="do not fit"):
+        solve_context_map(sources, targets[:4], weights, P, preserve_scale=1, ridge=1)
+
+
+@pytest.mark.parametrize(("n", "factors"), [(3, 2), (11, 2), (12, 1), (24, 1)])
+def test_factors_are_as_small_as_they_can_be_and_exact(n, factors):
+    sources, targets, weights, P = problem(n, 24)
+    D = solve_context_map(sources, targets, weights, P, preserve_scale=1, ridge=1) - torch.eye(24)
+    context_map = factorize(D)
+    assert len(context_map.factors) == factors
+    assert context_map.rank == (n if factors == 2 else 24)
+    assert all(factor.dtype == torch.float32 for factor in context_map.factors)
+    assert (context_map.dense() - D).norm() < 2e-5 * D.norm()
+    c = torch.randn(7, 24, generator=torch.Generator().manual_seed(1))
+    assert torch.allclose(context_map.apply(c, 0.5), c + 0.5 * c @ D.float().mT, atol=1e-4)
+
+
+def test_energy_decides_the_rank():
+    D = torch.diag(torch.tensor([10.0, 3.0, 1.0] + [0.0] * 17))
+    assert factorize(D, energy=0.9).rank == 1
+    assert factorize(D, energy=0.95).rank == 2
+    assert factorize(D).rank == 3
+    assert factorize(torch.zeros(20, 20)).rank == 0

@@ -1,0 +1,60 @@
+"""The concepts and keep widgets: what is read, and what is refused with a sentence that names the line."""
+
+import pytest
+
+from trce_ops.benign import BENIGN_CAPTIONS
+from trce_ops.concepts import MAX_LINES, ConceptError, ConceptPair, parse_concepts, parse_keep
+from trce_ops.templates import PLAIN, TEMPLATES, expand
+
+
+def test_lines_arrows_and_comments():
+    text = "# artists\nVan Gogh -> a painting\n\n  blood  # alone\nC# -> a language\nvan gogh -> A Painting\n"
+    assert parse_concepts(text) == (
+        ConceptPair("Van Gogh", "a painting"),
+        ConceptPair("blood", ""),
+        ConceptPair("C#", "a language"),
+    )
+
+
+def test_keep_is_a_list_of_captions():
+    assert parse_keep("a dog\n\n# not this\na   dog\na cat -> a dog") == ("a dog", "a cat -> a dog")
+    assert parse_keep("") == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "'concepts' is empty"),
+        ("# only a comment", "'concepts' is empty"),
+        ("a\n-> b", "Line 2 .* no concept"),
+        ("a -> b -> c", "Line 1 .* more than one '->'"),
+        ("Gun -> gun", "Line 1 .* onto itself"),
+        ("a -> b\na -> c", "Line 2 .* second safe target"),
+        ("x" * 1000, "Line 1 .* 1000 characters"),
+        ("\n".join(f"thing {i}" for i in range(MAX_LINES + 1)), "257 lines"),
+    ],
+)
+def test_unusable_text_is_refused(text, says):
+    with pytest.raises(ConceptError, match=says):
+        parse_concepts(text)
+
+
+def test_every_template_holds_the_concept_apart_from_its_own_words():
+    assert TEMPLATES[0] == "{}"
+    assert len(set(TEMPLATES)) == len(TEMPLATES)
+    for template in TEMPLATES:
+        assert template.split().count("{}") == 1
+
+
+def test_expansion_is_deduplicated_and_an_empty_target_is_the_empty_prompt():
+    pairs = (ConceptPair("a gun", "an umbrella"), ConceptPair("blood"))
+    prompts = expand(pairs + pairs)
+    assert len(prompts) == 2 * len(TEMPLATES)
+    assert ("a photo of a gun", "a photo of an umbrella") in {(p.source, p.target) for p in prompts}
+    assert {p.target for p in prompts if p.concept == "blood"} == {""}
+    assert len(expand(pairs, PLAIN)) == 2
+
+
+def test_everyday_captions():
+    assert len(BENIGN_CAPTIONS) >= 200
+    assert len(set(BENIGN_CAPTIONS)) == len(BENIGN_CAPTIONS)

@@ -1,0 +1,238 @@
+"""The nodes, run in process as ComfyUI runs them, on a small SD1.x model with the real CLIP tokenizer."""
+
+import logging
+import random
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+CONCEPTS = "a gun -> an umbrella\nblood"
+FC1 = "clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.weight"
+KEEP = "a dog\na water pistol"
+
+
+@pytest.fixture(autouse=True)
+def fast(pack, monkeypatch):
+    """Fewer everyday captions; what is done with them is test_preserve.py's matter."""
+    erase = pack.module.trce_ops.erase
+    monkeypatch.setattr(erase, "BENIGN_CAPTIONS", erase.BENIGN_CAPTIONS[::20])
+
+
+@pytest.fixture
+def folder(pack, tmp_path, monkeypatch):
+    """models/erased_deltas of this test's own, with nothing in it."""
+    paths = pack.host.folder_paths.folder_names_and_paths
+    folder = tmp_path / "erased_deltas"
+    folder.mkdir()
+    monkeypatch.setitem(paths, "erased_deltas", ([str(folder)], {".safetensors"}))
+    return folder
+
+
+def conditioning(clip, text):
+    with torch.inference_mode():
+        return clip.encode_from_tokens(clip.tokenize(text))
+
+
+def file_bytes(pack, delta, path):
+    pack.ops.delta.save_delta(delta, path)
+    return path.read_bytes()
+
+
+def test_erase_reads_the_concept_as_the_safe_target(run, make_model, make_clip):
+    clip = make_clip()
+    _, delta, report = run(
+        "TRCEErase",
+        model=make_model(),
+        clip=clip,
+        concepts=CONCEPTS,
+        keep=KEEP,
+        preserve=1e-4,
+        ridge=1e-4,
+        templates=False,
+    )
+    end = 3  # SoT, a, gun, EoT
+    gun, umbrella, dog = (conditioning(clip, text)[0, end] for text in ("a gun", "an umbrella", "a dog"))
+    erased, kept = delta.context_map.apply(gun), delta.context_map.apply(dog)
+    assert (erased - umbrella).norm() < 0.05 * (gun - umbrella).norm()
+    assert (kept - dog).norm() < (erased - gun).norm()
+    assert "2 concepts" in report
+    assert re.search(r"first_eot 0\.0\d+", report)
+    assert delta.info.measured["moved_first_eot"] < 0.05
+    assert delta.info.family == "sd1"
+    assert [pair.concept for pair in delta.info.concepts] == ["a gun", "blood"]
+    assert delta.info.keep == ("a dog", "a water pistol")
+
+
+def test_preserve_holds_the_keep_list(run, make_model, make_clip):
+    def kept(preserve):
+        inputs = dict(model=make_model(), clip=make_clip(), concepts=CONCEPTS, keep=KEEP, preserve=preserve)
+        _, delta, _ = run("TRCEErase", **inputs)
+        return delta.info.measured["kept_keep_list"]
+
+    assert kept(10.0) < 0.5 * kept(0.001)
+
+
+def test_the_same_inputs_give_the_same_file_and_touch_no_global_randomness(pack, run, make_model, make_clip, tmp_path):
+    torch.manual_seed(3)
+    random.seed(3)
+    state, state_of_random = torch.get_rng_state(), random.getstate()
+    deltas = [run("TRCEErase", model=make_model(), clip=make_clip(), concepts=CONCEPTS, keep=KEEP)[1] for _ in range(2)]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert random.getstate() == state_of_random
+    first, second = (file_bytes(pack, delta, tmp_path / f"{i}") for i, delta in enumerate(deltas))
+    assert first == second
+
+
+def test_a_delta_on_another_checkpoint_is_the_same_as_erasing_there(run, make_model, make_clip, sample):
+    clip, other = make_clip(), make_model(seed=9)
+    _, delta, _ = run("TRCEErase", model=make_model(), clip=clip, concepts=CONCEPTS, keep=KEEP)
+    there, _, _ = run("TRCEErase", model=other, clip=clip, concepts=CONCEPTS, keep=KEEP)
+    (applied,) = run("TRCEApplyDelta", model=other, delta=delta, clip=clip)
+    gun, empty = conditioning(clip, "a gun in the rain"), conditioning(clip, "")
+    assert torch.equal(sample(there, gun, empty), sample(applied, gun, empty))
+    assert not torch.equal(sample(other, gun, empty), sample(applied, gun, empty))
+
+
+def test_strength_zero_is_the_model_bit_for_bit(run, make_model, make_clip, sample):
+    model, clip = make_model(), make_clip()
+    erased, delta, _ = run("TRCEErase", model=model, clip=clip, concepts=CONCEPTS, keep="", strength=0.0)
+    (applied,) = run("TRCEApplyDelta", model=model, delta=delta, strength=0.0)
+    gun, empty = conditioning(clip, "a gun"), conditioning(clip, "")
+    original = sample(model, gun, empty)
+    assert torch.equal(sample(erased, gun, empty), original)
+    assert torch.equal(sample(applied, gun, empty), original)
+    assert delta.context_map.rank
+
+
+def test_cancel_leaves_the_model_bit_identical_and_no_file(pack, run, make_model, make_clip, monkeypatch, tmp_path):
+    import comfy.model_management as mm
+
+    model, clip = make_model(), make_clip()
+    before = {key: weight.clone() for key, weight in model.model.state_dict().items()}
+    clip_before = {key: weight.clone() for key, weight in clip.cond_stage_model.state_dict().items()}
+    monkeypatch.setattr(pack.host, "cache_folder", lambda: str(tmp_path / "cache"))
+    encode, calls = pack.host.ClipEncoder.encode, []
+
+    def cancelling(self, rows, length):
+        calls.append(length)
+        if len(calls) == 2:
+            mm.interrupt_current_processing()
+        return encode(self, rows, length)
+
+    monkeypatch.setattr(pack.host.ClipEncoder, "encode", cancelling)
+    with pytest.raises(mm.InterruptProcessingException):
+        run("TRCEErase", model=model, clip=clip, concepts=CONCEPTS, keep=KEEP)
+    assert len(calls) == 2
+    assert not model.patches
+    assert all(torch.equal(weight, before[key]) for key, weight in model.model.state_dict().items())
+    assert all(torch.equal(weight, clip_before[key]) for key, weight in clip.cond_stage_model.state_dict().items())
+    assert not list(tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "says"),
+    [
+        (dict(concepts=""), "'concepts' is empty"),
+        (dict(concepts="a -> b -> c"), "Line 1 of 'concepts'"),
+        (dict(concepts="cat " * 74), "line of 'cat .* in 'concepts' cannot be used. .* 75 tokens"),
+        (dict(keep="cat " * 74), "A line of 'keep' cannot be used. .* 75 tokens"),
+        (dict(concepts="embedding:bad"), "textual inversion"),
+        (dict(weight_first_eot=0.0), "raise 'weight_first_eot'"),
+        (dict(preserve=0.0, ridge=0.0), "raise 'ridge'"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_patches_nothing(run, make_model, make_clip, inputs, says):
+    model = make_model()
+    with pytest.raises(ValueError, match=says):
+        run("TRCEErase", model=model, clip=make_clip(), **{"concepts": CONCEPTS, "keep": "", **inputs})
+    assert not model.patches
+
+
+def test_a_clip_of_another_kind_or_width_is_refused(run, make_model, make_clip):
+    with pytest.raises(ValueError, match="'clip' is a SDXLClipModel"):
+        run("TRCEErase", model=make_model(), clip=make_clip(kind="sdxl"), concepts=CONCEPTS, keep="")
+    model = make_model()
+    for block in model.model.modules():
+        if hasattr(block, "attn2"):
+            for name in ("to_k", "to_v"):
+                getattr(block.attn2, name).weight = torch.nn.Parameter(torch.zeros(64, 40))
+    with pytest.raises(ValueError, match="width 40 .* width 32"):
+        run("TRCEErase", model=model, clip=make_clip(), concepts=CONCEPTS, keep="")
+
+
+def test_another_encoder_is_refused_unless_allowed(run, make_model, make_clip, caplog):
+    model, clip = make_model(), make_clip()
+    _, delta, _ = run("TRCEErase", model=model, clip=clip, concepts=CONCEPTS, keep="")
+    skipped, patched = clip.clone(), clip.clone()
+    skipped.clip_layer(-2)
+    patched.add_patches({FC1: ("diff", (torch.ones(64, 32),))}, 0.5)
+    for other in (make_clip(seed=5), skipped, patched):
+        with pytest.raises(ValueError, match="another text encoder"):
+            run("TRCEApplyDelta", model=model, delta=delta, clip=other)
+    with caplog.at_level(logging.WARNING):
+        run("TRCEApplyDelta", model=model, delta=delta, clip=make_clip(seed=5), allow_other_encoder=True)
+    assert "another text encoder" in caplog.text
+
+
+def test_the_fingerprint_knows_the_encoder_and_not_how_it_is_loaded(pack, make_clip):
+    def fingerprint(clip):
+        return pack.host.ClipEncoder(clip).fingerprint
+
+    clip = make_clip(dtype=torch.float16)
+    single = make_clip(seed=1)
+    single.cond_stage_model.load_state_dict(clip.cond_stage_model.state_dict())
+    assert fingerprint(clip) == fingerprint(single) == fingerprint(clip.clone())
+
+    last = clip.clone()
+    last.clip_layer(-1)  # what no clip skip means for SD1.x
+    assert fingerprint(last) == fingerprint(clip)
+
+    patched = clip.clone()
+    patched.add_patches({FC1: ("diff", (torch.ones(64, 32),))})
+    changed = fingerprint(patched)
+    patched.load_model()  # the weights in memory are the patched ones now
+    assert fingerprint(patched) == changed != fingerprint(clip)
+
+
+def test_save_and_load_give_the_delta_back_and_never_overwrite(run, pack, make_model, make_clip, folder):
+    _, delta, _ = run("TRCEErase", model=make_model(), clip=make_clip(), concepts=CONCEPTS, keep=KEEP)
+    for _ in range(2):
+        run("TRCESaveDelta", delta=delta, filename_prefix="set/no-guns")
+    names = pack.host.delta_names()
+    assert [Path(name).as_posix() for name in names] == [f"set/no-guns_0000{n}_.safetensors" for n in (1, 2)]
+    (loaded,) = run("TRCELoadDelta", delta_name=names[1])
+    assert loaded.info == delta.info
+    assert all(torch.equal(a, b) for a, b in zip(loaded.context_map.factors, delta.context_map.factors))
+    load = pack.nodes["TRCELoadDelta"]
+    stamp = load.fingerprint_inputs(delta_name=names[1])
+    (folder / names[1]).write_bytes(b"changed")
+    assert load.fingerprint_inputs(delta_name=names[1]) != stamp
+    with pytest.raises(ValueError, match="cannot be read as a safetensors file"):
+        run("TRCELoadDelta", delta_name=names[1])
+
+
+@pytest.mark.parametrize("prefix", ["../outside", "..", "", "a/../../outside", "/outside/x"])
+def test_nothing_is_saved_outside_the_folder(run, make_model, make_clip, folder, prefix):
+    _, delta, _ = run("TRCEErase", model=make_model(), clip=make_clip(), concepts=CONCEPTS, keep="")
+    with pytest.raises(Exception, match="not allowed|names no file"):
+        run("TRCESaveDelta", delta=delta, filename_prefix=prefix)
+    assert not [path for path in folder.parent.rglob("*") if path.is_file()]
+
+
+def test_nothing_is_loaded_from_outside_the_folder(run, folder):
+    (folder.parent / "outside.safetensors").write_bytes(b"")
+    with pytest.raises(FileNotFoundError):
+        run("TRCELoadDelta", delta_name="../outside.safetensors")
+
+
+def test_the_steps_and_the_report_are_shown_on_the_node(pack, make_model, make_clip, monkeypatch):
+    told = []
+    monkeypatch.setattr(pack.host, "show_text", lambda node_id, text: told.append(text))
+    node = pack.nodes["TRCEErase"].PREPARE_CLASS_CLONE(None)
+    settings = dict(strength=1.0, preserve=0.1, ridge=0.01, templates=False)
+    weights = dict(weight_sot=0, weight_keyword=0, weight_first_eot=1, weight_pads=0)
+    output = node.execute(make_model(seed=2), make_clip(seed=2), CONCEPTS, "", **settings, **weights)
+    assert told[0].startswith("Concepts: 0 of ")
+    assert told[-1] == output.args[2]

@@ -1,0 +1,23 @@
+"""TRCE's closed-form erasure: the method itself, on torch and safetensors alone.
+
+Trustworthy Concept Erasure, ICCV 2025, arXiv 2503.07389. Nothing in this package knows ComfyUI;
+`nodes/host.py` hands it a text encoder and takes a map back.
+"""
+
+__version__ = "0.1.0"
+
+from . import benign, closed_form, concepts, context_map, delta, embeddings, erase, preserve, report, templates, tokens
+
+__all__ = [
+    "benign",
+    "closed_form",
+    "concepts",
+    "context_map",
+    "delta",
+    "embeddings",
+    "erase",
+    "preserve",
+    "report",
+    "templates",
+    "tokens",
+]

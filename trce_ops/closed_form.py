@@ -1,0 +1,105 @@
+"""The closed-form solution of TRCE's textual stage as one matrix for the whole model.
+
+The paper (section 3.2, the same objective as UCE's) minimises over each cross-attention projection W
+
+    sum_i w_i |W' c_i - W s_i|^2 + eta sum_j |W' k_j - W k_j|^2 + mu |W' - W|^2
+
+for source embeddings c, targets s and kept embeddings k. Setting the derivative to zero gives W' = W T with the
+same T for every projection that reads the text, since W factors out of both sides (derived):
+
+    A = 1/n sum_i w_i c_i c_i^T + eta P + mu I
+    T = I + [1/n sum_i w_i (s_i - c_i) c_i^T] A^-1
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .context_map import ContextMap
+
+ROWS = 4096  # rows taken to float64 at a time
+ENERGY = 1 - 1e-10  # of |T - I|^2: factors are as exact as float32 can hold them
+
+
+class NotPositiveDefinite(ValueError):
+    """The system to solve has no unique solution."""
+
+
+def _finite(name: str, tensor: Tensor) -> None:
+    if not torch.isfinite(tensor).all():
+        raise ValueError(f"'{name}' holds NaN or Inf; the text encoder or its precision is at fault.")
+
+
+def solve_context_map(
+    sources: Tensor,  # (n, d) embeddings c to be moved
+    targets: Tensor,  # (n, d) embeddings s to move them to
+    weights: Tensor,  # (n,) how much each pair counts, >= 0
+    preserve: Tensor | None,  # (d, d) mean second moment P of kept embeddings
+    *,
+    preserve_scale: float,
+    ridge: float,
+) -> Tensor:
+    """Solve for T (d, d), float64.
+
+    preserve_scale (eta): raising it keeps the kept embeddings where they are, at the cost of a weaker erasure.
+    ridge (mu): raising it keeps T near the identity in every direction and the system well conditioned.
+
+    Solved in float64 by Cholesky, in delta form: float32 loses every digit at the condition numbers of real
+    encoders, and P and mu cancel from the right-hand side, so that no rounding of theirs enters.
+    Without pairs T is the identity. Raises NotPositiveDefinite when the system has no unique solution and
+    ValueError on NaN, Inf, negative weights or shapes that do not fit.
+    """
+    n, d = sources.shape
+    if targets.shape != (n, d) or weights.shape != (n,) or (preserve is not None and preserve.shape != (d, d)):
+        raise ValueError(
+            f"Shapes do not fit: sources {(n, d)}, targets {tuple(targets.shape)}, "
+            f"weights {tuple(weights.shape)}, preserve {None if preserve is None else tuple(preserve.shape)}."
+        )
+    eye = torch.eye(d, dtype=torch.float64)
+    if n == 0:
+        return eye
+    for name, tensor in (("sources", sources), ("targets", targets), ("weights", weights)):
+        _finite(name, tensor)
+    if (weights < 0).any() or preserve_scale < 0 or ridge < 0:
+        raise ValueError("Weights, 'preserve' and 'ridge' must be 0 or more.")
+
+    A = ridge * eye
+    if preserve is not None:
+        _finite("preserve", preserve)
+        A += preserve_scale * preserve.double().cpu()
+    shift = torch.zeros_like(A)
+    for rows in zip(sources.split(ROWS), targets.split(ROWS), weights.split(ROWS)):
+        c, s, w = (row.double().cpu() for row in rows)
+        wc = w[:, None] * c / n
+        A += wc.mT @ c
+        shift += (s - c).mT @ wc
+    L, failed = torch.linalg.cholesky_ex(A)
+    # A singular A can pass Cholesky on rounding alone; its smallest pivot then gives it away.
+    pivots = L.diagonal() ** 2
+    if failed or pivots.min() <= d * torch.finfo(torch.float64).eps * pivots.max():
+        raise NotPositiveDefinite(
+            f"The erasure has no unique solution with 'ridge' at {ridge:g} and 'preserve' at {preserve_scale:g}; "
+            "raise 'ridge'."
+        )
+    # A is symmetric: D = shift A^-1 is the transpose of A^-1 shift^T.
+    return eye + torch.cholesky_solve(shift.mT.contiguous(), L).mT
+
+
+def factorize(
+    delta: Tensor,  # (d, d) D = T - I
+    energy: float = ENERGY,
+) -> ContextMap:
+    """Write D as up (d, r) @ down (r, d) in float32, keeping at least `energy` of |D|^2; dense when that is no larger.
+
+    The best factors of rank r are D V and V^T for the first r right singular vectors V. These are eigenvectors of
+    D^T D, whose rounding in float64 (1e-16 of the energy) is below any useful tolerance, at a tenth of an SVD's cost.
+    """
+    D = delta.double()
+    values, V = torch.linalg.eigh(D.mT @ D)  # ascending
+    lost = values.clamp(min=0).cumsum(0)
+    r = int((lost > (1 - energy) * lost[-1]).sum())
+    if 2 * r >= D.shape[0]:
+        return ContextMap((D.float().contiguous(),))
+    V = V[:, V.shape[1] - r :].flip(1)
+    return ContextMap(((D @ V).float().contiguous(), V.mT.float().contiguous()))

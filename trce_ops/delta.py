@@ -1,0 +1,159 @@
+"""The erased delta: an erasure as a small safetensors file that anyone can read, share and apply.
+
+Tensors, float32, D = T - I of the context map (closed_form.py): either `context_map` (d, d), or
+`context_map.up` (d, r) and `context_map.down` (r, d) with D = up @ down.
+`__metadata__`, all strings: format, version, method, family, encoder (fingerprint of the text encoder), pack_version,
+and as JSON: settings, concepts ([[concept, safe], ...]), keep ([caption, ...]), measured ({figure: number}).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from .concepts import ConceptPair
+from .context_map import ContextMap
+from .files import write_whole
+
+FORMAT = "trce.erased_delta"
+VERSION = "1"
+MAX_HEADER = 1 << 22  # bytes: the longest lists that the widgets take fit
+MAX_WIDTH = 16384
+
+DENSE = ("context_map",)
+FACTORS = ("context_map.up", "context_map.down")
+
+
+class DeltaError(ValueError):
+    """A file that is no erased delta, or one that this version cannot use."""
+
+
+@dataclass(frozen=True)
+class DeltaInfo:
+    """What a delta erases, how it was made and what it was measured to do."""
+
+    family: str
+    encoder: str
+    concepts: tuple[ConceptPair, ...]
+    keep: tuple[str, ...] = ()
+    method: str = "trce-closed-form"
+    settings: Mapping[str, float | bool] = field(default_factory=dict)
+    measured: Mapping[str, float] = field(default_factory=dict)
+    pack_version: str = ""
+
+
+@dataclass(frozen=True)
+class ErasedDelta:
+    """A context map and what is known about it."""
+
+    context_map: ContextMap
+    info: DeltaInfo
+
+
+def save_delta(delta: ErasedDelta, path: str | os.PathLike) -> None:
+    """Write `delta` whole or not at all; equal deltas give equal bytes. Raises OSError."""
+    info = delta.info
+    metadata = {
+        "format": FORMAT,
+        "version": VERSION,
+        "method": info.method,
+        "family": info.family,
+        "encoder": info.encoder,
+        "pack_version": info.pack_version,
+        "settings": json.dumps(dict(info.settings), sort_keys=True),
+        "concepts": json.dumps([[pair.concept, pair.safe] for pair in info.concepts]),
+        "keep": json.dumps(list(info.keep)),
+        "measured": json.dumps(dict(info.measured), sort_keys=True),
+    }
+    factors = delta.context_map.factors
+    write_whole(path, _pack(dict(zip(DENSE if len(factors) == 1 else FACTORS, factors)), metadata))
+
+
+def _pack(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """The safetensors format by hand: its own writer orders the metadata differently in every process."""
+    header, data = {"__metadata__": metadata}, b""
+    for name, tensor in tensors.items():
+        raw = tensor.detach().cpu().contiguous().numpy().astype("<f4").tobytes()
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [len(data), len(data) + len(raw)]}
+        data += raw
+    head = json.dumps(header, sort_keys=True).encode()
+    head += b" " * (-len(head) % 8)  # the format wants aligned data
+    return len(head).to_bytes(8, "little") + head + data
+
+
+def load_delta(path: str | os.PathLike) -> ErasedDelta:
+    """Read and check a delta. Raises DeltaError with one sentence that names the file and what is wrong with it."""
+    path = Path(path)
+    try:
+        return _load(path)
+    except DeltaError as error:
+        raise DeltaError(f"'{path.name}' cannot be used: {error}") from None
+    except (SafetensorError, OSError) as error:
+        raise DeltaError(
+            f"'{path.name}' cannot be read as a safetensors file; save or download it again ({error})."
+        ) from None
+
+
+def _load(path: Path) -> ErasedDelta:
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+    if MAX_HEADER < header <= path.stat().st_size:
+        raise DeltaError(f"its header has {header} bytes, more than the {MAX_HEADER} a delta may have.")
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        if metadata.get("format") != FORMAT:
+            raise DeltaError(
+                f"its format is {metadata.get('format')!r}, not '{FORMAT}'; choose a file of Save Erased Delta."
+            )
+        if metadata.get("version") != VERSION:
+            raise DeltaError(
+                f"its version is {metadata.get('version')!r} and this pack reads '{VERSION}'; update the pack."
+            )
+        info = _info(metadata)
+        names = tuple(sorted(file.keys(), reverse=True))  # up before down
+        if names not in (DENSE, FACTORS):
+            raise DeltaError(
+                f"it holds the tensors {', '.join(sorted(names)) or 'none'}; "
+                f"expected {DENSE[0]}, or {' and '.join(FACTORS)}."
+            )
+        slices = [file.get_slice(name) for name in names]
+        shapes = [tuple(part.get_shape()) for part in slices]
+        if {part.get_dtype() for part in slices} != {"F32"}:
+            raise DeltaError("its tensors are not float32.")
+        d, r = shapes[0] if len(shapes[0]) == 2 else (0, 0)
+        if not 0 < d <= MAX_WIDTH or r > d or shapes not in ([(d, d)], [(d, r), (r, d)]):
+            raise DeltaError(f"its tensors have the shapes {shapes}, which make no map from embeddings to embeddings.")
+        factors = tuple(file.get_tensor(name).clone() for name in names)  # clone: not tied to the open file
+    if not all(torch.isfinite(factor).all() for factor in factors):
+        raise DeltaError("it holds NaN or Inf; erase again and save.")
+    return ErasedDelta(ContextMap(factors), info)
+
+
+def _info(metadata: Mapping[str, str]) -> DeltaInfo:
+    try:
+        concepts, keep, settings, measured = (
+            json.loads(metadata[key]) for key in ("concepts", "keep", "settings", "measured")
+        )
+        info = DeltaInfo(
+            **{key: metadata[key] for key in ("family", "encoder", "method", "pack_version")},
+            concepts=tuple(ConceptPair(concept, safe) for concept, safe in concepts),
+            keep=tuple(keep),
+            settings=dict(settings),
+            measured=dict(measured),
+        )
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise DeltaError(f"its metadata does not describe an erasure ({type(error).__name__}: {error}).") from None
+    texts = [text for pair in info.concepts for text in vars(pair).values()] + list(info.keep)
+    numbers = [*info.settings.values(), *info.measured.values()]
+    if not all(isinstance(text, str) for text in texts) or not all(
+        isinstance(number, (int, float)) for number in numbers
+    ):
+        raise DeltaError("its metadata does not describe an erasure (a text or number is of the wrong kind).")
+    return info

@@ -1,0 +1,120 @@
+"""From prompt pairs to embedding pairs: which token's embedding is to be moved onto which.
+
+A causal text encoder computes position p from the tokens up to p alone, so that only the prefix up to the last
+position in use is encoded. With the first EoT as the only role that is a tenth of the full 77 positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .templates import PromptPair
+from .tokens import Roles, TokenError, TokenWeights, content, locate
+
+BATCH = 32
+
+Ids = tuple[int, ...]
+Progress = Callable[[int, int], None]  # (prompts done, prompts in all); may raise to cancel
+
+
+class TextEncoder(Protocol):
+    """What the host lends: one causal text encoder with the patches and the clip skip the user gave it."""
+
+    width: int  # d
+    eot_id: int
+    fingerprint: str  # equal for encoders that give the same embeddings
+
+    def tokenize(self, text: str) -> Ids:
+        """The ids of a prompt, one padded chunk of 77; raises TokenError when it does not fit in one."""
+
+    def encode(self, rows: Sequence[Ids], length: int) -> Tensor:  # (n, length, d) float32, CPU
+        """Embeddings of the first `length` positions of every row."""
+
+
+@dataclass(frozen=True)
+class EmbeddingPairs:
+    """Row i says: embedding sources[i] is to be read as targets[i], as much as weights[i]."""
+
+    sources: Tensor  # (n, d) float32
+    targets: Tensor  # (n, d) float32
+    weights: Tensor  # (n,) float32
+    roles: tuple[str, ...]  # per row: sot, keyword, first_eot or pads
+    concepts: tuple[str, ...]  # per row
+
+    def __len__(self) -> int:
+        return len(self.roles)
+
+
+def encode_batches(
+    encoder: TextEncoder, lengths: Mapping[Ids, int], progress: Progress
+) -> Iterator[tuple[list[Ids], Tensor]]:
+    """Encode every row up to its own length, in batches of similar length: (rows, embeddings (b, L, d)) at a time."""
+    rows = sorted(lengths, key=lengths.__getitem__)
+    for start in range(0, len(rows), BATCH):
+        progress(start, len(rows))
+        batch = rows[start : start + BATCH]
+        yield batch, encoder.encode(batch, lengths[batch[-1]])
+    progress(len(rows), len(rows))
+
+
+def pair_positions(source: Roles, target: Roles, weights: TokenWeights) -> Iterator[tuple[str, int, int, float]]:
+    """(role, source position, target position, weight) for every role that has a weight.
+
+    - SoT goes to SoT: a causal encoder gives every prompt the same one, so its weight only holds it in place.
+    - Every keyword token goes to the last keyword token of the safe phrase, the one that has read all of it;
+      to the first EoT when the safe target is empty.
+    - The first EoT goes to the first EoT.
+    - The pad at position p goes to position p of the target when that is a pad too, for pads differ by position;
+      to the target's first EoT when the target's text is still going on there.
+    """
+    keyword_target = target.keyword[-1] if target.keyword else target.first_eot
+    if weights.sot:
+        yield "sot", 0, 0, weights.sot
+    if weights.keyword:
+        yield from (("keyword", p, keyword_target, weights.keyword) for p in source.keyword)
+    if weights.first_eot:
+        yield "first_eot", source.first_eot, target.first_eot, weights.first_eot
+    if weights.pads:
+        yield from (("pads", p, max(p, target.first_eot), weights.pads) for p in source.pads)
+
+
+def embed_pairs(
+    prompts: Sequence[PromptPair], encoder: TextEncoder, weights: TokenWeights, progress: Progress = lambda *_: None
+) -> EmbeddingPairs:
+    """Encode the prompts and pair their tokens by role; prompts with the same ids are encoded and counted once.
+
+    Raises TokenError, naming the concept, for a prompt longer than one chunk.
+    """
+    slots: dict[Ids, list[tuple[int, int]]] = {}  # ids -> (row of the table, position)
+    columns: list[tuple[str, str, float]] = []
+    seen = set()
+    for prompt in prompts:
+        try:
+            source, target, concept, safe = map(
+                encoder.tokenize, (prompt.source, prompt.target, prompt.concept, prompt.safe)
+            )
+            if (source, target) in seen:
+                continue
+            seen.add((source, target))
+            source_roles = locate(source, content(concept, encoder.eot_id) if weights.keyword else (), encoder.eot_id)
+            target_roles = locate(target, content(safe, encoder.eot_id) if weights.keyword else (), encoder.eot_id)
+        except TokenError as error:
+            raise TokenError(f"The line of '{prompt.concept}' in 'concepts' cannot be used. {error}") from None
+        for role, p, q, weight in pair_positions(source_roles, target_roles, weights):
+            slots.setdefault(source, []).append((2 * len(columns), p))
+            slots.setdefault(target, []).append((2 * len(columns) + 1, q))
+            columns.append((role, prompt.concept, weight))
+
+    table = torch.empty(2 * len(columns), encoder.width)  # sources and targets by turns
+    lengths = {ids: 1 + max(p for _, p in uses) for ids, uses in slots.items()}
+    for batch, z in encode_batches(encoder, lengths, progress):
+        for ids, embeddings in zip(batch, z):
+            rows, positions = zip(*slots[ids])
+            table[list(rows)] = embeddings[list(positions)]
+    roles, concepts, row_weights = zip(*columns) if columns else ((), (), ())
+    return EmbeddingPairs(table[0::2], table[1::2], torch.tensor(row_weights), roles, concepts)

@@ -1,0 +1,125 @@
+"""Stage 1 of TRCE from concepts to an erased delta: prompts, embeddings, preserve moment, map, figures."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from time import perf_counter
+
+import torch
+
+from . import __version__
+from .benign import BENIGN_CAPTIONS
+from .closed_form import factorize, solve_context_map
+from .concepts import ConceptPair
+from .delta import DeltaInfo, ErasedDelta
+from .embeddings import TextEncoder, embed_pairs
+from .preserve import Kept, keep_moment
+from .report import Report, kept_ratio, mean_by, moved_ratios
+from .templates import PLAIN, TEMPLATES, expand
+from .tokens import TokenError, TokenWeights
+
+log = logging.getLogger(__name__)
+
+StepProgress = Callable[[str, int, int], None]  # (step, prompts done, prompts in all); may raise to cancel
+
+
+@dataclass(frozen=True)
+class EraseSettings:
+    """weights: which token roles are moved. preserve (eta), ridge (mu): see solve_context_map.
+    templates: put every concept into sentences instead of its bare name."""
+
+    weights: TokenWeights = field(default_factory=TokenWeights)
+    preserve: float = 0.1
+    ridge: float = 0.01
+    templates: bool = True
+
+
+def keep_moments(
+    keep: Sequence[str],
+    templates: Sequence[str],
+    encoder: TextEncoder,
+    cache_dir: str | os.PathLike | None,
+    progress: StepProgress,
+) -> dict[str, Kept]:
+    """What is kept, by name: everyday captions always, the user's list in every template when there is one."""
+    everyday = keep_moment(BENIGN_CAPTIONS, encoder, cache_dir, partial(progress, "Everyday captions"))
+    kept = {"everyday captions": everyday}
+    if keep:
+        captions = list(dict.fromkeys(template.format(line) for line in keep for template in templates))
+        try:
+            kept["keep list"] = keep_moment(captions, encoder, cache_dir, partial(progress, "Keep list"))
+        except TokenError as error:
+            raise TokenError(f"A line of 'keep' cannot be used. {error}") from None
+    return kept
+
+
+def erase(
+    concepts: Sequence[ConceptPair],
+    keep: Sequence[str],
+    encoder: TextEncoder,
+    settings: EraseSettings = EraseSettings(),
+    *,
+    family: str,
+    cache_dir: str | os.PathLike | None = None,
+    progress: StepProgress = lambda *_: None,
+) -> tuple[ErasedDelta, Report]:
+    """Find the map that reads every concept as its safe target.
+
+    P is the mean of the everyday captions' moment and the keep list's, so that a short list counts as much as
+    the captions do. The same inputs give the same delta, bit for bit, on one machine.
+    Raises TokenError and NotPositiveDefinite (both ValueError), and whatever `progress` raises to cancel.
+    """
+    templates = TEMPLATES if settings.templates else PLAIN
+    prompts = expand(concepts, templates)
+
+    start = perf_counter()
+    pairs = embed_pairs(prompts, encoder, settings.weights, partial(progress, "Concepts"))
+    encoded = perf_counter()
+    kept = keep_moments(keep, templates, encoder, cache_dir, progress)
+    preserved = perf_counter()
+    T = solve_context_map(
+        pairs.sources,
+        pairs.targets,
+        pairs.weights,
+        torch.stack([part.moment for part in kept.values()]).mean(0),
+        preserve_scale=settings.preserve,
+        ridge=settings.ridge,
+    )
+    context_map = factorize(T - torch.eye(encoder.width, dtype=T.dtype))
+    solved = perf_counter()
+
+    ratios = moved_ratios(context_map, pairs)
+    moved = mean_by(ratios, pairs.roles, asdict(settings.weights))
+    report = Report(
+        prompts=len(prompts),
+        pairs=len(pairs),
+        width=context_map.width,
+        rank=context_map.rank,
+        moved=moved,
+        moved_concepts=mean_by(ratios, pairs.concepts, dict.fromkeys(pairs.concepts)),
+        kept={name: kept_ratio(context_map, part.samples) for name, part in kept.items()},
+        seconds={"encoding": encoded - start, "preserve moment": preserved - encoded, "solving": solved - preserved},
+    )
+    info = DeltaInfo(
+        family=family,
+        encoder=encoder.fingerprint,
+        concepts=tuple(concepts),
+        keep=tuple(keep),
+        settings={
+            **{f"weight_{role}": weight for role, weight in asdict(settings.weights).items()},
+            "preserve": settings.preserve,
+            "ridge": settings.ridge,
+            "templates": settings.templates,
+        },
+        measured={
+            **{f"moved_{role}": round(value, 4) for role, value in moved.items()},
+            **{f"kept_{name.replace(' ', '_')}": round(value, 4) for name, value in report.kept.items()},
+        },
+        pack_version=__version__,
+    )
+    log.info("%s", report.text())
+    return ErasedDelta(context_map, info), report

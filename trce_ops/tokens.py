@@ -1,0 +1,77 @@
+"""Where the roles of a prompt stand among its 77 tokens: start, keyword, first end of text, padding.
+
+TRCE maps the first end-of-text token ([EoT]) because a causal text encoder gathers the whole sentence there.
+Every position comes from token ids. Counting words instead, as the official code does, lands on a content token
+whenever a word splits into several tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+CHUNK = 77
+
+
+class TokenError(ValueError):
+    """A prompt whose tokens cannot be used."""
+
+
+@dataclass(frozen=True)
+class TokenWeights:
+    """Weight of each role. Every token position of a role counts with that weight; 0 leaves the role out."""
+
+    sot: float = 0.0
+    keyword: float = 0.0
+    first_eot: float = 1.0
+    pads: float = 0.0
+
+    def __post_init__(self):
+        for role, weight in vars(self).items():
+            if not 0 <= weight < float("inf"):
+                raise TokenError(f"The token weight '{role}' is {weight}; it must be 0 or more.")
+        if not any(vars(self).values()):
+            raise TokenError("All token weights are 0, so nothing would be erased; raise 'weight_first_eot'.")
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Token positions of a prompt by role; SoT is always position 0."""
+
+    keyword: tuple[int, ...]
+    first_eot: int
+    pads: tuple[int, ...]
+
+
+def first_eot(token_ids: Sequence[int], eot_id: int) -> int:
+    """Position of the first end-of-text token; the positions after it are padding, whatever id they hold."""
+    try:
+        return list(token_ids).index(eot_id)
+    except ValueError:
+        raise TokenError(f"No end-of-text token ({eot_id}) among the {len(token_ids)} tokens given.") from None
+
+
+def content(token_ids: Sequence[int], eot_id: int) -> tuple[int, ...]:
+    """The ids between the start token and the first end of text."""
+    return tuple(token_ids[1 : first_eot(token_ids, eot_id)])
+
+
+def find_keyword(token_ids: Sequence[int], keyword_ids: Sequence[int], eot_id: int) -> tuple[int, ...]:
+    """Positions of every run of `keyword_ids` before the first EoT; () for an empty keyword.
+
+    Every run, because in "a photo of a photo album" both are the concept's word.
+    Raises TokenError when there is none.
+    """
+    run, n = tuple(keyword_ids), len(keyword_ids)
+    if not run:
+        return ()
+    starts = [i for i in range(1, first_eot(token_ids, eot_id) - n + 1) if tuple(token_ids[i : i + n]) == run]
+    if not starts:
+        raise TokenError("The concept's tokens do not occur in its own prompt; put a space around the concept.")
+    return tuple(sorted({i + k for i in starts for k in range(n)}))
+
+
+def locate(token_ids: Sequence[int], keyword_ids: Sequence[int], eot_id: int) -> Roles:
+    """Positions of every role in a prompt of one chunk; `keyword_ids` are the concept's own ids, () for none."""
+    eot = first_eot(token_ids, eot_id)
+    return Roles(find_keyword(token_ids, keyword_ids, eot_id), eot, tuple(range(eot + 1, len(token_ids))))
