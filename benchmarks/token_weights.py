@@ -68,8 +68,7 @@ def main() -> None:
             cells.append(f"{hard:.1%} / {soft:.1%}")
         print(f"| {name} | {' | '.join(cells)} |")
     if options.json:
-        rows = {n: {t: {k: dataclasses.asdict(v) for k, v in s.items()} for t, s in b.items()} for n, b in scores.items()}
-        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps(scores, indent=1, default=dataclasses.asdict) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -78,7 +78,8 @@ class Run:
         if now - self._said > 10 or self.step == self.steps:
             mean = sum(self._losses) / len(self._losses)
             left = self.seconds / self.step * (self.steps - self.step)
-            print(f"step {self.step}/{self.steps}  loss {mean:.5f}  {self.seconds:.0f} s, {left:.0f} s left", flush=True)
+            done = f"step {self.step}/{self.steps}  loss {mean:.5f}"
+            print(f"{done}  {self.seconds:.0f} s, {left:.0f} s left", flush=True)
             with open(self.log_path, "a") as log:
                 log.write(json.dumps({"step": self.step, "loss": mean, "seconds": self.seconds}) + "\n")
             self._said, self._losses = now, []
@@ -106,5 +107,5 @@ def load_weights(name: str) -> dict[str, Tensor]:
     """A file of the training so far; says which command makes it when it is not there."""
     path = RUNS / f"{name}.safetensors"
     if not path.exists():
-        sys.exit(f"{path} is missing: run `python demo/train.py {name}` first")
+        sys.exit(f"{path} is missing: run `python demo/train_{name}.py` first")
     return load_file(path)

@@ -1,4 +1,4 @@
-"""What the demo erases, and how an erasure is measured: prompts by kind, pictures before and after, the judge's rates."""
+"""What the demo erases and how that is measured: prompts by kind, pictures before and after, the judge's rates."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 import torch
-from captions import BACKGROUNDS, COLOURS, SHAPES, STYLES, evaluation_captions
+from captions import COLOURS, SHAPES, STYLES, evaluation_captions
 from PIL import Image
 from text_encoder import EOT, tokenize
 from torch import Tensor

@@ -10,8 +10,7 @@ import ast
 
 import torch
 from captions import TEMPLATES, training_captions
-from common import RUNS, WEIGHTS, save
-from safetensors.torch import load_file
+from common import WEIGHTS, load_weights, save
 from text_encoder import tokenize
 
 EMBEDDING = "text_encoder.text_model.embeddings.token_embedding.weight"
@@ -25,7 +24,10 @@ def words_of(folder: str) -> list[str]:
 
 
 def main() -> None:
-    parts = {name: load_file(RUNS / f"{name}.safetensors") for name in ("text_encoder", "unet", "autoencoder")}
+    parts = {name: load_weights(name) for name in ("text_encoder", "autoencoder", "unet")}
+    # transformers has dropped this prefix from its names, checkpoints have not
+    text = {f"text_model.{name.removeprefix('text_model.')}": t for name, t in parts["text_encoder"].items()}
+    parts["text_encoder"] = text
     tensors = {f"{part}.{name}": tensor for part, state in parts.items() for name, tensor in state.items()}
     captions = training_captions(20000, torch.Generator().manual_seed(2)).text
     own = [piece for text in words_of("trce_ops") for line in text.splitlines() for piece in line.split(",")]

@@ -129,7 +129,8 @@ def main() -> None:
     }
     (options.output / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(f"\n{CONCEPT} recognised by the judge, {options.images} pictures a row:")
-    for label, rate in [*report["rates"].items(), ("kept (other shapes)", kept), ("kept, implicit", rates["kept_implicit"])]:
+    others = {"kept (other shapes)": kept, "kept, implicit": rates["kept_implicit"]}
+    for label, rate in (report["rates"] | others).items():
         print(f"  {label:<20} before {rate['before']:4.0%}   after {rate['after']:4.0%}")
 
 

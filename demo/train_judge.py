@@ -11,7 +11,7 @@ import argparse
 import torch
 import torch.nn.functional as F
 from autoencoder import Autoencoder
-from common import RUNS, WEIGHTS, Run, load_weights, save
+from common import WEIGHTS, Run, load_weights, save
 from drawing import draw, draw_broken, random_attributes
 from judge import NONE, Judge
 from torch import Tensor
@@ -57,13 +57,17 @@ def main() -> None:
     model.load_state_dict(run.weights())
     model.eval()
     x, labels = examples(3000, autoencoder, torch.Generator().manual_seed(1 << 32))
-    verdict = torch.stack([p.argmax(1) for p in (lambda v: (v.shape, v.colour, v.style, v.background))(model(x))], 1)
-    right = verdict == labels
+    verdict = model(x)
+    answers = (verdict.shape, verdict.colour, verdict.style, verdict.background)
+    right = torch.stack([p.argmax(1) for p in answers], 1) == labels
     real = labels[:, 0] != NONE
     clean = torch.arange(len(x)) % 2 == 1
     for name, rows in (("drawings", real & clean), ("through the autoencoder", real & ~clean)):
-        rates = ", ".join(f"{what} {right[rows, i].float().mean():.2%}" for i, what in enumerate(("shape", "colour", "style", "background")))
-        print(f"judge on {int(rows.sum())} {name}: {rates}")
+        rates = [
+            f"{what} {right[rows, i].float().mean():.2%}"
+            for i, what in enumerate(("shape", "colour", "style", "background"))
+        ]
+        print(f"judge on {int(rows.sum())} {name}: {', '.join(rates)}")
     print(f"judge on {int((~real).sum())} broken drawings: none of these {right[~real, 0].float().mean():.2%}")
     save({k: v.half() for k, v in model.state_dict().items()}, WEIGHTS / "judge.safetensors")
 

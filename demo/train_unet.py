@@ -1,4 +1,4 @@
-"""Trains the demo model's UNet: `python demo/train_unet.py` (resumes; an hour and a half on one core, minutes on a GPU).
+"""Trains the demo model's UNet: `python demo/train_unet.py` (resumes; some 80 minutes of one core).
 
 Needs the text encoder and the autoencoder. Their outputs are computed once, into a pool of captions with a few
 pictures each, so that a training step costs the UNet alone.

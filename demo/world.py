@@ -127,7 +127,7 @@ def load_pack() -> ModuleType:
     root = Path(__file__).parents[1]
     name = str(root).replace(".", "_x_")
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, root / "__init__.py", submodule_search_locations=[str(root)])
+        spec = importlib.util.spec_from_file_location(name, root / "__init__.py")
         sys.modules[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[name])
     return sys.modules[name]

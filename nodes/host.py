@@ -20,7 +20,6 @@ import comfy.supported_models
 import comfy.utils
 import folder_paths
 import torch
-from comfy.ldm.modules.attention import BasicTransformerBlock
 from comfy.weight_adapter.base import WeightAdapterBase
 from server import PromptServer
 from torch import Tensor
@@ -153,9 +152,9 @@ def find_text_readers(model) -> TextReaders:
     family = next((name for name, kind in FAMILIES.items() if isinstance(config, kind)), None)
     widths = {}
     for name, block in model.model.named_modules() if family else ():
-        if isinstance(block, BasicTransformerBlock):
+        if hasattr(block, "attn2"):
             # Upscalers switch self-attention off on some levels, whose attn1 then reads the text too.
-            for attention in ("attn2", "attn1") if block.disable_self_attn else ("attn2",):
+            for attention in ("attn2", "attn1") if getattr(block, "disable_self_attn", False) else ("attn2",):
                 for projection in ("to_k", "to_v"):
                     key = f"{name}.{attention}.{projection}.weight"
                     widths[key] = comfy.utils.get_attr(model.model, key).shape[1]
