@@ -82,7 +82,7 @@ def save_sheet(pictures: Tensor, path: Path, columns: int = 8, scale: int = 2) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=480, help="behind every row of the table")
-    parser.add_argument("--swap-images", type=int, default=96)
+    parser.add_argument("--swap-images", type=int, default=48)
     parser.add_argument("--sheet", type=Path, help="also write a contact sheet of 64 samples")
     options = parser.parse_args()
     world = load_world()
