@@ -75,7 +75,7 @@ def test_a_prompt_is_encoded_once_and_a_pair_counts_once(encoder):
         PromptPair("a gun", "peace", "a gun", "a gun", "peace"),
         PromptPair("A  GUN", "Peace", "A GUN", "A GUN", "Peace"),
     ]
-    pairs = embed_pairs(same, encoder, TokenWeights())
+    pairs = embed_pairs(same, encoder, TokenWeights(0, 0, 1, 0))
     assert len(pairs) == 1
     assert sum(n for n, _ in encoder.encoded) == 2
 

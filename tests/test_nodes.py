@@ -48,6 +48,7 @@ def test_erase_reads_the_concept_as_the_safe_target(run, make_model, make_clip):
         clip=clip,
         concepts=CONCEPTS,
         keep=KEEP,
+        weight_keyword=0.0,
         preserve=1e-4,
         ridge=1e-4,
         templates=False,

@@ -79,4 +79,4 @@ def test_no_eot_is_an_error():
 @pytest.mark.parametrize("weight", [0, -1, float("nan"), float("inf")])
 def test_weights_that_cannot_work_are_refused(weight):
     with pytest.raises(TokenError):
-        TokenWeights(first_eot=weight)
+        TokenWeights(keyword=0, first_eot=weight)
