@@ -9,19 +9,25 @@ import torch
 CONCEPTS = "a gun -> an umbrella"
 Q = "diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_q"
 K = Q.replace("to_q", "to_k")
-SETTINGS = dict(mode="custom", tune_steps=3, tune_trajectories=2, tune_resolution=64, tune_batch=2, templates=False)
+SETTINGS = dict(mode="custom", tune_steps=2, tune_trajectories=1, tune_resolution=64, tune_batch=1, templates=False)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """One for the module: tests that are not about training take what an earlier one has trained."""
+    return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(autouse=True)
-def small(pack, monkeypatch, tmp_path):
-    """Fewer captions and trajectories, and a cache of the test's own."""
+def small(pack, monkeypatch, cache):
+    """Fewer captions and trajectories."""
     ops = pack.module.trce_ops
     monkeypatch.setattr(ops.erase, "BENIGN_CAPTIONS", ops.erase.BENIGN_CAPTIONS[::20])
     presets = sys.modules[f"{pack.module.__name__}.nodes.tuning"].PRESETS
-    fewer = dict(draws=1, kept_trajectories=2, kept_draws=2, kept_batch=2, sampling_steps=3)
+    fewer = dict(draws=1, kept_trajectories=1, kept_draws=2, kept_batch=1, sampling_steps=3)
     for mode, settings in presets.items():
         monkeypatch.setitem(presets, mode, replace(settings, **fewer))
-    monkeypatch.setattr(pack.host, "cache_folder", lambda: str(tmp_path / "cache"))
+    monkeypatch.setattr(pack.host, "cache_folder", lambda: str(cache))
 
 
 @pytest.fixture
@@ -32,7 +38,8 @@ def denoiser(pack):
 @pytest.fixture
 def erase(run, make_clip):
     def execute(model, **inputs):
-        return run("TRCEErase", model=model, clip=make_clip(), concepts=CONCEPTS, **{"keep": "a dog", **SETTINGS, **inputs})
+        inputs = {"concepts": CONCEPTS, "keep": "a dog", **SETTINGS, **inputs}
+        return run("TRCEErase", model=model, clip=make_clip(), **inputs)
 
     return execute
 
@@ -79,15 +86,15 @@ def lora(model, key=f"{Q}.weight"):
 def test_a_tuned_model_draws_otherwise_than_stage_1_and_the_incoming_one_stays(erase, loaded, sample, prompts, pack):
     model = loaded()
     before, uuid = bits(model), model.patches_uuid
-    erased, delta, report, losses = erase(model)
+    erased, delta, report, losses = erase(model, retrain=True)
     stage1 = pack.host.apply_delta(model, replace(delta, tuned={}), 1.0)
     assert not torch.equal(sample(erased, *prompts), sample(stage1, *prompts))
     assert len(delta.tuned) == 7 * sum(f"{module}.attn1.to_q.weight" in before for module in blocks(before))
-    assert len(losses["loss"]) == 3
+    assert len(losses["loss"]) == 2
     assert all(isinstance(loss, float) for loss in losses["loss"])
     assert "Tuned" in report and "UNet evaluations" in report
     assert delta.info.method == "trce"
-    assert delta.info.settings["tune_steps"] == 3
+    assert delta.info.settings["tune_steps"] == 2
     assert not model.patches
     assert model.patches_uuid == uuid
     assert_untouched(model, before)
@@ -148,7 +155,7 @@ def test_a_lora_below_is_where_the_tuning_starts(erase, loaded):
 def test_half_precision_weights_are_tuned_in_float32(erase, loaded, dtype):
     model = loaded(dtype=dtype)
     before = bits(model)
-    _, delta, *_ = erase(model)
+    _, delta, *_ = erase(model, retrain=True)
     assert all(factor.dtype == torch.float32 for change in delta.tuned.values() for factor in change.factors)
     assert delta.info.measured["tuned_change"] > 0
     assert_untouched(model, before)
@@ -156,7 +163,7 @@ def test_half_precision_weights_are_tuned_in_float32(erase, loaded, dtype):
 
 def test_offloaded_weights_are_tuned_all_the_same(erase, loaded):
     """As under --lowvram: the MODEL is loaded with its weights, and a LoRA for them, waiting elsewhere."""
-    whole = erase(lora(loaded()), retrain=True)[1]
+    whole = erase(lora(loaded()))[1]
     model = lora(loaded())
     before = bits(model)
     model.patch_model(torch.device("cpu"), lowvram_model_memory=1)
@@ -201,11 +208,11 @@ def test_v_prediction_models_are_tuned(erase, loaded):
 
     model = loaded()
     model.add_object_patch("model_sampling", VPrediction(model.model.model_config))
-    assert erase(model)[1].tuned
+    assert erase(model, retrain=True)[1].tuned
 
 
 @pytest.mark.parametrize("phase", ["Prompts", "Trajectories, unwanted", "Trajectories, kept", "Tuning, place"])
-def test_cancel_leaves_the_model_bit_identical_and_no_file(erase, loaded, pack, monkeypatch, tmp_path, phase):
+def test_cancel_leaves_the_model_bit_identical_and_no_file(erase, loaded, pack, monkeypatch, cache, phase):
     import comfy.model_management as mm
 
     model = lora(loaded())
@@ -216,28 +223,26 @@ def test_cancel_leaves_the_model_bit_identical_and_no_file(erase, loaded, pack, 
             mm.interrupt_current_processing()
 
     monkeypatch.setattr(pack.host, "show_text", interrupt)
+    files = sorted(cache.rglob("*"))
     with pytest.raises(mm.InterruptProcessingException):
-        erase(model)
+        erase(model, tune_seed=99)
     assert_untouched(model, before)
-    assert not list(tmp_path.rglob("tuned_*"))
-    assert not list(tmp_path.rglob("*.part"))
+    assert sorted(cache.rglob("*")) == files
 
 
-def test_the_same_workflow_tomorrow_does_not_train_again(erase, loaded, make_clip, denoiser, monkeypatch, tmp_path, run):
+def test_the_same_workflow_tomorrow_does_not_train_again(erase, loaded, denoiser, monkeypatch):
     opened = []
     weights = denoiser.effective_weights
     monkeypatch.setattr(denoiser, "effective_weights", lambda *args: opened.append(1) or weights(*args))
-    first = erase(loaded())
+    first = erase(loaded(), retrain=True)
     again = erase(loaded())  # as after a restart: other objects with the same content
     assert len(opened) == 1
     assert torch.equal(first[1].tuned[Q].dense(), again[1].tuned[Q].dense())
     assert again[3] == first[3]
     assert "cache" in again[2]
-    erase(loaded(), retrain=True)
-    erase(lora(loaded()))
+    erase(loaded(seed=4))
     erase(loaded(), tune_seed=1)
-    assert len(opened) == 4
-    assert len(list((tmp_path / "cache").glob("tuned_*"))) == 3
+    assert len(opened) == 3
 
 
 def test_the_modes(erase, loaded, pack):
@@ -269,14 +274,14 @@ def test_a_workflow_from_before_there_was_tuning_still_runs(pack, loaded, make_c
     assert list(inputs["optional"])[0] == "mode"
 
 
-def test_the_curve_is_shown_on_the_node(pack, loaded, make_clip, run):
+def test_the_curve_is_shown_on_the_node(pack, loaded, make_clip):
     import folder_paths
 
     node = pack.nodes["TRCEErase"].PREPARE_CLASS_CLONE(None)
     defaults = {i.id: i.default for i in node.define_schema().inputs if getattr(i, "default", None) is not None}
     with torch.inference_mode():
-        inputs = {**defaults, **SETTINGS, "tune_steps": 1, "keep": ""}
-        output = node.EXECUTE_NORMALIZED(**{**inputs, "model": loaded(), "clip": make_clip(), "concepts": CONCEPTS})
+        inputs = {**defaults, **SETTINGS, "keep": "a dog", "concepts": CONCEPTS}
+        output = node.EXECUTE_NORMALIZED(**{**inputs, "model": loaded(), "clip": make_clip()})
     (image,) = output.ui["images"]
     assert image["type"] == "temp"
     assert folder_paths.get_annotated_filepath(f"{image['filename']} [temp]")
@@ -297,7 +302,7 @@ def test_no_global_randomness_is_touched(erase, loaded):
     torch.manual_seed(3)
     random.seed(3)
     state, state_of_random = torch.get_rng_state(), random.getstate()
-    erase(loaded())
+    erase(loaded(), retrain=True)
     assert torch.equal(torch.get_rng_state(), state)
     assert random.getstate() == state_of_random
 
@@ -311,7 +316,7 @@ def test_out_of_memory_halves_and_then_fails_with_a_sentence(erase, loaded, deno
         return call(self, x, *args)
 
     monkeypatch.setattr(denoiser.HostDenoiser, "__call__", tight)
-    assert erase(loaded())[1].tuned
+    assert erase(loaded(), tune_batch=2, tune_trajectories=2, retrain=True)[1].tuned
     assert "going on with 1 at a time" in caplog.text
     fits = 0
     model = loaded()

@@ -49,9 +49,7 @@ class ToyDenoiser:
             V: (4, 24),
             "block.ff.weight": (4, 4),
         }
-        self.weights = {
-            name: torch.randn(shape, generator=noise) / shape[1] ** 0.5 for name, shape in shapes.items()
-        }
+        self.weights = {name: torch.randn(shape, generator=noise) / shape[1] ** 0.5 for name, shape in shapes.items()}
         self.memory = memory  # pictures that fit at a time
         self.evaluations = self.largest = 0
         self.overridden = set()
@@ -239,7 +237,8 @@ def test_only_the_chosen_projections_change(delta, encoder, projections, rank):
     before = {name: W.clone() for name, W in denoiser.weights.items()}
     tuned, _ = tune_delta(delta, encoder, lend(denoiser)[0], replace(SMALL, projections=projections, rank=rank))
     attention = {f"block.attn1.to_{p}" for p in ("q", "k", "v", "out.0")} | {"block.attn2.to_q"}
-    assert set(tuned.tuned) == attention | ({"block.attn2.to_k", "block.attn2.to_v"} if projections == "wide" else set())
+    wide = {"block.attn2.to_k", "block.attn2.to_v"}
+    assert set(tuned.tuned) == attention | (wide if projections == "wide" else set())
     assert all(change.dense().any() for change in tuned.tuned.values())
     assert {len(change.factors) for change in tuned.tuned.values()} == ({2} if rank else {1})
     assert all(torch.equal(W, before[name]) and W.grad is None for name, W in denoiser.weights.items())
@@ -273,10 +272,10 @@ class Cancelled(BaseException):
     pass
 
 
-@pytest.mark.parametrize(
-    "phase",
-    ["Prompts", "Trajectories, unwanted", "Trajectories, empty prompt", "Trajectories, kept", "Tuning", "Tuning, place"],
-)
+PHASES = ("Prompts", "Trajectories, unwanted", "Trajectories, empty", "Trajectories, kept", "Tuning", "Tuning, place")
+
+
+@pytest.mark.parametrize("phase", PHASES)
 def test_cancel_in_every_phase_leaves_no_file_and_the_model_as_it_was(delta, encoder, tmp_path, phase):
     denoiser = ToyDenoiser()
     before = {name: W.clone() for name, W in denoiser.weights.items()}
