@@ -255,7 +255,7 @@ class Installation:
 
     host_dir: Path
     comfyui: Path
-    base_python: str = sys.executable
+    base_python: str = sys._base_executable  # not the environment's own Python, should dev.py be run with that
     foreign: bool = False  # ComfyUI belongs to the user: nothing is installed into it
 
     @classmethod
@@ -295,9 +295,9 @@ class Installation:
         set_up(self.tool_steps(), self.host_dir, offline)
 
     def tool_steps(self) -> list[Step]:
-        stamps, tools = self.venv / "stamps", dev_requirements()
+        stamps, tools, base = self.venv / "stamps", dev_requirements(), os.path.realpath(self.base_python)
         return [
-            Step("virtual environment", self.python, stamps / "venv", self.base_python, self._make_venv),
+            Step("virtual environment", self.python, stamps / "venv", base, self._make_venv),
             Step("development tools", self.python, stamps / "tools", "\n".join(tools), lambda r: self.pip(r, *tools)),
         ]
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo"))
 
@@ -17,20 +19,21 @@ SEED = 100
 
 @dataclass
 class Bench:
-    """The demo model with the pack's own modules, and the pictures' scores before anything is erased."""
+    """The demo model with the pack's own modules."""
 
     world: world.World
-    trce_erase: object  # trce_ops.erase
-    trce_tokens: object  # trce_ops.tokens
-    trce_concepts: object  # trce_ops.concepts
-    host: object  # nodes.host
+    trce_erase: ModuleType  # trce_ops.erase
+    trce_tokens: ModuleType  # trce_ops.tokens
+    trce_concepts: ModuleType  # trce_ops.concepts
+    host: ModuleType  # nodes.host
+    cache: tempfile.TemporaryDirectory = field(default_factory=tempfile.TemporaryDirectory)  # of preserve moments
 
     def erase(self, thing: str, settings, concepts: str | None = None):
         """TRCE Erase on the demo model, as the node does it: the erased MODEL, the delta and the report."""
         pairs = self.trce_concepts.parse_concepts(concepts or erasing.concepts_text(thing))
         keep = self.trce_concepts.parse_keep(erasing.keep_text(thing))
         encoder = self.host.ClipEncoder(self.world.clip)
-        delta, report = self.trce_erase.erase(pairs, keep, encoder, settings, family="sd1")
+        delta, report = self.trce_erase.erase(pairs, keep, encoder, settings, family="sd1", cache_dir=self.cache.name)
         return self.host.apply_delta(self.world.model, delta, 1.0), delta, report
 
 

@@ -55,7 +55,10 @@ def erase_in_comfyui(output: Path) -> tuple[list[list[Image.Image]], list[list[I
     (positive,) = {node["inputs"]["positive"][0] for node in workflow.values() if node["class_type"] == "KSampler"}
 
     before, after = [], []
-    with load_dev().Host() as host:
+    dev = load_dev()
+    installation = dev.Installation.from_environment()
+    # a folder of its own, so that the next run finds the preserve moments in the cache, as a user's ComfyUI does
+    with dev.Host(installation, folder=installation.host_dir / "demo") as host:
         for label, text in PROMPTS:
             prompt = copy.deepcopy(workflow)
             prompt[positive]["inputs"]["text"] = text

@@ -1,9 +1,9 @@
 """The demo model's UNet: SD1.5's architecture without down-sampling, with WIDTH of its 320 channels.
 
 The narrow network trains several times faster than the stock one and *is* the stock one: padded with zeros
-(`build_checkpoint.py`) every layer computes the same numbers. Three things make that exact: group norms have
-SD1.5's 10 channels a group, attention heads its 40 channels a head, and layer norms divide by 320 although they see
-only WIDTH channels, as they do when the others are zero. Parameters have ComfyUI's (and CompVis') names.
+(`build_checkpoint.py`) every layer computes the same numbers. Three things make that exact: normalisation groups
+are of the stock network's size, attention heads have its 40 channels, and layer norms divide by 320 although they
+see only WIDTH channels, as they do when the others are zero. Parameters have ComfyUI's (and CompVis') names.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn import Conv2d, GroupNorm
 
 WIDTH = 80  # of SD1.5's 320 channels
 FULL_WIDTH = 320
-GROUP = 10  # channels of a normalisation group
+GROUPS = WIDTH * 32 // FULL_WIDTH  # of SD1.5's 32 normalisation groups, as many as WIDTH channels fill
 HEAD = 40  # channels of an attention head
 CONTEXT = 768
 
@@ -98,7 +98,7 @@ class TransformerBlock(nn.Module):
 class SpatialTransformer(nn.Module):
     def __init__(self, width: int):
         super().__init__()
-        self.norm = GroupNorm(width // GROUP, width, eps=1e-6)
+        self.norm = GroupNorm(GROUPS, width, eps=1e-6)
         self.proj_in = Conv2d(width, width, 1)
         self.transformer_blocks = nn.ModuleList([TransformerBlock(width)])
         self.proj_out = Conv2d(width, width, 1)
@@ -112,7 +112,7 @@ class SpatialTransformer(nn.Module):
 class ResBlock(nn.Module):
     def __init__(self, n_in: int, n_out: int, embedding: int):
         super().__init__()
-        norm_in, norm_out = GroupNorm(n_in // GROUP, n_in), GroupNorm(n_out // GROUP, n_out)
+        norm_in, norm_out = GroupNorm(GROUPS, n_in), GroupNorm(GROUPS, n_out)
         self.in_layers = nn.Sequential(norm_in, nn.SiLU(), Conv2d(n_in, n_out, 3, padding=1))
         self.emb_layers = nn.Sequential(nn.SiLU(), Linear(embedding, n_out))
         self.out_layers = nn.Sequential(norm_out, nn.SiLU(), nn.Dropout(0.0), Conv2d(n_out, n_out, 3, padding=1))
@@ -133,9 +133,9 @@ def timestep_embedding(t: Tensor) -> Tensor:  # (n,)
 class UNet(nn.Module):
     """Predicts the noise in latents (n, 4, 8, 8) at timesteps (n,), given text embeddings (n or n / k, 77, 768)."""
 
-    def __init__(self, width: int = WIDTH):
+    def __init__(self) -> None:
         super().__init__()
-        embedding = 4 * width
+        width, embedding = WIDTH, 4 * WIDTH
         self.time_embed = nn.Sequential(Linear(FULL_WIDTH, embedding), nn.SiLU(), Linear(embedding, embedding))
 
         def stage(n_in: int) -> nn.ModuleList:
@@ -144,7 +144,7 @@ class UNet(nn.Module):
         self.input_blocks = nn.ModuleList([nn.ModuleList([Conv2d(4, width, 3, padding=1)]), stage(width)])
         self.middle_block = nn.ModuleList([*stage(width), ResBlock(width, width, embedding)])
         self.output_blocks = nn.ModuleList([stage(2 * width), stage(2 * width)])
-        self.out = nn.Sequential(GroupNorm(width // GROUP, width), nn.SiLU(), Conv2d(width, 4, 3, padding=1))
+        self.out = nn.Sequential(GroupNorm(GROUPS, width), nn.SiLU(), Conv2d(width, 4, 3, padding=1))
 
     def forward(self, x: Tensor, timesteps: Tensor, context: Tensor, **_) -> Tensor:
         """`**_` takes what ComfyUI hands every UNet (control, transformer_options) and this one has no use for."""

@@ -20,7 +20,7 @@ from judge import Judge, Verdict, load_judge
 from safetensors.torch import load_file
 from text_encoder import LAYERS, comfyui_path
 from torch import Tensor
-from unet import WIDTH, UNet
+from unet import UNet
 
 STEPS = 20
 CFG = 4.0
@@ -45,7 +45,7 @@ class HostUNet(UNet):
     """The narrow UNet, made the way ComfyUI makes its own."""
 
     def __init__(self, *, device=None, operations=None, dtype=None, **unet_config):
-        super().__init__(WIDTH)
+        super().__init__()
         self.dtype = dtype or torch.float32
 
     def forward(self, x: Tensor, timesteps: Tensor, context: Tensor, control=None, transformer_options=None, **_):

@@ -1,0 +1,148 @@
+"""The shipped workflows on a real ComfyUI server, over HTTP, as `dev.py run` and the browser send them."""
+
+import copy
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+WORKFLOWS = ROOT / "workflows"
+NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
+
+
+def load_dev():
+    spec = importlib.util.spec_from_file_location("dev", ROOT / "dev.py")
+    sys.modules["dev"] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+dev = load_dev()
+
+
+def api(name):
+    return json.loads((WORKFLOWS / "api" / f"{name}.json").read_text())
+
+
+def ui(name):
+    return json.loads((WORKFLOWS / f"{name}.json").read_text())
+
+
+def node_of(prompt, class_type):
+    return next(node_id for node_id, node in prompt.items() if node["class_type"] == class_type)
+
+
+def quick(prompt):
+    """The same workflow with two steps and one picture."""
+    prompt = copy.deepcopy(prompt)
+    for node in prompt.values():
+        for name, value in (("steps", 2), ("batch_size", 1)):
+            if name in node["inputs"]:
+                node["inputs"][name] = value
+    return prompt
+
+
+@pytest.fixture(scope="module")
+def server():
+    with dev.Host() as host:
+        yield host
+
+
+@pytest.fixture
+def deltas(server):
+    """models/erased_deltas of the server; what a test adds goes away again."""
+    folder = server.installation.models / "erased_deltas"
+    before = set(folder.rglob("*"))
+    yield folder
+    for path in set(folder.rglob("*")) - before:
+        if path.is_file():
+            path.unlink()
+
+
+def test_every_workflow_runs(server, deltas):
+    erase = api("erase-a-concept")
+    erase[node_of(erase, "TRCESaveDelta")]["inputs"]["filename_prefix"] = "test/star"
+    outputs = server.queue(quick(erase))["outputs"]
+    assert "images" in outputs[node_of(erase, "SaveImage")]
+    saved = outputs[node_of(erase, "TRCESaveDelta")]["text"][0]
+    assert (deltas / saved).is_file()
+    assert "5 concepts" in outputs[node_of(erase, "PreviewAny")]["text"][0]
+
+    apply = api("apply-a-saved-delta")
+    apply[node_of(apply, "TRCELoadDelta")]["inputs"]["delta_name"] = saved
+    assert "images" in server.queue(quick(apply))["outputs"][node_of(apply, "SaveImage")]
+
+    compare = quick(api("compare-before-after"))
+    shown = server.queue(compare)["outputs"][node_of(compare, "ImageCompare")]
+    before, after = (
+        (server.folder / "temp" / shown[side][0]["filename"]).read_bytes() for side in ("a_images", "b_images")
+    )
+    assert before != after
+    assert {"erase-a-concept", "apply-a-saved-delta", "compare-before-after"} == set(NAMES)
+
+
+def test_cancel_over_http_leaves_no_file(server, deltas):
+    prompt = quick(api("erase-a-concept"))
+    erase = node_of(prompt, "TRCEErase")
+    prompt[erase]["inputs"]["keep"] = "\n".join(f"a thing of kind {i}" for i in range(60))  # nothing of it is cached
+    prompt[erase]["inputs"]["weight_pads"] = 0.5
+    files = set(deltas.rglob("*"))
+
+    def cancel(node_id, step, steps):
+        if node_id == erase and 0 < step < steps:
+            server.interrupt()
+
+    with pytest.raises(dev.WorkflowError, match="Interrupted in TRCE Erase"):
+        server.queue(prompt, cancel)
+    assert set(deltas.rglob("*")) == files
+    assert server.queue(quick(api("compare-before-after")))["status"]["completed"]
+
+
+@pytest.mark.parametrize(
+    "inputs, sentence",
+    [
+        ({"concepts": ""}, "concepts"),
+        ({"concepts": "star " * 100}, "concepts"),
+        ({"weight_first_eot": 0.0, "weight_pads": 0.0, "weight_keyword": 0.0, "weight_sot": 0.0}, "weight"),
+    ],
+)
+def test_bad_input_is_refused_with_the_name_of_the_widget(server, inputs, sentence):
+    prompt = quick(api("erase-a-concept"))
+    prompt[node_of(prompt, "TRCEErase")]["inputs"] |= inputs
+    with pytest.raises(dev.WorkflowError, match=sentence):
+        server.queue(prompt)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_templates_find_the_pack_again(server, name):
+    """Every node of a template says which pack and version it is of, has the inputs that the server knows, and its
+    widgets hold what the API twin holds."""
+    info = server.object_info()
+    twin = api(name)
+    version = dev.re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), dev.re.M)[1]
+    graph = ui(name)
+    assert {str(node["id"]) for node in graph["nodes"] if node["type"] != "MarkdownNote"} == set(twin)
+    for node in graph["nodes"]:
+        if node["type"] == "MarkdownNote":
+            continue
+        ours = node["type"].startswith("TRCE")
+        properties = node["properties"]
+        assert properties["cnr_id"] == ("comfyui-trce" if ours else "comfy-core")
+        assert properties["ver"] == (version if ours else dev.COMFYUI_VERSION)
+        known = info[node["type"]]["input"]
+        names = [*known.get("required", {}), *known.get("optional", {})]
+        assert [entry["name"] for entry in node["inputs"]] == [n for n in names if n != "compare_view"]
+        if ours:
+            widgets = [entry["name"] for entry in node["inputs"] if "widget" in entry]
+            held = {widget: twin[str(node["id"])]["inputs"][widget] for widget in widgets}
+            assert node["widgets_values"] == list(held.values())
+
+
+def test_templates_are_offered_with_thumbnails(server):
+    assert set(server.request("/workflow_templates")["comfyui-trce"]) == set(NAMES)
+    for name in NAMES:
+        picture = (WORKFLOWS / f"{name}.jpg").read_bytes()
+        assert picture[:2] == b"\xff\xd8" and len(picture) < 100_000
