@@ -3,6 +3,10 @@
 ComfyUI computes in inference mode on weights that all clones of a MODEL share. Here its network is called with other
 tensors in the place of its parameters, for the length of one call (torch.func.functional_call): the module itself is
 not changed, nothing is read from disk, and weights that ComfyUI holds in inference mode are used where they lie.
+
+What is tuned is the MODEL's weights with their LoRAs and its way of predicting (eps or v). Functions that other nodes
+hang into attention or blocks (FreeU, IP-Adapter, ...) are left out: many have no gradient, and they still act on the
+tuned model afterwards.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ from .host import HostError, find_text_readers
 
 FLOATS = ("torch.float32", "torch.float16", "torch.bfloat16")
 BASE = "base."  # where Network has the model
-MEMORY = 4  # a graph of one picture takes about so many times what sampling it does
+MEMORY = 12  # a graph takes about so many times what sampling the same picture does
 
 
 class Network(torch.nn.Module):
@@ -54,8 +58,7 @@ class HostDenoiser:
         size = resolution // getattr(base.latent_format, "spacial_downscale_ratio", 8)
         self.shape = (base.latent_format.latent_channels, size, size)
         # Some of the faster attentions have no gradient; this one has, everywhere.
-        override = {"optimized_attention_override": lambda _, *args, **kwargs: attention_pytorch(*args, **kwargs)}
-        self.options = {**model.model_options["transformer_options"], "cond_or_uncond": [0], **override}
+        self.options = {"optimized_attention_override": lambda _, *args, **kwargs: attention_pytorch(*args, **kwargs)}
 
     def schedule(self, steps: int) -> Tensor:  # (steps + 1,)
         return comfy.samplers.calculate_sigmas(self.sampling, "normal", steps).clone().cpu()
@@ -71,7 +74,7 @@ class HostDenoiser:
             self.network,
             {BASE + name: W for name, W in weights.items()},
             (x, sigma),
-            {"c_crossattn": context, "transformer_options": {**self.options, "sigmas": sigma}},
+            {"c_crossattn": context, "transformer_options": self.options},
         )
         return (x - denoised) / sigma.view(-1, 1, 1, 1)
 

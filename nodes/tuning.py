@@ -133,7 +133,7 @@ def tuning_inputs() -> list[io.Input]:
             "trajectories",
             "How many unwanted pictures are begun to learn from. More cover more phrasings and take longer to prepare.",
             min=1,
-            max=2000,
+            max=1000,
         ),
         _knob(
             io.Int.Input,

@@ -40,6 +40,7 @@ from .tuning import (
 log = logging.getLogger(__name__)
 
 ROWS = 8  # pictures predicted at a time, as far as the memory goes
+GRAPH = 64 * 64  # latent pixels in one graph: one picture of 512 x 512, so that memory is that of one
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def encode_prompts(
         return [prompts[i] for i in torch.randperm(len(prompts), generator=generator)[:count].tolist()]
 
     pairs = draw(pairs, settings.trajectories)
-    keep = draw(keep, settings.kept_trajectories) if settings.keep else []
+    keep = draw(keep, settings.kept) if settings.keep else []
     columns = [[pair.source for pair in pairs], [pair.target for pair in pairs], [""], keep]
     ids = [[encoder.tokenize(text) for text in column] for column in columns]
     rows = dict.fromkeys((row for column in ids for row in column), CHUNK)
@@ -182,7 +183,9 @@ def tune(
         names = choose(denoise.weights, settings.projections)
         frozen = {name: W for name, W in stage1.items() if name not in names}
         trained = Trained({name: stage1.get(name, denoise.weights[name]) for name in names}, settings.rank, generator)
-        tuning = train(predict, data, contexts, trained, frozen, settings, generator, progress)
+        in_graph = max(1, GRAPH // data.erase.x[0, 0].numel())
+        learner = Predictor(denoise, min(in_graph, predict.rows))
+        tuning = train(learner, data, contexts, trained, frozen, settings, generator, progress)
     seconds = {
         "prompts": encoded - start,
         "trajectories": sampled - encoded,

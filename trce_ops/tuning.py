@@ -58,11 +58,16 @@ class TuneSettings:
     seed: int = 0
 
     draws: int = 5  # points used of every unwanted trajectory
-    kept_trajectories: int = 32  # of the empty prompt, and as many of keep prompts
+    kept_trajectories: int = 32  # at most: of the empty prompt, and as many of keep prompts
     kept_draws: int = 10
     kept_batch: int = 4
     sampling_steps: int = 20
     guidance: float = 3.0
+
+    @property
+    def kept(self) -> int:
+        """Trajectories of the empty prompt: no more than there are unwanted ones."""
+        return min(self.kept_trajectories, self.trajectories)
 
 
 QUICK = TuneSettings()
@@ -111,7 +116,7 @@ class Plans:
 def draw_plans(prompts: int, keep: int, settings: TuneSettings, generator: Generator) -> Plans:
     """Draw the trajectories for `prompts` unwanted and `keep` kept prompts (0: none are to be kept)."""
     early = max(1, round(settings.early * settings.sampling_steps))
-    draws, kept = min(settings.draws, early), (settings.kept_trajectories, settings.kept_draws, settings.sampling_steps)
+    draws, kept = min(settings.draws, early), (settings.kept, settings.kept_draws, settings.sampling_steps)
     return Plans(
         draw_plan(prompts, settings.trajectories, draws, early, generator),
         draw_plan(1, *kept, generator),
