@@ -20,6 +20,7 @@ WEIGHTINGS = {  # (sot, keyword, first_eot, pads)
     "keyword": (0, 1, 0, 0),
     "first EoT": (0, 0, 1, 0),
     "pads": (0, 0, 0, 1),
+    "keyword and first EoT": (0, 1, 1, 0),
     "all EoTs": (0, 0, 1, 1),
     "keyword and all EoTs": (0, 1, 1, 1),
     "all": (1, 1, 1, 1),
@@ -29,7 +30,7 @@ WEIGHTINGS = {  # (sot, keyword, first_eot, pads)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=80, help="of every concept behind every figure")
-    parser.add_argument("--concepts", nargs="+", default=list(erasing.SAFE))
+    parser.add_argument("--concepts", nargs="+", default=list(erasing.CONCEPTS))
     parser.add_argument("--weightings", nargs="+", default=list(WEIGHTINGS))
     parser.add_argument("--preserve", type=float)
     parser.add_argument("--ridge", type=float)

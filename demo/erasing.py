@@ -17,14 +17,19 @@ KINDS = {  # label -> (kind of words, held out of training)
     "implicit_heldout": ("implicit", True),
 }
 
-# What each concept becomes. Four objects, one style, one colour.
-SAFE = {
+CONCEPTS = ("star", "heart", "crescent", "cross", "striped", "red")  # what the tables report
+TUNING = ("hourglass", "square", "outlined", "green")  # what defaults were chosen on, and nothing else
+SAFE = {  # what each becomes
     "star": "circle",
     "heart": "square",
     "crescent": "triangle",
     "cross": "circle",
     "striped": "solid",
     "red": "blue",
+    "hourglass": "triangle",
+    "square": "heart",
+    "outlined": "striped",
+    "green": "purple",
 }
 
 
@@ -34,9 +39,10 @@ def siblings(thing: str) -> tuple[str, ...]:
 
 
 def phrase(thing: str, words: str) -> str:
-    """How a user would write it: "a star", "a red shape"."""
-    noun = words if thing in SHAPES else f"{words} shape"
-    return f"{'an' if noun[0] in 'aeiou' or noun.startswith('hour') else 'a'} {noun}"
+    """How a user would write it: "a star", "red"."""
+    if thing not in SHAPES:
+        return words
+    return f"{'an' if words[0] in 'aeiou' or words.startswith('hour') else 'a'} {words}"
 
 
 def concepts_text(thing: str) -> str:

@@ -51,18 +51,19 @@ def swap_table(world: World, shape: str, other: str, images: int) -> None:
     eot = ids == EOT
     first = eot & (eot.cumsum(1) == 1)
     roles = {
-        f"{shape} prompt": eot & ~eot,
+        "nothing": eot & ~eot,
         "keyword": ids == word,
         "first EoT": first,
         "pads": eot & ~first,
         "all EoTs": eot,
         "keyword and all EoTs": eot | (ids == word),
+        "everything": eot | ~eot,
     }
     print(f"\n| taken from the {other} prompt | images | {shape} | {other} |\n|---|---|---|---|")
     for role, mask in roles.items():
         verdict = world.look(world.draw(world.model, torch.where(mask[..., None], b, a), seed=14))
         rates = [verdict.recognised(thing).float().mean() for thing in (shape, other)]
-        print(f"| {role if mask.any() else 'nothing'} | {images} | {rates[0]:.1%} | {rates[1]:.1%} |", flush=True)
+        print(f"| {role} | {images} | {rates[0]:.1%} | {rates[1]:.1%} |", flush=True)
 
 
 def contact_sheet(world: World, path: Path) -> None:

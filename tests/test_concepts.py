@@ -4,7 +4,7 @@ import pytest
 
 from trce_ops.benign import BENIGN_CAPTIONS
 from trce_ops.concepts import MAX_LINES, ConceptError, ConceptPair, parse_concepts, parse_keep
-from trce_ops.templates import PLAIN, TEMPLATES, expand
+from trce_ops.templates import PLAIN, TEMPLATES, expand, mentions
 
 
 def test_lines_arrows_and_comments():
@@ -43,14 +43,16 @@ def test_every_template_holds_the_concept_apart_from_its_own_words():
     assert TEMPLATES[0] == "{}"
     assert len(set(TEMPLATES)) == len(TEMPLATES)
     for template in TEMPLATES:
-        assert template.split().count("{}") == 1
+        assert sum(word in ("{}", "{bare}") for word in template.split()) == 1
 
 
 def test_expansion_is_deduplicated_and_an_empty_target_is_the_empty_prompt():
     pairs = (ConceptPair("a gun", "an umbrella"), ConceptPair("blood"))
     prompts = expand(pairs + pairs)
     assert len(prompts) == 2 * len(TEMPLATES)
-    assert ("a photo of a gun", "a photo of an umbrella") in {(p.source, p.target) for p in prompts}
+    texts = {(p.source, p.target) for p in prompts}
+    assert ("a photo of a gun", "a photo of an umbrella") in texts
+    assert ("a red gun", "a red umbrella") in texts
     assert {p.target for p in prompts if p.concept == "blood"} == {""}
     assert len(expand(pairs, PLAIN)) == 2
 
@@ -58,3 +60,11 @@ def test_expansion_is_deduplicated_and_an_empty_target_is_the_empty_prompt():
 def test_everyday_captions():
     assert len(BENIGN_CAPTIONS) >= 200
     assert len(set(BENIGN_CAPTIONS)) == len(BENIGN_CAPTIONS)
+
+
+def test_a_sentence_mentions_a_concept_word_for_word():
+    assert mentions("feeding pigeons in a Square", ["a square"])
+    assert mentions("a red, round ball", ["green", "red"])
+    assert not mentions("a covered wagon", ["red"])
+    assert not mentions("a squared paper", ["a square"])
+    assert not mentions("anything", [])

@@ -22,7 +22,7 @@ def rows(pairs, role):
 
 def test_every_role_is_paired_as_documented(encoder):
     # "a gun" is 2 tokens and "an umbrella" is 3: their first EoTs are at 5 and 6.
-    pairs = embed_pairs([PromptPair("a b a gun", "a b an umbrella", "a gun", "an umbrella")], encoder, ALL)
+    pairs = embed_pairs([PromptPair("a b a gun", "a b an umbrella", "a gun", "a gun", "an umbrella")], encoder, ALL)
     source, target = full(encoder, "a b a gun"), full(encoder, "a b an umbrella")
     expected = {
         "sot": ([0], [0], 0.5),
@@ -39,7 +39,7 @@ def test_every_role_is_paired_as_documented(encoder):
 
 
 def test_a_pad_before_the_targets_end_goes_to_the_targets_first_eot(encoder):
-    pairs = embed_pairs([PromptPair("gun", "a b c d e", "gun", "a b c d e")], encoder, TokenWeights(0, 0, 0, 1))
+    pairs = embed_pairs([PromptPair("gun", "a b c d e", "gun", "gun", "a b c d e")], encoder, TokenWeights(0, 0, 0, 1))
     target = full(encoder, "a b c d e")
     assert torch.equal(pairs.targets, target[[6, 6, 6, *range(6, 77)]])
 
@@ -71,7 +71,10 @@ def test_only_the_causal_prefix_is_encoded(encoder):
 
 
 def test_a_prompt_is_encoded_once_and_a_pair_counts_once(encoder):
-    same = [PromptPair("a gun", "peace", "a gun", "peace"), PromptPair("A  GUN", "Peace", "A GUN", "Peace")]
+    same = [
+        PromptPair("a gun", "peace", "a gun", "a gun", "peace"),
+        PromptPair("A  GUN", "Peace", "A GUN", "A GUN", "Peace"),
+    ]
     pairs = embed_pairs(same, encoder, TokenWeights())
     assert len(pairs) == 1
     assert sum(n for n, _ in encoder.encoded) == 2

@@ -74,6 +74,21 @@ def test_preserve_holds_the_keep_list(run, make_model, make_clip):
     assert kept(10.0) < 0.5 * kept(0.001)
 
 
+def test_what_mentions_the_concept_is_not_kept(pack, encoder, monkeypatch):
+    """Neither an everyday caption nor a sentence around the keep list may hold on to the concept itself."""
+    erase, moment = pack.module.trce_ops.erase, pack.module.trce_ops.preserve.keep_moment
+    monkeypatch.setattr(erase, "BENIGN_CAPTIONS", ("a cat", "a red dog", "two boats"))
+    monkeypatch.setattr(erase, "TEMPLATES", ("{}", "a dog and {}", "a red {bare}"))
+    asked = []
+    monkeypatch.setattr(erase, "keep_moment", lambda captions, *rest: asked.append(captions) or moment(captions, *rest))
+    pairs = pack.ops.concepts.parse_concepts("a dog -> a cat")
+    delta, report = erase.erase(pairs, ["a mat"], encoder, family="sd1")
+    kept = erase.keep_moments(["a mat"], ["a dog"], ("{}",), encoder, None, lambda *_: None)
+    assert torch.allclose(kept["everyday captions"].moment, moment(["a cat", "two boats"], encoder).moment)
+    assert ["a mat", "a red mat"] in asked
+    assert report.prompts == 2
+
+
 def test_the_same_inputs_give_the_same_file_and_touch_no_global_randomness(pack, run, make_model, make_clip, tmp_path):
     torch.manual_seed(3)
     random.seed(3)

@@ -24,10 +24,18 @@ def test_is_the_mean_over_all_tokens_of_all_captions(encoder):
     assert torch.allclose(keep_moment(CAPTIONS + ("A  dog",), encoder).moment, kept.moment)
 
 
+def test_captions_can_be_taken_out_again(encoder):
+    part = keep_moment(CAPTIONS[1:2], encoder)
+    left = keep_moment(CAPTIONS, encoder).without([1], part)
+    alone = keep_moment(CAPTIONS[:1] + CAPTIONS[2:], encoder)
+    assert torch.allclose(left.moment, alone.moment)
+    assert torch.equal(left.samples, alone.samples)
+
+
 def test_samples_are_the_first_eot_and_the_last_position(encoder):
     kept = keep_moment(("a dog",), encoder)
     z = encoder.encode([encoder.tokenize("a dog")], 77)[0]
-    assert torch.equal(kept.samples, z[[3, 76]])
+    assert torch.equal(kept.samples, z[None, [3, 76]])
 
 
 def test_the_second_run_reads_the_cache(encoder, tmp_path):

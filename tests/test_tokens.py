@@ -42,12 +42,13 @@ def test_pads_are_known_by_place_not_by_id(pack, make_clip):
 
 @pytest.mark.parametrize("concept", ["cat", "Van Gogh", "xylophonist", "a gun", "(nudity:1.2)"])
 def test_keyword_tokens_are_the_concept_in_its_sentence(tokenize, concept):
-    from trce_ops.templates import TEMPLATES
+    from trce_ops.concepts import ConceptPair
+    from trce_ops.templates import expand
 
-    own = content(tokenize(concept), EOT)
-    for template in TEMPLATES:
-        ids = tokenize(template.format(concept))
+    for prompt in expand([ConceptPair(concept)]):
+        ids, own = tokenize(prompt.source), content(tokenize(prompt.keyword), EOT)
         assert tuple(ids[p] for p in locate(ids, own, EOT).keyword) == own
+        assert prompt.keyword in (concept, concept.removeprefix("a "))
 
 
 def test_every_occurrence_of_a_keyword_counts():

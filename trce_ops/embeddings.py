@@ -95,14 +95,16 @@ def embed_pairs(
     seen = set()
     for prompt in prompts:
         try:
-            source, target, concept, safe = map(
-                encoder.tokenize, (prompt.source, prompt.target, prompt.concept, prompt.safe)
+            source, target, keyword, safe_keyword = map(
+                encoder.tokenize, (prompt.source, prompt.target, prompt.keyword, prompt.safe_keyword)
             )
             if (source, target) in seen:
                 continue
             seen.add((source, target))
-            source_roles = locate(source, content(concept, encoder.eot_id) if weights.keyword else (), encoder.eot_id)
-            target_roles = locate(target, content(safe, encoder.eot_id) if weights.keyword else (), encoder.eot_id)
+            source_roles, target_roles = (
+                locate(ids, content(slotted, encoder.eot_id) if weights.keyword else (), encoder.eot_id)
+                for ids, slotted in ((source, keyword), (target, safe_keyword))
+            )
         except TokenError as error:
             raise TokenError(f"The line of '{prompt.concept}' in 'concepts' cannot be used. {error}") from None
         for role, p, q, weight in pair_positions(source_roles, target_roles, weights):

@@ -19,7 +19,7 @@ from .delta import DeltaInfo, ErasedDelta
 from .embeddings import TextEncoder, embed_pairs
 from .preserve import Kept, keep_moment
 from .report import Report, kept_ratio, mean_by, moved_ratios
-from .templates import PLAIN, TEMPLATES, expand
+from .templates import PLAIN, TEMPLATES, expand, fill, mentions
 from .tokens import TokenError, TokenWeights
 
 log = logging.getLogger(__name__)
@@ -40,16 +40,24 @@ class EraseSettings:
 
 def keep_moments(
     keep: Sequence[str],
+    concepts: Sequence[str],
     templates: Sequence[str],
     encoder: TextEncoder,
     cache_dir: str | os.PathLike | None,
     progress: StepProgress,
 ) -> dict[str, Kept]:
-    """What is kept, by name: everyday captions always, the user's list in every template when there is one."""
+    """What is kept, by name: everyday captions always, the user's list in every template when there is one.
+
+    An everyday caption that mentions a concept would hold on to what is to go. Their moment is cached as a whole;
+    the few that are left out are encoded again and subtracted.
+    """
     everyday = keep_moment(BENIGN_CAPTIONS, encoder, cache_dir, partial(progress, "Everyday captions"))
+    if named := [row for row, caption in enumerate(BENIGN_CAPTIONS) if mentions(caption, concepts)]:
+        captions = [BENIGN_CAPTIONS[row] for row in named]
+        everyday = everyday.without(named, keep_moment(captions, encoder, None, partial(progress, "Everyday captions")))
     kept = {"everyday captions": everyday}
     if keep:
-        captions = list(dict.fromkeys(template.format(line) for line in keep for template in templates))
+        captions = list(dict.fromkeys(fill(template, line)[0] for line in keep for template in templates))
         try:
             kept["keep list"] = keep_moment(captions, encoder, cache_dir, partial(progress, "Keep list"))
         except TokenError as error:
@@ -73,13 +81,15 @@ def erase(
     the captions do. The same inputs give the same delta, bit for bit, on one machine.
     Raises TokenError and NotPositiveDefinite (both ValueError), and whatever `progress` raises to cancel.
     """
-    templates = TEMPLATES if settings.templates else PLAIN
+    names = [pair.concept for pair in concepts]
+    # a sentence that has the concept in it already would ask to keep it
+    templates = [t for t in (TEMPLATES if settings.templates else PLAIN) if not mentions(t, names)]
     prompts = expand(concepts, templates)
 
     start = perf_counter()
     pairs = embed_pairs(prompts, encoder, settings.weights, partial(progress, "Concepts"))
     encoded = perf_counter()
-    kept = keep_moments(keep, templates, encoder, cache_dir, progress)
+    kept = keep_moments(keep, names, templates, encoder, cache_dir, progress)
     preserved = perf_counter()
     T = solve_context_map(
         pairs.sources,
@@ -101,7 +111,7 @@ def erase(
         rank=context_map.rank,
         moved=moved,
         moved_concepts=mean_by(ratios, pairs.concepts, dict.fromkeys(pairs.concepts)),
-        kept={name: kept_ratio(context_map, part.samples) for name, part in kept.items()},
+        kept={name: kept_ratio(context_map, part.samples.flatten(0, 1)) for name, part in kept.items()},
         seconds={"encoding": encoded - start, "preserve moment": preserved - encoded, "solving": solved - preserved},
     )
     info = DeltaInfo(

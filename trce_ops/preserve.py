@@ -25,7 +25,7 @@ from .tokens import CHUNK, first_eot
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of the cache file; a change in what is computed raises it
+VERSION = 2  # of the cache file; a change in what is computed raises it
 CACHE_FILES = 32  # the least recently used ones beyond these are removed
 
 
@@ -34,7 +34,13 @@ class Kept:
     """Ordinary prompts as one text encoder sees them."""
 
     moment: Tensor  # P (d, d) float64, per-token mean of k k^T
-    samples: Tensor  # (m, d) float32: first EoT and last position of every caption, to measure what an erasure moves
+    samples: Tensor  # (m, 2, d) float32: first EoT and last position of every caption, to measure what is moved
+
+    def without(self, rows: Sequence[int], part: Kept) -> Kept:
+        """The same less the captions in `rows`, whose own moment `part` holds."""
+        n, m = len(self.samples), len(rows)
+        left = [row for row in range(n) if row not in set(rows)]
+        return Kept((n * self.moment - m * part.moment) / (n - m), self.samples[left])
 
 
 def keep_moment(
@@ -60,20 +66,19 @@ def keep_moment(
 
 def _compute(captions: Sequence[str], encoder: TextEncoder, progress: Progress) -> Kept:
     P = torch.zeros(encoder.width, encoder.width, dtype=torch.float64)
-    samples = []
     rows = {encoder.tokenize(caption): CHUNK for caption in captions}
+    samples = {}
     for batch, z in encode_batches(encoder, rows, progress):
-        k = z.double().flatten(0, 1)
-        P += k.mT @ k
-        eots = [first_eot(ids, encoder.eot_id) for ids in batch]
-        samples += [z[range(len(batch)), eots], z[:, -1]]
-    return Kept(P / (CHUNK * len(rows)), torch.cat(samples))
+        for ids, k in zip(batch, z.double()):
+            P += k.mT @ k
+            samples[ids] = k[[first_eot(ids, encoder.eot_id), -1]].float()
+    return Kept(P / (CHUNK * len(rows)), torch.stack([samples[ids] for ids in rows]))
 
 
 def _read(path: Path, width: int) -> Kept | None:
     try:
         kept = Kept(**load_file(path))
-        sound = kept.moment.shape == (width, width) and kept.samples.shape[1:] == (width,)
+        sound = kept.moment.shape == (width, width) and kept.samples.shape[1:] == (2, width)
         if not sound or not all(tensor.isfinite().all() for tensor in vars(kept).values()):
             raise ValueError("its content does not fit")
         os.utime(path)

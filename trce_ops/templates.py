@@ -1,19 +1,21 @@
 """Sentences around a concept, so that the map is fitted to the concept in use and not to its bare name.
 
 TRCE builds its pairs by putting a concept and its safe target in the same sentences (section 3.2 of the paper).
-The sentences here are our own. No word touches the slot without a space, so that the concept's own tokens stay
-what they are when it stands alone (tokens.py finds them by their ids).
+The sentences here are our own: some go around the concept as it was written, some put an adjective before it. Without
+the latter, "a star" is erased and "a striped red star on a wall" is not. No word touches a slot without a space, so
+that the concept's own tokens stay what they are when it stands alone (tokens.py finds them by their ids).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from .concepts import ConceptPair
 
 PLAIN = ("{}",)
-TEMPLATES = (
+TEMPLATES = (  # {}: the text as written; {bare}: without its article
     "{}",
     "a photo of {}",
     "a picture of {}",
@@ -23,22 +25,50 @@ TEMPLATES = (
     "a poster with {} on it",
     "a close view of {}",
     "{} on a white background",
+    "{} on a black wall",
     "{} in bright colours",
     "{} in a quiet street at night",
     "{} in the morning light",
     "an old postcard of {} by the sea",
     "a simple picture of {} and nothing else",
+    "a red {bare}",
+    "a photo of a blue {bare}",
+    "a large yellow {bare} on a white background",
+    "a painting of a green {bare} on a gray wall",
+    "an orange {bare} on a black background",
+    "a picture of a small purple {bare}",
+    "a plain {bare} on a table",
+    "a drawing of a striped {bare}",
+    "an image showing an old {bare} on a wall",
 )
 
 
 @dataclass(frozen=True)
 class PromptPair:
-    """A prompt with the concept and the same prompt with the safe target, with the two texts that differ."""
+    """A prompt with the concept and the same prompt with the safe target."""
 
     source: str
     target: str
-    concept: str
-    safe: str
+    concept: str  # as the user wrote it
+    keyword: str  # how the source has it
+    safe_keyword: str  # how the target has it
+
+
+def bare(text: str) -> str:
+    """The text without the article it begins with."""
+    return re.sub(r"^(an?|the)\s+(?=\S)", "", text, flags=re.IGNORECASE)
+
+
+def mentions(text: str, concepts: Iterable[str]) -> bool:
+    """Whether the text has one of the concepts in it, word for word."""
+    names = "|".join(re.escape(bare(concept)) for concept in concepts)
+    return bool(names) and re.search(rf"(?<!\w)(?:{names})(?!\w)", text, flags=re.IGNORECASE) is not None
+
+
+def fill(template: str, text: str) -> tuple[str, str]:
+    """The template with the text in its slot, and the text as it stands there."""
+    slotted = bare(text) if "{bare}" in template else text
+    return template.format(slotted, bare=slotted), slotted
 
 
 def expand(pairs: Iterable[ConceptPair], templates: Sequence[str] = TEMPLATES) -> tuple[PromptPair, ...]:
@@ -46,9 +76,10 @@ def expand(pairs: Iterable[ConceptPair], templates: Sequence[str] = TEMPLATES) -
 
     An empty safe target has the empty prompt as target: "a photo of " is no sentence to aim at.
     """
-    expanded = (
-        PromptPair(t.format(p.concept), t.format(p.safe) if p.safe else "", p.concept, p.safe)
-        for p in pairs
-        for t in templates
-    )
+    expanded = []
+    for pair in pairs:
+        for template in templates:
+            source, keyword = fill(template, pair.concept)
+            target, safe_keyword = fill(template, pair.safe) if pair.safe else ("", "")
+            expanded.append(PromptPair(source, target, pair.concept, keyword, safe_keyword))
     return tuple(dict.fromkeys(expanded))
