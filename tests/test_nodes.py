@@ -155,7 +155,7 @@ def test_cancel_leaves_the_model_bit_identical_and_no_file(pack, run, make_model
         (dict(keep="cat " * 74), "A line of 'keep' cannot be used. .* 75 tokens"),
         (dict(concepts="embedding:bad"), "textual inversion"),
         (dict(weight_first_eot=0.0), "raise 'weight_first_eot'"),
-        (dict(preserve=0.0, ridge=0.0), "raise 'ridge'"),
+        (dict(preserve=0.0, ridge=0.0, templates=False), "raise 'ridge'"),
     ],
 )
 def test_bad_input_is_one_sentence_and_patches_nothing(run, make_model, make_clip, inputs, says):
