@@ -22,7 +22,6 @@ WEIGHTINGS = {  # (sot, keyword, first_eot, pads)
     "pads": (0, 0, 0, 1),
     "keyword and first EoT": (0, 1, 1, 0),
     "all EoTs": (0, 0, 1, 1),
-    "keyword and all EoTs": (0, 1, 1, 1),
     "all": (1, 1, 1, 1),
 }
 

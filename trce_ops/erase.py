@@ -33,8 +33,8 @@ class EraseSettings:
     templates: put every concept into sentences instead of its bare name."""
 
     weights: TokenWeights = field(default_factory=TokenWeights)
-    preserve: float = 0.1
-    ridge: float = 0.01
+    preserve: float = 1.0
+    ridge: float = 0.3
     templates: bool = True
 
 

@@ -22,7 +22,7 @@ class TokenWeights:
     """Weight of each role. Every token position of a role counts with that weight; 0 leaves the role out."""
 
     sot: float = 0.0
-    keyword: float = 0.0
+    keyword: float = 1.0
     first_eot: float = 1.0
     pads: float = 0.0
 
