@@ -105,7 +105,7 @@ def measure(delta_file: Path, images: int) -> dict:
     context = world.encode([prompt.text for prompt in wanted])
     before = erasing.score(world, world.model, wanted, context, seed=1)
     after = erasing.score(world, erased, wanted, context, seed=1)
-    return {label: {"before": before[label].hard, "after": after[label].hard} for label in before}
+    return {label: {"before": round(before[label].hard, 4), "after": round(after[label].hard, 4)} for label in before}
 
 
 def main() -> None:
