@@ -1,11 +1,15 @@
 """TRCE Erase: concepts in, a MODEL that no longer draws them out."""
 
 from comfy_api.latest import io
+from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..trce_ops.concepts import parse_concepts, parse_keep
 from ..trce_ops.erase import EraseSettings, erase
+from ..trce_ops.stage2 import tune_delta
 from ..trce_ops.tokens import TokenWeights
 from . import host
+from .denoiser import tunable
+from .tuning import CLOSED_FORM, show_curve, tune_settings, tuning_inputs
 
 DEFAULTS = EraseSettings()
 
@@ -26,7 +30,8 @@ class TRCEErase(io.ComfyNode):
             display_name="TRCE Erase",
             category="model/trce",
             description="Makes a model stop drawing what you name. Solves for one matrix that reads the concept as "
-            "something safe, and puts it on every projection that reads the text. Takes seconds, needs no images.",
+            "something safe, and puts it on every projection that reads the text. Takes seconds, needs no images. On "
+            "request it then tunes the attention on what the model draws, which takes minutes.",
             search_aliases=[
                 "unlearn",
                 "remove concept",
@@ -130,6 +135,7 @@ class TRCEErase(io.ComfyNode):
                     tooltip="On: erase the concept, and keep the keep list, inside everyday sentences ('a photo of "
                     "...'). Off: only the lines as they stand; use it for lines that are whole prompts.",
                 ),
+                *tuning_inputs(),
             ],
             outputs=[
                 io.Model.Output(
@@ -146,6 +152,11 @@ class TRCEErase(io.ComfyNode):
                     "report",
                     display_name="report",
                     tooltip="What was moved and what was kept, in figures, and how long it took.",
+                ),
+                io.LossMap.Output(
+                    "loss_map",
+                    display_name="loss_map",
+                    tooltip="The loss of every step of the tuning, for Plot Loss Graph; nothing in mode 'closed form'.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
@@ -166,6 +177,9 @@ class TRCEErase(io.ComfyNode):
         preserve,
         ridge,
         templates,
+        mode=CLOSED_FORM,
+        retrain=False,
+        **knobs,
     ) -> io.NodeOutput:
         readers = host.find_text_readers(model)
         pairs, kept = parse_concepts(concepts), parse_keep(keep)
@@ -174,15 +188,18 @@ class TRCEErase(io.ComfyNode):
         )
         encoder = host.ClipEncoder(clip)
         host.check_width(readers, encoder)
-        delta, report = erase(
-            pairs,
-            kept,
-            encoder,
-            settings,
-            family=readers.family,
-            cache_dir=host.cache_folder(),
-            progress=host.node_progress(cls.hidden.unique_id),
-        )
-        text = report.text()
-        host.show_text(cls.hidden.unique_id, text)
-        return io.NodeOutput(host.apply_delta(model, delta, strength), delta, text)
+        tuning = None if mode == CLOSED_FORM else tune_settings(mode, knobs)
+        trainable = tuning and tunable(model, tuning.resolution)
+        node_id, cache = cls.hidden.unique_id, host.cache_folder()
+        progress = host.node_progress(node_id)
+        delta, report = erase(pairs, kept, encoder, settings, family=readers.family, cache_dir=cache, progress=progress)
+        text, losses, curve = report.text(), ExecutionBlocker(None), None
+        if tuning:
+            delta, tuned = tune_delta(
+                delta, encoder, trainable, tuning, cache_dir=cache, retrain=retrain, progress=progress
+            )
+            text = f"{text}\n{tuned.text()}"
+            losses = {"loss": list(tuned.tuning.losses)}
+            curve = show_curve(tuned, cls)
+        host.show_text(node_id, text)
+        return io.NodeOutput(host.apply_delta(model, delta, strength), delta, text, losses, ui=curve)

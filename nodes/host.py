@@ -1,6 +1,6 @@
-"""The adapter: everything in this pack that knows a ComfyUI class stands here.
+"""The adapter: what this pack knows of ComfyUI's classes stands here, and in denoiser.py and fingerprint.py beside it.
 
-It lends trce_ops a text encoder, finds the projections that read the text, puts a map on them, and knows the folders,
+It lends trce_ops a text encoder, finds the projections that read the text, puts a delta on them, and knows the folders,
 the progress bar and the cancel button.
 """
 
@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from textwrap import shorten
-from weakref import WeakKeyDictionary
+from time import perf_counter
 
 import comfy.clip_model
 import comfy.model_management
@@ -21,16 +21,18 @@ import comfy.utils
 import folder_paths
 import torch
 from comfy.weight_adapter.base import WeightAdapterBase
+from comfy.weight_adapter.lora import LoRAAdapter
 from server import PromptServer
 from torch import Tensor
 
 from ..trce_ops.delta import ErasedDelta, load_delta, save_delta
 from ..trce_ops.embeddings import Ids
 from ..trce_ops.tokens import CHUNK, TokenError
+from ..trce_ops.tuned import Tuned
+from .fingerprint import base_digest, hash_patches
 
 DELTA_FOLDER = "erased_deltas"
 FAMILIES = {"sd1": comfy.supported_models.SD15, "sd2": comfy.supported_models.SD20}
-SAMPLES = 256  # values of every weight that a fingerprint looks at
 
 
 class HostError(ValueError):
@@ -90,48 +92,14 @@ class ClipEncoder:
 
         It does not depend on the device, nor on loading in fp16 or fp32.
         """
-        digest = hashlib.sha256(_base_digest(self.clip))
+        # These two do not reach cross-attention, and a checkpoint that lacks them leaves them uninitialised.
+        digest = hashlib.sha256(base_digest(self.clip.patcher, ("text_projection.weight", "logit_scale")))
         default, default_layer, _ = self.encoder.options_default
         layer = self.clip.layer_idx or (-1 if default == "last" else default_layer)
         layer = layer if abs(layer) <= self.encoder.num_layers else -1  # as ComfyUI does
         digest.update(str(layer).encode())
-        for key, patches in sorted(self.clip.patcher.patches.items()):
-            digest.update(key.encode())
-            _hash_into(digest, patches)
+        hash_patches(digest, self.clip.patcher)
         return digest.hexdigest()
-
-
-_base_digests: WeakKeyDictionary[torch.nn.Module, bytes] = WeakKeyDictionary()
-
-
-def _base_digest(clip) -> bytes:
-    """Hash of the unpatched weights, taken once per module."""
-    module = clip.cond_stage_model
-    if module not in _base_digests:
-        digest = hashlib.sha256()
-        for key, (base, *_) in sorted(clip.patcher.get_key_patches().items()):
-            # These two do not reach cross-attention, and a checkpoint that lacks them leaves them uninitialised.
-            if not key.endswith(("text_projection.weight", "logit_scale")):
-                digest.update(key.encode())
-                _hash_into(digest, base[0])
-        _base_digests[module] = digest.digest()
-    return _base_digests[module]
-
-
-def _hash_into(digest, value) -> None:
-    """Feed a weight, or a patch made of weights and numbers, to the digest."""
-    if isinstance(value, Tensor):
-        digest.update(str(tuple(value.shape)).encode())
-        flat = value.detach().reshape(-1)
-        sample = flat[:: max(1, len(flat) // SAMPLES)]
-        digest.update(sample.to("cpu", torch.float16).numpy().tobytes())
-    elif isinstance(value, WeightAdapterBase):
-        _hash_into(digest, value.weights)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            _hash_into(digest, item)
-    elif not callable(value):
-        digest.update(str(value).encode())
 
 
 # Diffusion model
@@ -219,30 +187,66 @@ def apply_delta(model, delta: ErasedDelta, strength: float):
             f"The delta is for {family} models with text of width {context_map.width}; the connected 'model' is "
             f"{readers.family} with text of width {readers.width}. Connect the delta to a model of its own family."
         )
+    tuned = _tuned_patches(model, delta.tuned)
     erased = model.clone()
     if strength and context_map.rank:
-        patch = ContextMapPatch(set(), context_map.factors)
-        missed = set(readers.keys) - set(erased.add_patches(dict.fromkeys(readers.keys, patch), strength))
-        if missed:
-            raise HostError(
-                f"The connected 'model' does not take patches on {len(missed)} projections, such as {min(missed)}."
-            )
+        _add(erased, dict.fromkeys(readers.keys, ContextMapPatch(set(), context_map.factors)), strength)
+    if strength and tuned:
+        _add(erased, tuned, strength)  # after the map: W + s W D + s dW
     return erased
+
+
+def _add(model, patches: dict, strength: float) -> None:
+    missed = set(patches) - set(model.add_patches(patches, strength))
+    if missed:
+        raise HostError(
+            f"The connected 'model' does not take patches on {len(missed)} projections, such as {min(missed)}."
+        )
+
+
+def _tuned_patches(model, tuned: Tuned) -> dict:
+    """dW of every tuned projection as ComfyUI's own patches. Raises HostError for one that MODEL does not have."""
+    weights = dict(model.model.named_parameters()) if tuned else {}
+    patches = {}
+    for module, change in tuned.items():
+        key = f"{module}.weight"
+        if key not in weights or weights[key].shape != change.shape:
+            found = f"of shape {tuple(weights[key].shape)}" if key in weights else "nothing"
+            raise HostError(
+                f"The delta tunes {module} of shape {change.shape}, where the connected 'model' has {found}. Connect "
+                "the model that the delta was tuned on, or one of the same build."
+            )
+        if len(change.factors) == 1:
+            patches[key] = ("diff", change.factors)
+        else:
+            patches[key] = LoRAAdapter(set(), (*change.factors, None, None, None, None))
+    return patches
 
 
 # Progress, cancel and text on the node
 
 
 def node_progress(node_id: str | None) -> Callable[[str, int, int], None]:
-    """A callback for trce_ops.erase: moves the bar, writes the step on the node, and raises when the user cancels."""
+    """A callback for trce_ops: moves the bar, writes the step and the time left on the node, raises on cancel."""
     bar = comfy.utils.ProgressBar(1)
+    clock = {}  # when each total began to be worked on
 
     def progress(step: str, done: int, total: int) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
         bar.update_absolute(done, total)
-        show_text(node_id, f"{step}: {done} of {total} prompts")
+        phase = step.partition(",")[0], total
+        began = clock.setdefault(phase, perf_counter())
+        left = (perf_counter() - began) * (total - done) / done if done else 0
+        show_text(node_id, f"{step}: {done} of {total}{_in_words(left)}")
 
     return progress
+
+
+def _in_words(seconds: float) -> str:
+    if seconds < 2:
+        return ""
+    minutes, seconds = divmod(round(seconds), 60)
+    return f", {minutes} min {seconds} s left" if minutes else f", {seconds} s left"
 
 
 def show_text(node_id: str | None, text: str) -> None:
@@ -262,7 +266,7 @@ def register_delta_folder() -> None:
 
 
 def cache_folder() -> str:
-    """Where preserve moments are kept: not reachable over HTTP, safe to delete."""
+    """Where preserve moments and tunings are kept: not reachable over HTTP, safe to delete."""
     return folder_paths.get_system_user_directory("trce")
 
 

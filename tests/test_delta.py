@@ -14,6 +14,7 @@ import trce_ops
 from trce_ops.concepts import ConceptPair
 from trce_ops.context_map import ContextMap
 from trce_ops.delta import FORMAT, DeltaError, DeltaInfo, ErasedDelta, load_delta, save_delta
+from trce_ops.tuned import WeightChange
 
 INFO = DeltaInfo(
     family="sd1",
@@ -43,6 +44,33 @@ def test_round_trip(path, tensors):
     assert delta.info == INFO
     assert len(delta.context_map.factors) == len(tensors)
     assert all(torch.equal(a, b) for a, b in zip(delta.context_map.factors, tensors))
+
+
+MODULE = "diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q"
+TUNED = {
+    MODULE: WeightChange((torch.ones(6, 2), torch.eye(2, 5))),
+    "diffusion_model.attn2.to_v": WeightChange((torch.full((3, 8), 0.5),)),
+}
+
+
+def test_the_tuned_part_comes_back_too(path):
+    info = replace(INFO, method="trce", settings={"tune_loss": "tau", "tune_steps": 300})
+    save_delta(ErasedDelta(ContextMap(factors()), info, TUNED), path)
+    assert f"tuned.{MODULE}.lora_up" in load_file(path)
+    delta = load_delta(path)
+    assert delta.info == info
+    assert delta.tuned.keys() == TUNED.keys()
+    for module, change in TUNED.items():
+        assert delta.tuned[module].shape == change.shape
+        assert all(torch.equal(a, b) for a, b in zip(delta.tuned[module].factors, change.factors))
+    first = path.read_bytes()
+    save_delta(replace(delta, tuned=dict(reversed(delta.tuned.items()))), path)
+    assert path.read_bytes() == first
+
+
+def test_the_size_of_a_change_needs_no_product():
+    for change in TUNED.values():
+        assert change.square_norm().item() == pytest.approx(change.dense().square().sum().item())
 
 
 def test_the_file_is_plain_safetensors(path):
@@ -104,6 +132,34 @@ SPOILT_TENSORS = {
     "NaN": ({"context_map": torch.full((8, 8), torch.nan)}, "NaN or Inf"),
     "Inf": ({UP: factors()[0], DOWN: factors()[1] / 0}, "NaN or Inf"),
 }
+MAP = {UP: factors()[0], DOWN: factors()[1]}
+A = "tuned.diffusion_model.attn1.to_q"
+SPOILT_TENSORS |= {
+    "a tuned part alone": ({f"{A}.diff": torch.ones(4, 4)}, "holds the tensors none"),
+    "half of a tuned projection": ({**MAP, f"{A}.lora_up": torch.ones(4, 2)}, "lora_up of the tuned projection"),
+    "both forms of a tuned projection": (
+        {**MAP, f"{A}.diff": torch.ones(4, 4), f"{A}.lora_up": torch.ones(4, 2), f"{A}.lora_down": torch.ones(2, 4)},
+        "diff and lora_down and lora_up",
+    ),
+    "tuned factors that do not meet": (
+        {**MAP, f"{A}.lora_up": torch.ones(4, 2), f"{A}.lora_down": torch.ones(3, 4)},
+        "which make no change of weights",
+    ),
+    "a tuned rank above the width": (
+        {**MAP, f"{A}.lora_up": torch.ones(4, 5), f"{A}.lora_down": torch.ones(5, 4)},
+        "which make no change of weights",
+    ),
+    "a tuned vector": ({**MAP, f"{A}.diff": torch.ones(4)}, "which make no change of weights"),
+    "an absurd tuned width": ({**MAP, f"{A}.diff": torch.ones(1, 20000)}, "which make no change of weights"),
+    "another tuned tensor": ({**MAP, f"{A}.alpha": torch.ones(1)}, "names no part"),
+    "a tuned name that is none": ({**MAP, "tuned.a b/../c.d.diff": torch.ones(2, 2)}, "names no part"),
+    "a tuned part in float16": ({**MAP, f"{A}.diff": torch.ones(4, 4).half()}, "float32"),
+    "a tuned NaN": ({**MAP, f"{A}.diff": torch.full((4, 4), torch.nan)}, "NaN or Inf"),
+    "too many tuned projections": (
+        {**MAP, **{f"tuned.a.b{i}.diff": torch.ones(1, 1) for i in range(4097)}},
+        "4097 projections",
+    ),
+}
 SPOILT_METADATA = {
     "another format": ({"format": "lora"}, "format"),
     "a later version": ({"version": "2"}, "update the pack"),
@@ -114,6 +170,7 @@ SPOILT_METADATA = {
     "a keep list that is none": ({"keep": "5"}, "metadata"),
     "figures that are no numbers": ({"measured": '{"a": "b"}'}, "metadata"),
     "settings that are a list": ({"settings": "[1]"}, "metadata"),
+    "a setting that is a list": ({"settings": '{"a": [1]}'}, "metadata"),
     "too much of it": ({"keep": json.dumps(["x" * 5_000_000])}, "header"),
 }
 

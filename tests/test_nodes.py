@@ -42,7 +42,7 @@ def file_bytes(pack, delta, path):
 
 def test_erase_reads_the_concept_as_the_safe_target(run, make_model, make_clip):
     clip = make_clip()
-    _, delta, report = run(
+    _, delta, report, _ = run(
         "TRCEErase",
         model=make_model(),
         clip=clip,
@@ -69,7 +69,7 @@ def test_erase_reads_the_concept_as_the_safe_target(run, make_model, make_clip):
 def test_preserve_holds_the_keep_list(run, make_model, make_clip):
     def kept(preserve):
         inputs = dict(model=make_model(), clip=make_clip(), concepts=CONCEPTS, keep=KEEP, preserve=preserve)
-        _, delta, _ = run("TRCEErase", **inputs)
+        _, delta, *_ = run("TRCEErase", **inputs)
         return delta.info.measured["kept_keep_list"]
 
     assert kept(10.0) < 0.5 * kept(0.001)
@@ -103,8 +103,8 @@ def test_the_same_inputs_give_the_same_file_and_touch_no_global_randomness(pack,
 
 def test_a_delta_on_another_checkpoint_is_the_same_as_erasing_there(run, make_model, make_clip, sample):
     clip, other = make_clip(), make_model(seed=9)
-    _, delta, _ = run("TRCEErase", model=make_model(), clip=clip, concepts=CONCEPTS, keep=KEEP)
-    there, _, _ = run("TRCEErase", model=other, clip=clip, concepts=CONCEPTS, keep=KEEP)
+    _, delta, *_ = run("TRCEErase", model=make_model(), clip=clip, concepts=CONCEPTS, keep=KEEP)
+    there, *_ = run("TRCEErase", model=other, clip=clip, concepts=CONCEPTS, keep=KEEP)
     (applied,) = run("TRCEApplyDelta", model=other, delta=delta, clip=clip)
     gun, empty = conditioning(clip, "a gun in the rain"), conditioning(clip, "")
     assert torch.equal(sample(there, gun, empty), sample(applied, gun, empty))
@@ -113,7 +113,7 @@ def test_a_delta_on_another_checkpoint_is_the_same_as_erasing_there(run, make_mo
 
 def test_strength_zero_is_the_model_bit_for_bit(run, make_model, make_clip, sample):
     model, clip = make_model(), make_clip()
-    erased, delta, _ = run("TRCEErase", model=model, clip=clip, concepts=CONCEPTS, keep="", strength=0.0)
+    erased, delta, *_ = run("TRCEErase", model=model, clip=clip, concepts=CONCEPTS, keep="", strength=0.0)
     (applied,) = run("TRCEApplyDelta", model=model, delta=delta, strength=0.0)
     gun, empty = conditioning(clip, "a gun"), conditioning(clip, "")
     original = sample(model, gun, empty)
@@ -180,7 +180,7 @@ def test_a_clip_of_another_kind_or_width_is_refused(run, make_model, make_clip):
 
 def test_another_encoder_is_refused_unless_allowed(run, make_model, make_clip, caplog):
     model, clip = make_model(), make_clip()
-    _, delta, _ = run("TRCEErase", model=model, clip=clip, concepts=CONCEPTS, keep="")
+    _, delta, *_ = run("TRCEErase", model=model, clip=clip, concepts=CONCEPTS, keep="")
     skipped, patched = clip.clone(), clip.clone()
     skipped.clip_layer(-2)
     patched.add_patches({FC1: ("diff", (torch.ones(64, 32),))}, 0.5)
@@ -213,7 +213,7 @@ def test_the_fingerprint_knows_the_encoder_and_not_how_it_is_loaded(pack, make_c
 
 
 def test_save_and_load_give_the_delta_back_and_never_overwrite(run, pack, make_model, make_clip, folder):
-    _, delta, _ = run("TRCEErase", model=make_model(), clip=make_clip(), concepts=CONCEPTS, keep=KEEP)
+    _, delta, *_ = run("TRCEErase", model=make_model(), clip=make_clip(), concepts=CONCEPTS, keep=KEEP)
     for _ in range(2):
         run("TRCESaveDelta", delta=delta, filename_prefix="set/no-guns")
     names = pack.host.delta_names()
@@ -231,7 +231,7 @@ def test_save_and_load_give_the_delta_back_and_never_overwrite(run, pack, make_m
 
 @pytest.mark.parametrize("prefix", ["../outside", "..", "", "a/../../outside", "/outside/x"])
 def test_nothing_is_saved_outside_the_folder(run, make_model, make_clip, folder, prefix):
-    _, delta, _ = run("TRCEErase", model=make_model(), clip=make_clip(), concepts=CONCEPTS, keep="")
+    _, delta, *_ = run("TRCEErase", model=make_model(), clip=make_clip(), concepts=CONCEPTS, keep="")
     with pytest.raises(Exception, match="not allowed|names no file"):
         run("TRCESaveDelta", delta=delta, filename_prefix=prefix)
     assert not [path for path in folder.parent.rglob("*") if path.is_file()]

@@ -101,6 +101,34 @@ def test_cancel_over_http_leaves_no_file(server, deltas):
     assert server.queue(quick(api("compare-before-after")))["status"]["completed"]
 
 
+SHORT = dict(mode="custom", tune_steps=2, tune_trajectories=2, tune_batch=1, tune_resolution=64)
+
+
+def test_tuning_over_http_shows_its_curve_and_can_be_cancelled(server, deltas):
+    prompt = quick(api("erase-a-concept"))
+    erase = node_of(prompt, "TRCEErase")
+    prompt[erase]["inputs"] |= SHORT
+    prompt["plot"] = {"class_type": "LossGraphNode", "inputs": {"loss": [erase, 3], "filename_prefix": "loss"}}
+    outputs = server.queue(prompt)["outputs"]
+    (curve,) = outputs[erase]["images"]
+    assert (server.folder / "temp" / curve["filename"]).is_file()
+    assert outputs["plot"]["images"]
+    assert "Tuned" in outputs[node_of(prompt, "PreviewAny")]["text"][0]
+    saved = outputs[node_of(prompt, "TRCESaveDelta")]["text"][0]
+    assert b"tuned.diffusion_model" in (deltas / saved).read_bytes()
+
+    files = set(deltas.rglob("*"))
+    prompt[erase]["inputs"] |= {"tune_steps": 500, "tune_seed": 1}
+
+    def cancel(node_id, step, steps):
+        if node_id == erase and steps == 500 and step > 0:
+            server.interrupt()
+
+    with pytest.raises(dev.WorkflowError, match="Interrupted in TRCE Erase"):
+        server.queue(prompt, cancel)
+    assert set(deltas.rglob("*")) == files
+
+
 @pytest.mark.parametrize(
     "inputs, sentence",
     [

@@ -1,4 +1,4 @@
-"""TRCE's closed-form erasure: the method itself, on torch and safetensors alone.
+"""TRCE's erasure, closed form and tuning: the method itself, on torch and safetensors alone.
 
 Trustworthy Concept Erasure, ICCV 2025, arXiv 2503.07389. Nothing in this package knows ComfyUI;
 `nodes/host.py` hands it a text encoder and takes a map back.
@@ -6,18 +6,40 @@ Trustworthy Concept Erasure, ICCV 2025, arXiv 2503.07389. Nothing in this packag
 
 __version__ = "0.1.0"
 
-from . import benign, closed_form, concepts, context_map, delta, embeddings, erase, preserve, report, templates, tokens
+from . import (
+    benign,
+    closed_form,
+    concepts,
+    context_map,
+    contrastive,
+    delta,
+    embeddings,
+    erase,
+    preserve,
+    report,
+    stage2,
+    templates,
+    tokens,
+    trajectories,
+    tuned,
+    tuning,
+)
 
 __all__ = [
     "benign",
     "closed_form",
     "concepts",
     "context_map",
+    "contrastive",
     "delta",
     "embeddings",
     "erase",
     "preserve",
     "report",
+    "stage2",
     "templates",
     "tokens",
+    "trajectories",
+    "tuned",
+    "tuning",
 ]

@@ -1,7 +1,9 @@
 """The erased delta: an erasure as a small safetensors file that anyone can read, share and apply.
 
 Tensors, float32, D = T - I of the context map (closed_form.py): either `context_map` (d, d), or
-`context_map.up` (d, r) and `context_map.down` (r, d) with D = up @ down.
+`context_map.up` (d, r) and `context_map.down` (r, d) with D = up @ down. Of a tuned erasure also, per projection
+(tuned.py), either `tuned.<module>.diff` (out, in), or `tuned.<module>.lora_up` (out, r) and `tuned.<module>.lora_down`
+(r, in).
 `__metadata__`, all strings: format, version, method, family, encoder (fingerprint of the text encoder), pack_version,
 and as JSON: settings, concepts ([[concept, safe], ...]), keep ([caption, ...]), measured ({figure: number}).
 """
@@ -10,7 +12,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from torch import Tensor
 from .concepts import ConceptPair
 from .context_map import ContextMap
 from .files import write_whole
+from .tuned import Tuned, WeightChange
 
 FORMAT = "trce.erased_delta"
 VERSION = "1"
@@ -29,6 +33,10 @@ MAX_WIDTH = 16384
 
 DENSE = ("context_map",)
 FACTORS = ("context_map.up", "context_map.down")
+TUNED_DENSE = ("diff",)
+TUNED_FACTORS = ("lora_up", "lora_down")
+TUNED_NAME = re.compile(r"tuned\.(?P<module>\w+(\.\w+)+)\.(?P<part>diff|lora_up|lora_down)", re.ASCII)
+MAX_TUNED = 4096  # projections
 
 
 class DeltaError(ValueError):
@@ -44,17 +52,18 @@ class DeltaInfo:
     concepts: tuple[ConceptPair, ...]
     keep: tuple[str, ...] = ()
     method: str = "trce-closed-form"
-    settings: Mapping[str, float | bool] = field(default_factory=dict)
+    settings: Mapping[str, float | bool | str] = field(default_factory=dict)
     measured: Mapping[str, float] = field(default_factory=dict)
     pack_version: str = ""
 
 
 @dataclass(frozen=True)
 class ErasedDelta:
-    """A context map and what is known about it."""
+    """A context map, what tuning added to it, and what is known about both."""
 
     context_map: ContextMap
     info: DeltaInfo
+    tuned: Tuned = field(default_factory=dict)
 
 
 def save_delta(delta: ErasedDelta, path: str | os.PathLike) -> None:
@@ -73,12 +82,16 @@ def save_delta(delta: ErasedDelta, path: str | os.PathLike) -> None:
         "measured": json.dumps(dict(info.measured), sort_keys=True),
     }
     factors = delta.context_map.factors
-    write_whole(path, _pack(dict(zip(DENSE if len(factors) == 1 else FACTORS, factors)), metadata))
+    tensors = dict(zip(DENSE if len(factors) == 1 else FACTORS, factors))
+    for module, change in sorted(delta.tuned.items()):
+        parts = TUNED_DENSE if len(change.factors) == 1 else TUNED_FACTORS
+        tensors.update((f"tuned.{module}.{part}", factor) for part, factor in zip(parts, change.factors))
+    write_whole(path, _pack(tensors, metadata))
 
 
 def _pack(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
     """The safetensors format by hand: its own writer orders the metadata differently in every process."""
-    header, data = {"__metadata__": metadata}, b""
+    header, data = {"__metadata__": metadata}, bytearray()
     for name, tensor in tensors.items():
         raw = tensor.detach().cpu().contiguous().numpy().astype("<f4").tobytes()
         header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [len(data), len(data) + len(raw)]}
@@ -117,7 +130,8 @@ def _load(path: Path) -> ErasedDelta:
                 f"its version is {metadata.get('version')!r} and this pack reads '{VERSION}'; update the pack."
             )
         info = _info(metadata)
-        names = tuple(sorted(file.keys(), reverse=True))  # up before down
+        changed = [name for name in file.keys() if name.startswith("tuned.")]
+        names = tuple(sorted(set(file.keys()) - set(changed), reverse=True))  # up before down
         if names not in (DENSE, FACTORS):
             raise DeltaError(
                 f"it holds the tensors {', '.join(sorted(names)) or 'none'}; "
@@ -125,15 +139,49 @@ def _load(path: Path) -> ErasedDelta:
             )
         slices = [file.get_slice(name) for name in names]
         shapes = [tuple(part.get_shape()) for part in slices]
-        if {part.get_dtype() for part in slices} != {"F32"}:
-            raise DeltaError("its tensors are not float32.")
         d, r = shapes[0] if len(shapes[0]) == 2 else (0, 0)
         if not 0 < d <= MAX_WIDTH or r > d or shapes not in ([(d, d)], [(d, r), (r, d)]):
             raise DeltaError(f"its tensors have the shapes {shapes}, which make no map from embeddings to embeddings.")
-        factors = tuple(file.get_tensor(name).clone() for name in names)  # clone: not tied to the open file
-    if not all(torch.isfinite(factor).all() for factor in factors):
+        tuned_names = _tuned_names(changed, lambda name: tuple(file.get_slice(name).get_shape()))
+        if {file.get_slice(name).get_dtype() for name in file.keys()} != {"F32"}:
+            raise DeltaError("its tensors are not float32.")
+        # clone: not tied to the open file
+        factors = tuple(file.get_tensor(name).clone() for name in names)
+        tuned = {
+            module: WeightChange(tuple(file.get_tensor(name).clone() for name in parts))
+            for module, parts in tuned_names.items()
+        }
+    tensors = [*factors, *(factor for change in tuned.values() for factor in change.factors)]
+    if not all(torch.isfinite(tensor).all() for tensor in tensors):
         raise DeltaError("it holds NaN or Inf; erase again and save.")
-    return ErasedDelta(ContextMap(factors), info)
+    return ErasedDelta(ContextMap(factors), info, tuned)
+
+
+def _tuned_names(names: Sequence[str], shape: Callable[[str], tuple[int, ...]]) -> dict[str, tuple[str, ...]]:
+    """The tensors of every tuned module, up before down. Raises DeltaError for those that make no change of weights."""
+    parts: dict[str, list[str]] = {}
+    for name in sorted(names):
+        match = TUNED_NAME.fullmatch(name)
+        if not match:
+            raise DeltaError(f"it holds the tensor {name[:200]!r}, which names no part of a tuned projection.")
+        parts.setdefault(match["module"], []).append(match["part"])
+    if len(parts) > MAX_TUNED:
+        raise DeltaError(f"it tunes {len(parts)} projections, more than the {MAX_TUNED} a delta may have.")
+    found = {}
+    for module, given in parts.items():
+        wanted = next((part for part in (TUNED_DENSE, TUNED_FACTORS) if sorted(part) == given), None)
+        if wanted is None:
+            raise DeltaError(
+                f"it holds {' and '.join(given)} of the tuned projection {module}; "
+                f"expected {TUNED_DENSE[0]}, or {' and '.join(TUNED_FACTORS)}."
+            )
+        found[module] = tuple(f"tuned.{module}.{part}" for part in wanted)
+        shapes = [shape(name) for name in found[module]]
+        sizes = [size for given_shape in shapes for size in given_shape]
+        fits = all(len(given_shape) == 2 for given_shape in shapes) and all(0 < size <= MAX_WIDTH for size in sizes)
+        if not fits or len(shapes) == 2 and not sizes[1] == sizes[2] <= min(sizes[0], sizes[3]):
+            raise DeltaError(f"the tuned projection {module} has the shapes {shapes}, which make no change of weights.")
+    return found
 
 
 def _info(metadata: Mapping[str, str]) -> DeltaInfo:
@@ -151,9 +199,10 @@ def _info(metadata: Mapping[str, str]) -> DeltaInfo:
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise DeltaError(f"its metadata does not describe an erasure ({type(error).__name__}: {error}).") from None
     texts = [text for pair in info.concepts for text in vars(pair).values()] + list(info.keep)
-    numbers = [*info.settings.values(), *info.measured.values()]
-    if not all(isinstance(text, str) for text in texts) or not all(
-        isinstance(number, (int, float)) for number in numbers
+    if (
+        not all(isinstance(text, str) for text in texts)
+        or not all(isinstance(value, (int, float, str)) for value in info.settings.values())
+        or not all(isinstance(number, (int, float)) for number in info.measured.values())
     ):
         raise DeltaError("its metadata does not describe an erasure (a text or number is of the wrong kind).")
     return info

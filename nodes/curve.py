@@ -1,0 +1,38 @@
+"""The course of a tuning as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+WIDTH, HEIGHT = 640, 360
+LEFT, RIGHT, TOP, BOTTOM = 60, 60, 30, 30  # margins
+COLOURS = ("#3465a4", "#cc5500")  # readable on white, apart for the colour-blind
+
+
+def draw_curves(curves: dict[str, Sequence[float]]) -> Tensor:  # (1, HEIGHT, WIDTH, 3) in [0, 1]
+    """Two curves over the steps, the first with its scale on the left, the second on the right."""
+    picture = Image.new("RGB", (WIDTH, HEIGHT), "white")
+    pen = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(13)
+    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
+    pen.line([(LEFT, TOP), (LEFT, bottom), (right, bottom), (right, TOP)], "gray")
+    for side, ((name, values), colour) in enumerate(zip(curves.items(), COLOURS)):
+        low, high = min(values), max(values)
+        span = high - low or 1.0
+        last = max(1, len(values) - 1)
+        points = [
+            (LEFT + (right - LEFT) * i / last, bottom - (bottom - TOP) * (value - low) / span)
+            for i, value in enumerate(values)
+        ]
+        pen.line(points if len(points) > 1 else [points[0], (right, points[0][1])], colour, 2)
+        x, anchor = ((LEFT - 4, "r"), (right + 4, "l"))[side]
+        pen.text((x, TOP), f"{high:.3g}", colour, font, anchor + "m")
+        pen.text((x, bottom), f"{low:.3g}", colour, font, anchor + "m")
+        pen.text(((LEFT, right)[side], TOP / 2), name, colour, font, "lr"[side] + "m")
+    pen.text((WIDTH / 2, HEIGHT - BOTTOM / 2), f"step 1 to {len(values)}", "gray", font, "mm")
+    return torch.from_numpy(np.array(picture)).float()[None] / 255

@@ -1,0 +1,60 @@
+"""Fingerprints of ComfyUI models: equal for those that compute the same, whatever device or precision they are in."""
+
+from __future__ import annotations
+
+import hashlib
+from weakref import WeakKeyDictionary
+
+import torch
+from comfy.weight_adapter.base import WeightAdapterBase
+from torch import Tensor
+
+SAMPLES = 256  # values of every weight that a fingerprint looks at
+
+_base_digests: WeakKeyDictionary[torch.nn.Module, bytes] = WeakKeyDictionary()
+
+
+def base_digest(patcher, ignored: tuple[str, ...] = ()) -> bytes:
+    """Hash of the unpatched weights but those with an ending in `ignored`, taken once per module."""
+    module = patcher.model
+    if module not in _base_digests:
+        digest = hashlib.sha256()
+        for key, (base, *_) in sorted(patcher.get_key_patches().items()):
+            if not key.endswith(ignored):
+                digest.update(key.encode())
+                hash_into(digest, base[0])
+        _base_digests[module] = digest.digest()
+    return _base_digests[module]
+
+
+def hash_patches(digest, patcher) -> None:
+    """Feed the patches on the weights to the digest."""
+    for key, patches in sorted(patcher.patches.items()):
+        digest.update(key.encode())
+        hash_into(digest, patches)
+
+
+def hash_into(digest, value) -> None:
+    """Feed a weight, or a patch made of weights and numbers, to the digest."""
+    if isinstance(value, Tensor):
+        digest.update(str(tuple(value.shape)).encode())
+        flat = value.detach().reshape(-1)
+        sample = flat[:: max(1, len(flat) // SAMPLES)]
+        digest.update(sample.to("cpu", torch.float16).numpy().tobytes())
+    elif isinstance(value, WeightAdapterBase):
+        hash_into(digest, value.weights)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            hash_into(digest, item)
+    elif not callable(value):
+        digest.update(str(value).encode())
+
+
+def model_fingerprint(model) -> str:
+    """Of a MODEL: its weights, the patches on them, and how it predicts."""
+    digest = hashlib.sha256(base_digest(model))
+    hash_patches(digest, model)
+    sampling = model.get_model_object("model_sampling")
+    digest.update(" ".join(kind.__name__ for kind in type(sampling).__mro__).encode())
+    hash_into(digest, sorted(sampling.state_dict().items()))
+    return digest.hexdigest()

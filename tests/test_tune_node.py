@@ -1,0 +1,370 @@
+"""TRCE Erase with tuning, run in process as ComfyUI runs it, on a small SD1.x model."""
+
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+CONCEPTS = "a gun -> an umbrella"
+Q = "diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_q"
+K = Q.replace("to_q", "to_k")
+SETTINGS = dict(mode="custom", tune_steps=2, tune_trajectories=1, tune_resolution=64, tune_batch=1, templates=False)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """One for the module: tests that are not about training take what an earlier one has trained."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def small(pack, monkeypatch, cache):
+    """Fewer captions and trajectories."""
+    ops = pack.module.trce_ops
+    monkeypatch.setattr(ops.erase, "BENIGN_CAPTIONS", ops.erase.BENIGN_CAPTIONS[::20])
+    presets = sys.modules[f"{pack.module.__name__}.nodes.tuning"].PRESETS
+    fewer = dict(draws=1, kept_trajectories=1, kept_draws=2, kept_batch=1, sampling_steps=3)
+    for mode, settings in presets.items():
+        monkeypatch.setitem(presets, mode, replace(settings, **fewer))
+    monkeypatch.setattr(pack.host, "cache_folder", lambda: str(cache))
+
+
+@pytest.fixture
+def denoiser(pack):
+    return sys.modules[f"{pack.module.__name__}.nodes.denoiser"]
+
+
+@pytest.fixture
+def erase(run, make_clip):
+    def execute(model, **inputs):
+        inputs = {"concepts": CONCEPTS, "keep": "a dog", **SETTINGS, **inputs}
+        return run("TRCEErase", model=model, clip=make_clip(), **inputs)
+
+    return execute
+
+
+@pytest.fixture
+def loaded(make_model):
+    """loaded(...) -> a MODEL as a loader node makes it: in inference mode."""
+
+    def build(**options):
+        with torch.inference_mode():
+            return make_model(**options)
+
+    return build
+
+
+@pytest.fixture
+def prompts():
+    return torch.randn(2, 1, 77, 32, generator=torch.Generator().manual_seed(7))
+
+
+def bits(model):
+    return {key: weight.clone() for key, weight in model.model.state_dict().items()}
+
+
+def assert_untouched(model, before):
+    import comfy.model_management
+
+    assert not comfy.model_management.in_training
+    comfy.model_management.unload_all_models()
+    after = model.model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[key], before[key]) for key in before)
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in model.model.parameters())
+
+
+def lora(model, key=f"{Q}.weight"):
+    noise = torch.Generator().manual_seed(3)
+    changed = model.clone()
+    change = 0.3 * torch.randn(changed.model.state_dict()[key].shape, generator=noise)
+    changed.add_patches({key: ("diff", (change,))}, 0.7)
+    return changed
+
+
+def test_a_tuned_model_draws_otherwise_than_stage_1_and_the_incoming_one_stays(erase, loaded, sample, prompts, pack):
+    model = loaded()
+    before, uuid = bits(model), model.patches_uuid
+    erased, delta, report, losses = erase(model, retrain=True)
+    stage1 = pack.host.apply_delta(model, replace(delta, tuned={}), 1.0)
+    assert not torch.equal(sample(erased, *prompts), sample(stage1, *prompts))
+    assert len(delta.tuned) == 7 * sum(f"{module}.attn1.to_q.weight" in before for module in blocks(before))
+    assert len(losses["loss"]) == 2
+    assert all(isinstance(loss, float) for loss in losses["loss"])
+    assert "Tuned" in report and "UNet evaluations" in report
+    assert delta.info.method == "trce"
+    assert delta.info.settings["tune_steps"] == 2
+    assert not model.patches
+    assert model.patches_uuid == uuid
+    assert_untouched(model, before)
+
+
+def blocks(state):
+    return sorted({key.split(".attn1.")[0] for key in state if ".attn1." in key})
+
+
+def test_the_tuned_weight_is_w_t_plus_dw(erase, loaded, pack):
+    model = loaded()
+    _, delta, *_ = erase(model)
+    D = delta.context_map.dense()
+    for strength in (1.0, 0.5):
+        erased = pack.host.apply_delta(model, delta, strength)
+        for module, map_ in ((K, D), (Q, None)):
+            W = model.model.state_dict()[f"{module}.weight"]
+            expected = W + strength * delta.tuned[module].dense() + (0 if map_ is None else strength * W @ map_)
+            patched = erased.patch_weight_to_device(f"{module}.weight", return_weight=True)
+            torch.testing.assert_close(patched, expected, rtol=0, atol=1e-5)
+
+
+def test_the_model_in_training_is_the_one_that_samples_afterwards(erase, loaded, pack, denoiser, prompts):
+    """What stage 2 computes with overrides against ComfyUI's own patched model, with a LoRA below both."""
+    import comfy.model_management
+
+    model = lora(loaded())
+    erased, delta, *_ = erase(model)
+    x, sigma = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(5)), torch.tensor([3.0])
+    tunable = denoiser.tunable(model, 64)
+    stage1_weights = sys.modules[f"{pack.module.__name__}.trce_ops.stage2"].stage1_weights
+    with tunable.open() as denoise, torch.no_grad():
+        weights = stage1_weights(denoise.weights, delta.context_map, tunable.text_readers)
+        for module, change in delta.tuned.items():
+            name = f"{module}.weight"
+            weights[name] = weights.get(name, denoise.weights[name]) + change.dense()
+        ours = denoise(x, sigma, prompts[0], weights)
+    with torch.inference_mode():
+        comfy.model_management.load_models_gpu([erased])
+        theirs = (x - erased.model.apply_model(x, sigma, c_crossattn=prompts[0])) / 3.0
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+    comfy.model_management.unload_all_models()
+
+
+def test_a_lora_below_is_where_the_tuning_starts(erase, loaded):
+    """A MODEL with a LoRA gives what a MODEL with the same weights merged gives."""
+    patched = lora(loaded())
+    merged = loaded()
+    key = f"{Q}.weight"
+    with torch.inference_mode():
+        merged.model.state_dict()[key].copy_(patched.patch_weight_to_device(key, return_weight=True))
+    ours, theirs, plain = (erase(model)[1].tuned[Q].dense() for model in (patched, merged, loaded()))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    assert not torch.allclose(ours, plain, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_weights_are_tuned_in_float32(erase, loaded, dtype):
+    model = loaded(dtype=dtype)
+    before = bits(model)
+    _, delta, *_ = erase(model, retrain=True)
+    assert all(factor.dtype == torch.float32 for change in delta.tuned.values() for factor in change.factors)
+    assert delta.info.measured["tuned_change"] > 0
+    assert_untouched(model, before)
+
+
+def test_offloaded_weights_are_tuned_all_the_same(erase, loaded):
+    """As under --lowvram: the MODEL is loaded with its weights, and a LoRA for them, waiting elsewhere."""
+    whole = erase(lora(loaded()))[1]
+    model = lora(loaded())
+    before = bits(model)
+    model.patch_model(torch.device("cpu"), lowvram_model_memory=1)
+    assert model.model.lowvram_patch_counter
+    offloaded = erase(model, retrain=True)[1]
+    assert torch.equal(whole.tuned[Q].dense(), offloaded.tuned[Q].dense())
+    model.unpatch_model(torch.device("cpu"))
+    assert_untouched(model, before)
+
+
+def test_eps_and_v_prediction_are_the_same_thing_here(loaded, denoiser, prompts):
+    import comfy.model_sampling
+
+    class VPrediction(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION):
+        pass
+
+    eps = loaded()
+    v = eps.clone()
+    v.add_object_patch("model_sampling", VPrediction(eps.model.model_config))
+    x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(5))
+    sigma = torch.tensor([3.0, 0.5])
+    found, out = {}, {}
+    for name, model in (("eps", eps), ("v", v)):
+        with denoiser.tunable(model, 64).open() as denoise, torch.no_grad():
+            found[name] = denoise(x, sigma, prompts[0].expand(2, -1, -1), {})
+            scale = (sigma**2 + 1).view(-1, 1, 1, 1).sqrt()
+            t = denoise.sampling.timestep(sigma).float()
+            out[name] = model.model.diffusion_model(x / scale, t, context=prompts[0].expand(2, -1, -1))
+    s = sigma.view(-1, 1, 1, 1)
+    torch.testing.assert_close(found["eps"], out["eps"], rtol=0, atol=1e-5)
+    # From v = eps sqrt(1 / (s^2 + 1)) - x0 s / sqrt(s^2 + 1) and x = x0 + s eps.
+    x0 = x / (s**2 + 1) - out["v"] * s / (s**2 + 1).sqrt()
+    torch.testing.assert_close(found["v"], (x - x0) / s, rtol=0, atol=1e-5)
+    assert denoiser.tunable(eps, 64).fingerprint != denoiser.tunable(v, 64).fingerprint
+
+
+def test_v_prediction_models_are_tuned(erase, loaded):
+    import comfy.model_sampling
+
+    class VPrediction(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION):
+        pass
+
+    model = loaded()
+    model.add_object_patch("model_sampling", VPrediction(model.model.model_config))
+    assert erase(model, retrain=True)[1].tuned
+
+
+@pytest.mark.parametrize("phase", ["Prompts", "Trajectories, unwanted", "Trajectories, kept", "Tuning, place"])
+def test_cancel_leaves_the_model_bit_identical_and_no_file(erase, loaded, pack, monkeypatch, cache, phase):
+    import comfy.model_management as mm
+
+    model = lora(loaded())
+    before = bits(model)
+
+    def interrupt(node_id, text):
+        if text.startswith(phase):
+            mm.interrupt_current_processing()
+
+    monkeypatch.setattr(pack.host, "show_text", interrupt)
+    files = sorted(cache.rglob("*"))
+    with pytest.raises(mm.InterruptProcessingException):
+        erase(model, tune_seed=99)
+    assert_untouched(model, before)
+    assert sorted(cache.rglob("*")) == files
+
+
+def test_the_same_workflow_tomorrow_does_not_train_again(erase, loaded, denoiser, monkeypatch):
+    opened = []
+    weights = denoiser.effective_weights
+    monkeypatch.setattr(denoiser, "effective_weights", lambda *args: opened.append(1) or weights(*args))
+    first = erase(loaded(), retrain=True)
+    again = erase(loaded())  # as after a restart: other objects with the same content
+    assert len(opened) == 1
+    assert torch.equal(first[1].tuned[Q].dense(), again[1].tuned[Q].dense())
+    assert again[3] == first[3]
+    assert "cache" in again[2]
+    erase(loaded(seed=4))
+    erase(loaded(), tune_seed=1)
+    assert len(opened) == 3
+
+
+def test_the_modes(erase, loaded, pack):
+    import comfy_execution.graph_utils
+
+    model = loaded()
+    _, closed, report, losses = erase(model, mode="closed form")
+    assert not closed.tuned and closed.info.method == "trce-closed-form"
+    assert isinstance(losses, comfy_execution.graph_utils.ExecutionBlocker)
+    assert "Tuned" not in report
+    _, zero, *_ = erase(model, tune_steps=0)
+    assert not zero.tuned and zero.info == closed.info
+    tuning = sys.modules[f"{pack.module.__name__}.nodes.tuning"]
+    settings = tuning.tune_settings("closed form + tuning (paper)", dict(tune_steps=7, tune_seed=5, tune_resolution=64))
+    assert (settings.steps, settings.seed, settings.resolution) == (300, 5, 64)
+    assert (settings.loss, settings.rank, settings.projections, settings.preserve) == ("hinge", 0, "paper", 100.0)
+    assert tuning.tune_settings("custom", dict(tune_steps=7)).steps == 7
+
+
+def test_a_workflow_from_before_there_was_tuning_still_runs(pack, loaded, make_clip):
+    node = pack.nodes["TRCEErase"].PREPARE_CLASS_CLONE(None)
+    weights = dict(weight_sot=0, weight_keyword=0, weight_first_eot=1, weight_pads=0)
+    old = dict(strength=1.0, preserve=0.1, ridge=0.01, templates=False, keep="")
+    with torch.inference_mode():
+        output = node.EXECUTE_NORMALIZED(model=loaded(), clip=make_clip(), concepts=CONCEPTS, **old, **weights)
+    assert not output.args[1].tuned
+    inputs = pack.nodes["TRCEErase"].GET_NODE_INFO_V1()["input"]
+    assert list(inputs["required"])[-1] == "templates"
+    assert list(inputs["optional"])[0] == "mode"
+
+
+def test_the_curve_is_shown_on_the_node(pack, loaded, make_clip):
+    import folder_paths
+
+    node = pack.nodes["TRCEErase"].PREPARE_CLASS_CLONE(None)
+    defaults = {i.id: i.default for i in node.define_schema().inputs if getattr(i, "default", None) is not None}
+    with torch.inference_mode():
+        inputs = {**defaults, **SETTINGS, "keep": "a dog", "concepts": CONCEPTS}
+        output = node.EXECUTE_NORMALIZED(**{**inputs, "model": loaded(), "clip": make_clip()})
+    (image,) = output.ui["images"]
+    assert image["type"] == "temp"
+    assert folder_paths.get_annotated_filepath(f"{image['filename']} [temp]")
+
+
+@pytest.mark.parametrize("losses", [(0.5,), (0.5, 0.5, 0.5), (3.0, 1.0, 2.0)])
+def test_any_curve_can_be_drawn(pack, losses):
+    draw = sys.modules[f"{pack.module.__name__}.nodes.curve"].draw_curves
+    picture = draw({"loss": losses, "place": losses[::-1]})
+    assert picture.shape[0] == 1 and picture.shape[3] == 3
+    assert 0 <= picture.min() and picture.max() <= 1
+    assert picture.min(3).values.lt(0.9).sum() > 500
+
+
+def test_no_global_randomness_is_touched(erase, loaded):
+    import random
+
+    torch.manual_seed(3)
+    random.seed(3)
+    state, state_of_random = torch.get_rng_state(), random.getstate()
+    erase(loaded(), retrain=True)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert random.getstate() == state_of_random
+
+
+def test_out_of_memory_halves_and_then_fails_with_a_sentence(erase, loaded, denoiser, monkeypatch, caplog):
+    call, fits = denoiser.HostDenoiser.__call__, 1
+
+    def tight(self, x, *args):
+        if len(x) > fits:
+            raise torch.OutOfMemoryError("too much")
+        return call(self, x, *args)
+
+    monkeypatch.setattr(denoiser.HostDenoiser, "__call__", tight)
+    assert erase(loaded(), tune_batch=2, tune_trajectories=2, retrain=True)[1].tuned
+    assert "going on with 1 at a time" in caplog.text
+    fits = 0
+    model = loaded()
+    before = bits(model)
+    with pytest.raises(RuntimeError, match="'tune_resolution'"):
+        erase(model, retrain=True)
+    assert_untouched(model, before)
+
+
+def test_weights_that_have_no_gradient_are_refused(erase, loaded):
+    model = loaded()
+    block = model.model.diffusion_model.middle_block[1].transformer_blocks[0]
+    block.attn1.to_q.weight = torch.nn.Parameter(block.attn1.to_q.weight.to(torch.float8_e4m3fn), requires_grad=False)
+    with pytest.raises(ValueError, match="float8_e4m3fn.*fp16"):
+        erase(model)
+    assert erase(model, mode="closed form")
+
+
+def test_models_that_want_a_picture_are_refused(erase, loaded):
+    model = loaded()
+    model.model.concat_keys = ("mask",)
+    with pytest.raises(ValueError, match="text-to-image model"):
+        erase(model)
+
+
+def test_a_tuned_delta_is_saved_loaded_and_applied(erase, run, loaded, pack, sample, prompts, tmp_path):
+    model = loaded()
+    erased, delta, *_ = erase(model)
+    path = tmp_path / "delta.safetensors"
+    pack.ops.delta.save_delta(delta, path)
+    back = pack.ops.delta.load_delta(path)
+    assert back.info == delta.info
+    (applied,) = run("TRCEApplyDelta", model=model, delta=back)
+    assert torch.equal(sample(applied, *prompts), sample(erased, *prompts))
+    (zero,) = run("TRCEApplyDelta", model=model, delta=back, strength=0.0)
+    assert not zero.patches
+
+
+def test_a_tuned_delta_for_another_build_is_refused_before_anything_is_patched(loaded, pack, erase):
+    model = loaded()
+    _, delta, *_ = erase(model)
+    change = delta.tuned[Q]
+    wrong = {
+        "an unknown module": {"diffusion_model.no.such.attn1.to_q": change},
+        "another shape": {Q: replace(change, factors=(torch.zeros(3, 2), torch.zeros(2, 64)))},
+        "no projection": {"diffusion_model.out.2": change},
+    }
+    for tuned in wrong.values():
+        with pytest.raises(pack.host.HostError, match="The delta tunes diffusion_model"):
+            pack.host.apply_delta(model, replace(delta, tuned=tuned), 1.0)
+    assert not model.patches

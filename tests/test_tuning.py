@@ -1,0 +1,411 @@
+"""Stage 2 on a toy network: what is sampled, what is trained, what stays as it is, and what it costs."""
+
+import logging
+import random
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+import torch
+
+from trce_ops import tuning_cache
+from trce_ops.concepts import parse_concepts
+from trce_ops.contrastive import hinge, position, tau_hinge
+from trce_ops.delta import save_delta
+from trce_ops.erase import EraseSettings, erase
+from trce_ops.stage2 import TunableModel, encode_prompts, stage1_weights, tune, tune_delta
+from trce_ops.trajectories import OutOfMemory, Predictor, draw_plan, follow
+from trce_ops.tuned import Trained
+from trce_ops.tuning import PAPER, QUICK, Term, TuningError, backward, draw_plans
+
+K, V = "block.attn2.to_k.weight", "block.attn2.to_v.weight"
+SMALL = replace(
+    QUICK,
+    steps=6,
+    trajectories=6,
+    draws=2,
+    kept_trajectories=2,
+    kept_draws=3,
+    kept_batch=2,
+    sampling_steps=6,
+    batch=3,
+    rank=2,
+)
+SIGMAS = (14.0, 9.0, 5.0, 3.0, 1.5, 0.7, 0.0)
+
+
+class ToyDenoiser:
+    """One self- and one cross-attention over 3 x 3 pixels of 4 channels, for text of width 24."""
+
+    def __init__(self, memory=1000):
+        noise = torch.Generator().manual_seed(1)
+        shapes = {
+            "block.attn1.to_q.weight": (8, 4),
+            "block.attn1.to_k.weight": (8, 4),
+            "block.attn1.to_v.weight": (8, 4),
+            "block.attn1.to_out.0.weight": (4, 8),
+            "block.attn2.to_q.weight": (8, 4),
+            K: (8, 24),
+            V: (4, 24),
+            "block.ff.weight": (4, 4),
+        }
+        self.weights = {name: torch.randn(shape, generator=noise) / shape[1] ** 0.5 for name, shape in shapes.items()}
+        self.memory = memory  # pictures that fit at a time
+        self.evaluations = self.largest = 0
+        self.overridden = set()
+
+    def schedule(self, steps):
+        assert steps == len(SIGMAS) - 1
+        return torch.tensor(SIGMAS)
+
+    def noise(self, n, generator, sigma):
+        return sigma * torch.randn(n, 4, 3, 3, generator=generator)
+
+    def __call__(self, x, sigma, context, overrides):
+        if len(x) > self.memory:
+            raise torch.OutOfMemoryError("toy")
+        assert len(x) == len(sigma) == len(context)
+        self.evaluations += len(x)
+        self.largest = max(self.largest, len(x))
+        self.overridden |= set(overrides)
+        w = {**self.weights, **overrides}
+        h = (x / (1 + sigma.view(-1, 1, 1, 1) ** 2) ** 0.5).flatten(2).mT  # (n, 9, 4)
+        for name, text in (("attn1", None), ("attn2", context)):
+            q, k, v = (w[f"block.{name}.to_{p}.weight"] for p in "qkv")
+            text = h if text is None else text
+            attention = (h @ q.mT @ (text @ k.mT).mT / 8**0.5).softmax(-1)
+            out = attention @ (text @ v.mT)
+            h = h + (out @ w["block.attn1.to_out.0.weight"].mT if name == "attn1" else out)
+        return (h @ w["block.ff.weight"].mT).mT.reshape(x.shape)
+
+
+def lend(denoiser, fingerprint="toy model"):
+    """The toy as a host lends it, with a note of every time it is opened and closed."""
+    log = []
+
+    @contextmanager
+    def open_toy():
+        log.append("open")
+        try:
+            yield denoiser
+        finally:
+            log.append("closed")
+
+    return TunableModel(fingerprint, (K, V), open_toy), log
+
+
+@pytest.fixture
+def delta(encoder, monkeypatch):
+    module = __import__("trce_ops.erase", fromlist=["erase"])
+    monkeypatch.setattr(module, "BENIGN_CAPTIONS", module.BENIGN_CAPTIONS[::20])
+    settings = EraseSettings(templates=False)
+    return erase(parse_concepts("gun -> cake\nrifle -> bread"), ("a dog", "water"), encoder, settings, family="sd1")[0]
+
+
+@pytest.fixture
+def model():
+    return lend(ToyDenoiser())[0]
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_the_steps_are_drawn_among_the_early_ones_and_the_prompts_take_turns():
+    plan = draw_plan(4, 10, 3, 7, generator())
+    assert sorted(plan.prompts.bincount().tolist()) == [2, 2, 3, 3]
+    for steps in plan.steps.tolist():
+        assert len(set(steps)) == 3 and steps == sorted(steps) and 0 <= steps[0] and steps[-1] < 7
+    assert plan.lengths.tolist() == [steps[-1] + 1 for steps in plan.steps.tolist()]
+
+
+def test_the_papers_300_steps_need_at_most_6000_evaluations_of_data():
+    counts = [draw_plans(100, 0, PAPER, generator(seed)).evaluations for seed in range(5)]
+    assert max(counts) <= 6000
+    plans = draw_plans(100, 0, PAPER, generator())
+    assert plans.erase.steps.numel() == 300 == PAPER.steps * PAPER.batch  # every point is used once
+    assert plans.empty.steps.numel() == 1200 == PAPER.steps * PAPER.kept_batch
+    assert plans.erase.steps.max() <= 25
+
+
+def test_points_are_of_their_own_step_and_hold_the_predictions_that_were_made_there(encoder):
+    """Against a sampler that follows one trajectory at a time to its very end."""
+    denoise = ToyDenoiser()
+    noise = generator(3)
+    contexts, empty = torch.randn(3, 77, 24, generator=noise), torch.randn(77, 24, generator=noise)
+    plan = draw_plan(3, 5, 2, 5, noise)
+    x = denoise.noise(5, noise, torch.tensor(SIGMAS[0]))
+    predict = Predictor(denoise, 2)
+    points = follow(predict, plan, torch.tensor(SIGMAS), x.clone(), contexts, empty, {}, 3.0)
+    assert predict.evaluations == denoise.evaluations == 2 * int(plan.lengths.sum())
+    assert denoise.largest == 2
+
+    found = 0
+    for i in range(5):
+        y = x[i : i + 1].clone()
+        for step in range(6):
+            sigma = torch.tensor(SIGMAS[step : step + 1])
+            e, e_u = (denoise(y, sigma, c[None], {}) for c in (contexts[plan.prompts[i]], empty))
+            if step in plan.steps[i]:
+                (row,) = [r for r in range(len(points)) if torch.allclose(points.x[r], y[0], atol=1e-4)]
+                assert points.sigma[row] == SIGMAS[step]
+                assert points.prompts[row] == plan.prompts[i]
+                torch.testing.assert_close(points.e[row], e[0], rtol=0, atol=1e-4)
+                torch.testing.assert_close(points.e_u[row], e_u[0], rtol=0, atol=1e-4)
+                found += 1
+            guided = e_u + 3.0 * (e - e_u)
+            y = y + (SIGMAS[step + 1] - SIGMAS[step]) * guided
+    assert found == len(points) == 10
+
+
+def test_counters_agree_with_the_plan_and_with_the_network(delta, encoder):
+    denoiser = ToyDenoiser()
+    tuning = tune(delta, encoder, lend(denoiser)[0], SMALL)
+    g = generator(SMALL.seed)
+    contexts = encode_prompts(delta, encoder, SMALL, g, lambda *_: None)
+    assert tuning.data_evaluations == draw_plans(len(contexts.neg), len(contexts.keep), SMALL, g).evaluations
+    assert tuning.train_evaluations == SMALL.steps * (2 * 3 + 2 + 2)
+    assert denoiser.evaluations == tuning.data_evaluations + tuning.train_evaluations
+
+
+@pytest.mark.parametrize("rank", [2, 0])
+@pytest.mark.parametrize("loss", ["tau", "hinge"])
+def test_a_prediction_moves_to_the_safe_side_and_no_further_than_the_loss_asks(rank, loss):
+    """One point, trained alone: it comes up to where the loss ends, and there the gradient ends too."""
+    noise = generator(4)
+    denoise = ToyDenoiser()
+    x, sigma = denoise.noise(1, noise, torch.tensor(5.0)), torch.tensor([5.0])
+    neg, safe, empty = (torch.randn(1, 77, 24, generator=noise) for _ in range(3))
+    e_neg, e_safe, e_u = references = tuple(denoise(x, sigma, c, {}) for c in (neg, safe, empty))
+
+    def ask(e, e_neg, e_safe, e_u):
+        return tau_hinge(e, e_neg, e_safe, 1.2) if loss == "tau" else hinge(e, e_neg, e_safe, e_u, 3.0, 0.01)
+
+    term = Term(x, sigma, neg, references, ask, 1.0)
+    trained = Trained({name: W for name, W in denoise.weights.items() if "attn" in name}, rank, noise)
+    optimizer = torch.optim.AdamW(trained.parameters, lr=2e-3, weight_decay=0.0)
+    predict = Predictor(denoise, 4)
+    taus = []
+    for _ in range(600):
+        optimizer.zero_grad()
+        value, e = backward(predict, term, trained, {}, 1.0)
+        taus.append(position(e, e_neg, e_safe).item())
+        if value == 0:
+            break
+        optimizer.step()
+    assert value == 0
+    assert not any(factor.grad.any() for factor in trained.parameters)
+    d = e_safe - e_neg
+    # Where the paper's loss ends on the line, from |e - f_safe|^2 - |e - f_unsafe|^2 + margin = 0.
+    a_s, a_n = e_safe - e_u, e_neg - e_u
+    end = (3.0 * (a_s.square() - a_n.square()).mean() + 0.01 / 3.0) / (2 * d.square().mean())
+    goal = 1.2 if loss == "tau" else (end - (d * a_n).mean() / d.square().mean()).item()
+    assert taus[0] == 0 < goal
+    assert goal <= taus[-1] < goal + 0.1
+    assert all(after > before for before, after in zip(taus, taus[1:]))
+
+
+def test_preserve_keeps_the_rest_where_stage_1_left_it(delta, encoder):
+    def moved(preserve):
+        settings = replace(SMALL, steps=60, learning_rate=1e-2, preserve=preserve)
+        tuning = tune(delta, encoder, lend(ToyDenoiser())[0], settings)
+        denoise = ToyDenoiser()
+        context = encode_prompts(delta, encoder, settings, generator(1), lambda *_: None).keep
+        x = denoise.noise(len(context), generator(9), torch.tensor(5.0))
+        sigma = torch.full((len(context),), 5.0)
+        stage1 = stage1_weights(denoise.weights, delta.context_map, (K, V))
+        tuned = {f"{m}.weight": denoise.weights[f"{m}.weight"] + c.dense() for m, c in tuning.tuned.items()}
+        tuned |= {name: W + tuning.tuned[name.removesuffix(".weight")].dense() for name, W in stage1.items()}
+        return (denoise(x, sigma, context, tuned) - denoise(x, sigma, context, stage1)).norm().item()
+
+    assert moved(1000.0) < 0.5 * moved(0.0)
+
+
+def test_zero_steps_are_stage_1_exactly(delta, encoder, tmp_path):
+    model, log = lend(ToyDenoiser())
+    tuned, report = tune_delta(delta, encoder, model, replace(SMALL, steps=0), cache_dir=tmp_path)
+    assert tuned is delta
+    assert not log
+    assert not list(tmp_path.iterdir())
+    assert "0 steps" in report.text()
+
+
+@pytest.mark.parametrize("rank", [2, 0])
+@pytest.mark.parametrize("projections", ["paper", "wide"])
+def test_only_the_chosen_projections_change(delta, encoder, projections, rank):
+    denoiser = ToyDenoiser()
+    before = {name: W.clone() for name, W in denoiser.weights.items()}
+    tuned, _ = tune_delta(delta, encoder, lend(denoiser)[0], replace(SMALL, projections=projections, rank=rank))
+    attention = {f"block.attn1.to_{p}" for p in ("q", "k", "v", "out.0")} | {"block.attn2.to_q"}
+    wide = {"block.attn2.to_k", "block.attn2.to_v"}
+    assert set(tuned.tuned) == attention | (wide if projections == "wide" else set())
+    assert all(change.dense().any() for change in tuned.tuned.values())
+    assert {len(change.factors) for change in tuned.tuned.values()} == ({2} if rank else {1})
+    assert all(torch.equal(W, before[name]) and W.grad is None for name, W in denoiser.weights.items())
+    assert "block.ff.weight" not in denoiser.overridden
+    assert tuned.context_map is delta.context_map
+
+
+def test_the_papers_loss_trains_too(delta, encoder):
+    settings = replace(SMALL, loss="hinge", steps=60, learning_rate=1e-2, preserve=1.0, keep=False)
+    tuning = tune(delta, encoder, lend(ToyDenoiser())[0], settings)
+    assert sum(tuning.losses[-10:]) < 0.8 * sum(tuning.losses[:10])
+
+
+def test_the_same_seed_gives_the_same_bytes_and_touches_no_global_randomness(delta, encoder, tmp_path):
+    torch.manual_seed(3)
+    random.seed(3)
+    state, state_of_random = torch.get_rng_state(), random.getstate()
+
+    def bytes_of(seed):
+        tuned, _ = tune_delta(delta, encoder, lend(ToyDenoiser())[0], replace(SMALL, seed=seed))
+        save_delta(tuned, tmp_path / "delta")
+        return (tmp_path / "delta").read_bytes()
+
+    first = bytes_of(0)
+    assert first == bytes_of(0) != bytes_of(1)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert random.getstate() == state_of_random
+
+
+class Cancelled(BaseException):
+    pass
+
+
+PHASES = ("Prompts", "Trajectories, unwanted", "Trajectories, empty", "Trajectories, kept", "Tuning", "Tuning, place")
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_cancel_in_every_phase_leaves_no_file_and_the_model_as_it_was(delta, encoder, tmp_path, phase):
+    denoiser = ToyDenoiser()
+    before = {name: W.clone() for name, W in denoiser.weights.items()}
+    model, log = lend(denoiser)
+
+    def cancel(step, done, total):
+        if step.startswith(phase):
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        tune_delta(delta, encoder, model, SMALL, cache_dir=tmp_path, progress=cancel)
+    assert log in ([], ["open", "closed"])
+    assert all(torch.equal(W, before[name]) for name, W in denoiser.weights.items())
+    assert not list(tmp_path.iterdir())
+
+
+def test_progress_is_told_at_every_step(delta, encoder, model):
+    told = []
+    tune(delta, encoder, model, SMALL, progress=lambda *step: told.append(step))
+    tuning = [(done, total) for step, done, total in told if step.startswith("Tuning")]
+    assert tuning == [(i, SMALL.steps) for i in range(SMALL.steps + 1)]
+
+
+def test_less_memory_means_smaller_batches_and_the_same_tuning(delta, encoder, caplog):
+    whole = tune(delta, encoder, lend(ToyDenoiser())[0], SMALL)
+    with caplog.at_level(logging.WARNING):
+        halved = tune(delta, encoder, lend(ToyDenoiser(memory=1))[0], SMALL)
+    assert "Out of memory" in caplog.text
+    assert halved.losses == pytest.approx(whole.losses, rel=5e-2)
+    assert halved.data_evaluations == whole.data_evaluations
+    with pytest.raises(OutOfMemory, match="tune_resolution"):
+        tune(delta, encoder, lend(ToyDenoiser(memory=0))[0], SMALL)
+
+
+def test_memory_that_runs_out_in_training_only_is_noticed_too(delta, encoder):
+    class Tight(ToyDenoiser):
+        def __call__(self, x, sigma, context, overrides):
+            self.memory = 1 if torch.is_grad_enabled() else 1000
+            return super().__call__(x, sigma, context, overrides)
+
+    whole = tune(delta, encoder, lend(ToyDenoiser())[0], SMALL)
+    assert tune(delta, encoder, lend(Tight())[0], SMALL).losses == pytest.approx(whole.losses, rel=5e-2)
+
+
+def test_gradients_that_overflow_are_scaled_down_and_nan_is_refused(delta, encoder):
+    class Half(ToyDenoiser):
+        limit = 256.0
+
+        def __call__(self, x, sigma, context, overrides):
+            e = super().__call__(x, sigma, context, overrides)
+            if e.requires_grad:
+                e.register_hook(lambda grad: torch.where(grad.abs() > self.limit, torch.inf, grad))
+            return e
+
+    whole = tune(delta, encoder, lend(ToyDenoiser())[0], SMALL)
+    assert tune(delta, encoder, lend(Half())[0], SMALL).losses == pytest.approx(whole.losses, rel=5e-2)
+    Half.limit = -1.0
+    with pytest.raises(TuningError, match="tune_learning_rate"):
+        tune(delta, encoder, lend(Half())[0], SMALL)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (dict(loss="mse"), "'tune_loss' is 'mse'"),
+        (dict(projections="all"), "'tune_projections'"),
+        (dict(rank=-1), "'tune_rank'"),
+        (dict(batch=0), "'tune_batch'"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(delta, encoder, model, change, says):
+    with pytest.raises(TuningError, match=says):
+        tune_delta(delta, encoder, model, replace(SMALL, **change))
+
+
+def test_a_finished_tuning_is_not_done_again(delta, encoder, tmp_path):
+    model, log = lend(ToyDenoiser())
+    first, report = tune_delta(delta, encoder, model, SMALL, cache_dir=tmp_path)
+    again, cached = tune_delta(delta, encoder, model, SMALL, cache_dir=tmp_path)
+    assert log == ["open", "closed"]
+    assert cached.cached and not report.cached
+    assert "cache" in cached.text()
+    assert cached.tuning.losses == report.tuning.losses
+    assert cached.tuning.data_evaluations == report.tuning.data_evaluations
+    for name, tuned in (("first", first), ("again", again)):
+        save_delta(tuned, tmp_path / name)
+    assert (tmp_path / "first").read_bytes() == (tmp_path / "again").read_bytes()
+    tune_delta(delta, encoder, model, SMALL, cache_dir=tmp_path, retrain=True)
+    assert len(log) == 4
+
+
+def test_everything_that_a_tuning_depends_on_makes_it_another(delta, encoder, tmp_path):
+    denoiser = ToyDenoiser()
+    model, log = lend(denoiser)
+    other_model, other_log = lend(denoiser, "another model")
+    info = delta.info
+    deltas = [
+        replace(delta, info=replace(info, encoder="another")),
+        replace(delta, info=replace(info, concepts=info.concepts[:1])),
+        replace(delta, info=replace(info, keep=())),
+        replace(delta, info=replace(info, settings={**info.settings, "ridge": 0.5})),
+    ]
+    tune_delta(delta, encoder, model, SMALL, cache_dir=tmp_path)
+    for other in deltas:
+        tune_delta(other, encoder, model, SMALL, cache_dir=tmp_path)
+    for change in (dict(seed=1), dict(steps=5), dict(goal=1.0)):
+        tune_delta(delta, encoder, model, replace(SMALL, **change), cache_dir=tmp_path)
+    tune_delta(delta, encoder, other_model, SMALL, cache_dir=tmp_path)
+    assert log.count("open") == 8
+    assert other_log.count("open") == 1
+    assert len(list(tmp_path.iterdir())) == 9
+
+
+def test_a_spoilt_cache_file_is_said_and_made_again(delta, encoder, tmp_path, caplog):
+    model, log = lend(ToyDenoiser())
+    tune_delta(delta, encoder, model, SMALL, cache_dir=tmp_path)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(b"spoilt")
+    with caplog.at_level(logging.WARNING):
+        tune_delta(delta, encoder, model, SMALL, cache_dir=tmp_path)
+    assert "tuning again" in caplog.text
+    assert log.count("open") == 2
+    assert tuning_cache.read(path)
+
+
+def test_the_cache_does_not_grow_without_end(delta, encoder, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(tuning_cache, "FILES", 2)
+    for seed in range(4):
+        tune_delta(delta, encoder, model, replace(SMALL, steps=1, seed=seed), cache_dir=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+    monkeypatch.setattr(tuning_cache, "MAX_BYTES", 1)
+    tune_delta(delta, encoder, model, replace(SMALL, steps=1, seed=9), cache_dir=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1  # the newest always stays

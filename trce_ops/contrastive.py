@@ -1,0 +1,50 @@
+"""The losses of TRCE's second stage, and the scale on which they are read.
+
+All predictions are noise predictions of one batch, e (n, ...): the unedited model's for the unwanted prompt (e_neg),
+for the safe one (e_safe) and for the empty one (e_u), and the tuned model's (e). Squares are means over the elements,
+as in the official code, so that they do not grow with the picture.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:  # (n, ...) twice -> (n,)
+    return (a * b).flatten(1).mean(1)
+
+
+def _apart(d: Tensor) -> tuple[Tensor, Tensor]:  # (n, ...) -> (n,) twice
+    """|d|^2, and where it is large enough to divide by."""
+    square = _dot(d, d)
+    apart = square > torch.finfo(square.dtype).tiny ** 0.5
+    return torch.where(apart, square, 1.0), apart
+
+
+def position(e: Tensor, e_neg: Tensor, e_safe: Tensor) -> Tensor:  # (n,)
+    """tau: where e stands on the line from e_neg (0) to e_safe (1); 0 where the two are the same.
+
+    tau = <e - e_neg, d> / |d|^2 with d = e_safe - e_neg. It means the same for every sigma, picture size and model.
+    """
+    d = e_safe - e_neg
+    square, apart = _apart(d)
+    return torch.where(apart, _dot(e - e_neg, d) / square, 0.0)
+
+
+def tau_hinge(e: Tensor, e_neg: Tensor, e_safe: Tensor, goal: float) -> Tensor:  # (n,)
+    """max(goal - tau, 0): pushes towards the safe side and stops at `goal`; 0 where there is nowhere to go."""
+    _, apart = _apart(e_safe - e_neg)
+    return torch.where(apart, (goal - position(e, e_neg, e_safe)).clamp(min=0), 0.0)
+
+
+def hinge(e: Tensor, e_neg: Tensor, e_safe: Tensor, e_u: Tensor, beta: float, margin: float) -> Tensor:  # (n,)
+    """The paper's loss, section 3.3: max(|e - f_safe|^2 - |e - f_unsafe|^2 + margin, 0), f = e_u + beta (e_. - e_u)."""
+    to_safe = e - (e_u + beta * (e_safe - e_u))
+    to_unsafe = e - (e_u + beta * (e_neg - e_u))
+    return (_dot(to_safe, to_safe) - _dot(to_unsafe, to_unsafe) + margin).clamp(min=0)
+
+
+def drift(e: Tensor, e_kept: Tensor) -> Tensor:  # (n,)
+    """|e - e_kept|^2: how far a kept prediction has moved."""
+    return _dot(e - e_kept, e - e_kept)

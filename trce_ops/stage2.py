@@ -1,0 +1,237 @@
+"""Stage 2 of TRCE from an erased delta to a tuned one: prompts, trajectories, training, figures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from time import perf_counter
+
+import torch
+from torch import Generator, Tensor
+
+from . import __version__, tuning_cache
+from .benign import BENIGN_CAPTIONS
+from .context_map import ContextMap
+from .delta import ErasedDelta
+from .embeddings import TextEncoder, encode_batches
+from .templates import PLAIN, TEMPLATES, expand, fill, mentions
+from .tokens import CHUNK
+from .trajectories import Denoiser, Predictor
+from .tuned import TRAINED, Trained, choose
+from .tuning import (
+    LOSSES,
+    QUICK,
+    Contexts,
+    StepProgress,
+    TuneSettings,
+    Tuning,
+    TuningError,
+    collect,
+    draw_plans,
+    train,
+)
+
+log = logging.getLogger(__name__)
+
+ROWS = 8  # pictures predicted at a time, as far as the memory goes
+GRAPH = 64 * 64  # latent pixels in one graph: one picture of 512 x 512, so that memory is that of one
+
+
+@dataclass(frozen=True)
+class TunableModel:
+    """What stage 2 needs of a MODEL. It is opened only when there is something to train."""
+
+    fingerprint: str  # equal for models that predict the same
+    text_readers: Sequence[str]  # parameters that the context map goes on
+    open: Callable[[], AbstractContextManager[Denoiser]]
+
+
+@dataclass(frozen=True)
+class TuneReport:
+    """Figures of one tuning."""
+
+    tuning: Tuning
+    cached: bool
+
+    def text(self) -> str:
+        """The report as lines for people."""
+        t = self.tuning
+        if not t.losses:
+            return "Tuned in 0 steps: nothing beyond the closed form."
+        few = max(1, len(t.positions) // 10)
+        first, last = (sum(part) / len(part) for part in (t.positions[:few], t.positions[-few:]))
+        lines = [
+            f"Tuned {len(t.tuned)} projections in {len(t.losses)} steps; change of their weights {t.changes[-1]:.1%}.",
+            f"Place of the guided prediction (0 = on the concept, 1 = on the safe target): {first:.2f} at first, "
+            f"{last:.2f} at last.",
+            f"UNet evaluations: {t.data_evaluations} for the data, {t.train_evaluations} in training.",
+        ]
+        if self.cached:
+            lines.append("Taken from the cache; turn on 'retrain' to do it again.")
+        else:
+            lines.append("Seconds: " + ", ".join(f"{step} {value:.2f}" for step, value in t.seconds.items()))
+        return "\n".join(lines)
+
+
+def check(settings: TuneSettings) -> None:
+    """Raises TuningError, naming the widget, for settings that mean nothing."""
+    for widget, given, accepted in (
+        ("tune_loss", settings.loss, LOSSES),
+        ("tune_projections", settings.projections, tuple(TRAINED)),
+    ):
+        if given not in accepted:
+            raise TuningError(f"'{widget}' is '{given}'; choose one of {', '.join(accepted)}.")
+    for widget, given, least in (
+        ("tune_steps", settings.steps, 0),
+        ("tune_rank", settings.rank, 0),
+        ("tune_trajectories", settings.trajectories, 1),
+        ("tune_batch", settings.batch, 1),
+    ):
+        if given < least:
+            raise TuningError(f"'{widget}' is {given}; it must be {least} or more.")
+
+
+def cache_key(delta: ErasedDelta, model: TunableModel, settings: TuneSettings) -> str:
+    """Everything that a tuning depends on."""
+    info = delta.info
+    parts = [
+        tuning_cache.VERSION,
+        __version__,
+        info.encoder,
+        model.fingerprint,
+        [[pair.concept, pair.safe] for pair in info.concepts],
+        list(info.keep),
+        dict(info.settings),
+        asdict(settings),
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def encode_prompts(
+    delta: ErasedDelta, encoder: TextEncoder, settings: TuneSettings, generator: Generator, progress: StepProgress
+) -> Contexts:
+    """Embed as many prompt pairs, and kept prompts, as there are trajectories for, drawn from all of them.
+
+    Kept are everyday captions that do not mention a concept, and in equal parts the lines of the keep list, in the
+    same sentences as the concepts.
+    """
+    info = delta.info
+    names = [pair.concept for pair in info.concepts]
+    templates = [t for t in (TEMPLATES if info.settings["templates"] else PLAIN) if not mentions(t, names)]
+    pairs = expand(info.concepts, templates)
+    listed = [fill(template, line)[0] for line in info.keep for template in templates]
+    everyday = [caption for caption in BENIGN_CAPTIONS if not mentions(caption, names)]
+
+    def draw(prompts: Sequence, count: int) -> list:
+        return [prompts[i] for i in torch.randperm(len(prompts), generator=generator)[:count].tolist()]
+
+    pairs = draw(pairs, settings.trajectories)
+    keep = []
+    if settings.keep:
+        keep = draw(listed, (settings.kept + 1) // 2)
+        keep += draw(everyday, settings.kept - len(keep))
+    columns = [[pair.source for pair in pairs], [pair.target for pair in pairs], [""], keep]
+    ids = [[encoder.tokenize(text) for text in column] for column in columns]
+    rows = dict.fromkeys((row for column in ids for row in column), CHUNK)
+    embedded: dict[tuple[int, ...], Tensor] = {}
+    for batch, z in encode_batches(encoder, rows, partial(progress, "Prompts to tune on")):
+        embedded.update(zip(batch, z.detach()))
+    neg, safe, empty, kept = (torch.stack([embedded[row] for row in column]) if column else None for column in ids)
+    return Contexts(neg, safe, empty[0], kept)
+
+
+def stage1_weights(weights: Mapping[str, Tensor], context_map: ContextMap, readers: Sequence[str]) -> dict[str, Tensor]:
+    """W T for every projection that reads the text, float32."""
+    mapped = {}
+    for name in readers:
+        W = weights[name].float()
+        shift = W
+        for factor in context_map.factors:
+            shift = shift @ factor.to(W)
+        mapped[name] = W + shift
+    return mapped
+
+
+def tune(
+    delta: ErasedDelta,
+    encoder: TextEncoder,
+    model: TunableModel,
+    settings: TuneSettings = QUICK,
+    *,
+    rows: int = ROWS,
+    progress: StepProgress = lambda *_: None,
+) -> Tuning:
+    """Tune `model` on top of the stage-1 `delta`. The same inputs give the same tuning, bit for bit, on one machine.
+
+    Raises TuningError, OutOfMemory, and whatever `progress` raises to cancel, which it may before every step.
+    """
+    check(settings)
+    if settings.steps == 0:
+        return Tuning({}, (), (), ())
+    generator = Generator().manual_seed(settings.seed)
+    start = perf_counter()
+    contexts = encode_prompts(delta, encoder, settings, generator, progress)
+    encoded = perf_counter()
+    with model.open() as denoise:
+        # clone: what was embedded in inference mode takes no part in a graph
+        contexts = Contexts(*(z if z is None else z.clone() for z in vars(contexts).values()))
+        predict = Predictor(denoise, rows)
+        stage1 = stage1_weights(denoise.weights, delta.context_map, model.text_readers)
+        plans = draw_plans(len(contexts.neg), 0 if contexts.keep is None else len(contexts.keep), settings, generator)
+        data = collect(predict, contexts, plans, stage1, settings, generator, progress)
+        sampled = perf_counter()
+        names = choose(denoise.weights, settings.projections)
+        frozen = {name: W for name, W in stage1.items() if name not in names}
+        trained = Trained({name: stage1.get(name, denoise.weights[name]) for name in names}, settings.rank, generator)
+        in_graph = max(1, GRAPH // data.erase.x[0, 0].numel())
+        learner = Predictor(denoise, min(in_graph, predict.rows))
+        tuning = train(learner, data, contexts, trained, frozen, settings, generator, progress)
+    seconds = {
+        "prompts": encoded - start,
+        "trajectories": sampled - encoded,
+        "tuning": perf_counter() - sampled,
+    }
+    return replace(tuning, data_evaluations=predict.evaluations, seconds=seconds)
+
+
+def tune_delta(
+    delta: ErasedDelta,
+    encoder: TextEncoder,
+    model: TunableModel,
+    settings: TuneSettings = QUICK,
+    *,
+    cache_dir: str | os.PathLike | None = None,
+    retrain: bool = False,
+    progress: StepProgress = lambda *_: None,
+) -> tuple[ErasedDelta, TuneReport]:
+    """The delta with its tuned part, from the cache in `cache_dir` when it is there and `retrain` does not forbid it.
+
+    With 0 steps it is the delta of stage 1 as it came.
+    """
+    check(settings)
+    path = cache_dir and settings.steps and tuning_cache.path(cache_dir, cache_key(delta, model, settings))
+    cached = None if retrain or not path else tuning_cache.read(path)
+    tuning = cached or tune(delta, encoder, model, settings, progress=progress)
+    if path and not cached:
+        tuning_cache.write(path, tuning)
+    report = TuneReport(tuning, bool(cached))
+    log.info("%s", report.text())
+    if not tuning.tuned:
+        return delta, report
+    info = replace(
+        delta.info,
+        method="trce",
+        settings={**delta.info.settings, **{f"tune_{name}": value for name, value in asdict(settings).items()}},
+        measured={
+            **delta.info.measured,
+            "tuned_place": round(tuning.positions[-1], 4),
+            "tuned_change": round(tuning.changes[-1], 4),
+        },
+    )
+    return replace(delta, tuned=tuning.tuned, info=info), report

@@ -1,0 +1,88 @@
+"""What tuning changes: dW on a chosen set of attention projections, beside the context map.
+
+A tuned model reads W' = W T + dW on a projection that reads the text and W' = W + dW on the others. At another
+strength s it is W + s (W T - W) + s dW: the whole erasure fades as one. Two tuned deltas in a row add on projections
+that do not read the text; on those that do, the second map also acts on what the first delta added.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+# Which projections are trained, by the end of their names.
+TRAINED = {
+    "paper": re.compile(r"\.(attn1\.(to_[qkv]|to_out\.0)|attn2\.to_q)\.weight$"),
+    "wide": re.compile(r"\.(attn1\.(to_[qkv]|to_out\.0)|attn2\.to_[qkv])\.weight$"),
+}
+
+
+@dataclass(frozen=True)
+class WeightChange:
+    """dW of one projection, float32, either dense or as the product of two factors."""
+
+    factors: tuple[Tensor, ...]  # (dW (out, in),) or (up (out, r), down (r, in)) with dW = up @ down
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.factors[0].shape[0], self.factors[-1].shape[1]
+
+    def dense(self) -> Tensor:  # (out, in)
+        return self.factors[0] if len(self.factors) == 1 else self.factors[0] @ self.factors[1]
+
+    def square_norm(self) -> Tensor:
+        """|dW|^2, without multiplying the factors out."""
+        if len(self.factors) == 1:
+            return self.factors[0].square().sum()
+        up, down = self.factors
+        return ((up.mT @ up) * (down @ down.mT)).sum()
+
+
+Tuned = Mapping[str, WeightChange]  # by module, such as "diffusion_model.middle_block.1.[...].attn1.to_q"
+
+
+def choose(names: Iterable[str], trained: str) -> tuple[str, ...]:
+    """The parameters of the set 'paper' (the paper's: self-attention and attn2.to_q) or 'wide' (with attn2.to_k/v)."""
+    return tuple(name for name in names if TRAINED[trained].search(name))
+
+
+class Trained:
+    """The projections in training: W of stage 1 and the change that is learnt."""
+
+    def __init__(self, start: Mapping[str, Tensor], rank: int, generator: Generator):
+        self.start = start  # (out, in) each
+        self.changes = {name: _untrained(W, rank, generator) for name, W in start.items()}
+        self.parameters = [factor for change in self.changes.values() for factor in change.factors]
+        self.norm = math.sqrt(sum(W.float().square().sum().item() for W in start.values()))
+
+    def overrides(self) -> dict[str, Tensor]:
+        """W + dW by name, with the graph from dW."""
+        return {name: self.start[name].float() + change.dense() for name, change in self.changes.items()}
+
+    @torch.no_grad()
+    def change(self) -> float:
+        """|dW| / |W|."""
+        return math.sqrt(max(0.0, sum(dW.square_norm() for dW in self.changes.values()).item())) / self.norm
+
+    def result(self) -> Tuned:
+        return {
+            name.removesuffix(".weight"): WeightChange(tuple(factor.detach().cpu().clone() for factor in dW.factors))
+            for name, dW in self.changes.items()
+        }
+
+
+def _untrained(W: Tensor, rank: int, generator: Generator) -> WeightChange:
+    """A change of zero: whole matrices start at 0, of two factors only the first does."""
+    n_out, n_in = W.shape
+    if rank == 0:
+        factors = (torch.zeros(n_out, n_in),)
+    else:
+        rank = min(rank, n_out, n_in)
+        down = torch.randn(rank, n_in, generator=generator) / n_in**0.5
+        factors = (torch.zeros(n_out, rank), down)
+    return WeightChange(tuple(factor.to(W.device).requires_grad_() for factor in factors))
