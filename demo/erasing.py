@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from captions import COLOURS, SHAPES, STYLES, evaluation_captions, synonyms
+from judge import Verdict
 from torch import Tensor
 from world import World
 
@@ -108,8 +109,11 @@ class Score:
 
 def score(world: World, model, wanted: list[Prompt], context: Tensor, seed: int, **sampling) -> dict[str, Score]:
     """Draws every prompt once with `model` and lets the judge look, by label."""
-    pictures = world.draw(model, context, seed, **sampling)
-    verdict = world.look(pictures)
+    return rates(wanted, world.look(world.draw(model, context, seed, **sampling)))
+
+
+def rates(wanted: list[Prompt], verdict: Verdict) -> dict[str, Score]:
+    """What the judge says of one picture of every prompt, by label."""
     hard = torch.stack([verdict.recognised(p.thing)[i] for i, p in enumerate(wanted)])
     soft = torch.stack([verdict.probability(p.thing)[i] for i, p in enumerate(wanted)])
     scores = {}
@@ -117,3 +121,9 @@ def score(world: World, model, wanted: list[Prompt], context: Tensor, seed: int,
         rows = [i for i, p in enumerate(wanted) if p.label == label]
         scores[label] = Score(len(rows), hard[rows].float().mean().item(), soft[rows].mean().item())
     return scores
+
+
+def distance(wanted: list[Prompt], one: Verdict, other: Verdict, labels: tuple[str, ...] = ("kept",)) -> float:
+    """Mean distance of the judge's features between two pictures of the same prompts, over those with the labels."""
+    rows = [i for i, p in enumerate(wanted) if p.label in labels]
+    return (one.features[rows] - other.features[rows]).norm(dim=1).mean().item()

@@ -120,7 +120,7 @@ def open_denoiser(model, resolution: int) -> Iterator[HostDenoiser]:
 
 def tunable(model, resolution: int) -> TunableModel:
     """MODEL as stage 2 wants it. Raises HostError for one that cannot be trained."""
-    readers = find_text_readers(model)
+    find_text_readers(model)
     base = model.model
     if base.concat_keys or base.adm_channels:
         raise HostError(
@@ -134,4 +134,4 @@ def tunable(model, resolution: int) -> TunableModel:
                 f"The connected 'model' holds its weights as {kind}, which cannot be tuned; load it in fp16, bf16 or "
                 "fp32, or set 'mode' to 'closed form'."
             )
-    return TunableModel(model_fingerprint(model), readers.keys, partial(open_denoiser, model, resolution))
+    return TunableModel(model_fingerprint(model), partial(open_denoiser, model, resolution))

@@ -189,10 +189,10 @@ def apply_delta(model, delta: ErasedDelta, strength: float):
         )
     tuned = _tuned_patches(model, delta.tuned)
     erased = model.clone()
-    if strength and context_map.rank:
-        _add(erased, dict.fromkeys(readers.keys, ContextMapPatch(set(), context_map.factors)), strength)
     if strength and tuned:
-        _add(erased, tuned, strength)  # after the map: W + s W D + s dW
+        _add(erased, tuned, strength)
+    if strength and context_map.rank:  # after what was tuned: (W + s dW)(I + s D)
+        _add(erased, dict.fromkeys(readers.keys, ContextMapPatch(set(), context_map.factors)), strength)
     return erased
 
 

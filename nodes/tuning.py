@@ -7,8 +7,8 @@ from dataclasses import replace
 from comfy_api.latest import io, ui
 
 from ..trce_ops.stage2 import TuneReport
+from ..trce_ops.tune_settings import LOSSES, PAPER, QUICK, TuneSettings
 from ..trce_ops.tuned import TRAINED
-from ..trce_ops.tuning import LOSSES, PAPER, QUICK, TuneSettings
 from .curve import draw_curves
 
 CLOSED_FORM = "closed form"
@@ -99,10 +99,28 @@ def tuning_inputs() -> list[io.Input]:
             io.Float.Input,
             "preserve",
             "How hard the empty prompt and the keep list hold on to what they draw. "
-            "Raise it when kept things change, lower it when the concept survives.",
+            "Raise it when kept things change, lower it when the concept survives. 5 suits loss 'tau', 100 'hinge'.",
             min=0.0,
             max=100000.0,
-            step=1.0,
+            step=0.5,
+        ),
+        _knob(
+            io.Float.Input,
+            "reach",
+            "How far beyond the written prompts to tune. 0 tunes on what the closed form makes of them; 1 also on "
+            "what it would leave if it did next to nothing, where phrasings that do not name the concept end up.",
+            min=0.0,
+            max=1.0,
+            step=0.05,
+        ),
+        _knob(
+            io.Float.Input,
+            "unconditional",
+            "How much of the loss is on what the model draws without a prompt, begun from the unwanted pictures. The "
+            "paper's is 0.5; under guidance it works against the rest of the loss.",
+            min=0.0,
+            max=1.0,
+            step=0.05,
         ),
         _knob(
             io.Float.Input,
@@ -116,8 +134,8 @@ def tuning_inputs() -> list[io.Input]:
         _knob(
             io.Combo.Input,
             "projections",
-            "What is trained. 'paper': self-attention and the queries of "
-            "cross-attention. 'wide': keys and values of cross-attention too, far stronger on the demo model.",
+            "What is trained. 'cross': cross-attention, where the text comes in; erases more and keeps more on the "
+            "demo model. 'paper': self-attention and the queries of cross-attention. 'wide': both.",
             options=list(TRAINED),
         ),
         _knob(

@@ -1,6 +1,7 @@
 """Stage 2 on a toy network: what is sampled, what is trained, what stays as it is, and what it costs."""
 
 import logging
+import math
 import random
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,10 +14,11 @@ from trce_ops.concepts import parse_concepts
 from trce_ops.contrastive import hinge, position, tau_hinge
 from trce_ops.delta import save_delta
 from trce_ops.erase import EraseSettings, erase
-from trce_ops.stage2 import TunableModel, encode_prompts, stage1_weights, tune, tune_delta
+from trce_ops.stage2 import TunableModel, encode_prompts, tune, tune_delta
 from trce_ops.trajectories import OutOfMemory, Predictor, draw_plan, follow
+from trce_ops.tune_settings import PAPER, QUICK, TuningError
 from trce_ops.tuned import Trained
-from trce_ops.tuning import PAPER, QUICK, Term, TuningError, backward, draw_plans
+from trce_ops.tuning import Term, backward, collect, draw_plans, terms, units
 
 K, V = "block.attn2.to_k.weight", "block.attn2.to_v.weight"
 SMALL = replace(
@@ -30,12 +32,15 @@ SMALL = replace(
     sampling_steps=6,
     batch=3,
     rank=2,
+    unconditional=0.5,
 )
 SIGMAS = (14.0, 9.0, 5.0, 3.0, 1.5, 0.7, 0.0)
 
 
 class ToyDenoiser:
     """One self- and one cross-attention over 3 x 3 pixels of 4 channels, for text of width 24."""
+
+    shape = (4, 3, 3)
 
     def __init__(self, memory=1000):
         noise = torch.Generator().manual_seed(1)
@@ -91,7 +96,7 @@ def lend(denoiser, fingerprint="toy model"):
         finally:
             log.append("closed")
 
-    return TunableModel(fingerprint, (K, V), open_toy), log
+    return TunableModel(fingerprint, open_toy), log
 
 
 @pytest.fixture
@@ -136,7 +141,7 @@ def test_points_are_of_their_own_step_and_hold_the_predictions_that_were_made_th
     plan = draw_plan(3, 5, 2, 5, noise)
     x = denoise.noise(5, noise, torch.tensor(SIGMAS[0]))
     predict = Predictor(denoise, 2)
-    points = follow(predict, plan, torch.tensor(SIGMAS), x.clone(), contexts, empty, {}, 3.0)
+    points = follow(predict, plan, torch.tensor(SIGMAS), x.clone(), contexts, empty, 3.0)
     assert predict.evaluations == denoise.evaluations == 2 * int(plan.lengths.sum())
     assert denoise.largest == 2
 
@@ -188,7 +193,7 @@ def test_a_prediction_moves_to_the_safe_side_and_no_further_than_the_loss_asks(r
     taus = []
     for _ in range(600):
         optimizer.zero_grad()
-        value, e = backward(predict, term, trained, {}, 1.0)
+        value, e = backward(predict, [term], trained, 1.0)
         taus.append(position(e, e_neg, e_safe).item())
         if value == 0:
             break
@@ -205,7 +210,97 @@ def test_a_prediction_moves_to_the_safe_side_and_no_further_than_the_loss_asks(r
     assert all(after > before for before, after in zip(taus, taus[1:]))
 
 
-def test_preserve_keeps_the_rest_where_stage_1_left_it(delta, encoder):
+@pytest.fixture
+def prepared(delta, encoder):
+    """prepared(settings) -> what a tuning trains on: predictor, contexts, data, and the generator to go on with."""
+
+    def prepare(settings):
+        noise = generator(settings.seed)
+        predict = Predictor(ToyDenoiser(), 100)
+        contexts = encode_prompts(delta, encoder, settings, noise, lambda *_: None)
+        plans = draw_plans(len(contexts.neg), len(contexts.keep), settings, noise)
+        return predict, contexts, collect(predict, contexts, plans, settings, noise, lambda *_: None), noise
+
+    return prepare
+
+
+@pytest.mark.parametrize("loss", ["tau", "hinge"])
+@pytest.mark.parametrize("rows", [1, 2, 100])
+def test_a_step_against_its_loss_written_out(delta, prepared, loss, rows):
+    settings = replace(SMALL, loss=loss, steps=1, preserve=3.0)
+    predict, contexts, data, noise = prepared(settings)
+    (step,) = terms(data, contexts, delta.context_map, settings, noise)
+    trained = Trained({name: W for name, W in predict.denoise.weights.items() if "attn2" in name}, 0, noise)
+    for factor in trained.parameters:
+        factor.data += 0.1
+    value, e = backward(Predictor(predict.denoise, rows), step, trained, 1.0)
+
+    expected, made = 0.0, []
+    for term, kind in zip(step, ("unwanted", "unwanted", "kept", "kept")):
+        for i in range(len(term.x)):
+            row = slice(i, i + 1)
+            made.append(predict.denoise(term.x[row], term.sigma[row], term.context[row], trained.overrides())[0])
+            if kind == "kept":
+                loss_of_row = (made[-1] - term.references[0][i]).square().mean()
+                if loss == "tau":
+                    nearest = min(data.erase.sigma.tolist(), key=lambda t: abs(math.log(t / term.sigma[i])))
+                    level = data.erase.sigma == nearest
+                    unit = (data.e_safe - data.erase.e)[level].square().mean()
+                    loss_of_row = loss_of_row / unit
+                expected = expected + 3.0 * loss_of_row / len(term.x)
+                continue
+            e_neg, e_safe, e_u = (reference[i] for reference in term.references)
+            if loss == "tau":
+                d = e_safe - e_neg
+                loss_of_row = (settings.goal - ((made[-1] - e_neg) * d).sum() / (d * d).sum()).clamp(min=0)
+            else:
+                f_safe, f_unsafe = (e_u + settings.beta * (end - e_u) for end in (e_safe, e_neg))
+                apart = (made[-1] - f_safe).square().mean() - (made[-1] - f_unsafe).square().mean()
+                loss_of_row = (apart + settings.margin).clamp(min=0)
+            expected = expected + 0.5 * loss_of_row / len(term.x)
+    grads = [factor.grad.clone() for factor in trained.parameters]
+    for factor in trained.parameters:
+        factor.grad = None
+    expected.backward()
+    assert value == pytest.approx(expected.item(), rel=1e-4)
+    torch.testing.assert_close(e, torch.stack(made).detach(), rtol=0, atol=1e-5)
+    for ours, factor in zip(grads, trained.parameters):
+        torch.testing.assert_close(ours, factor.grad, rtol=1e-3, atol=1e-3 * factor.grad.abs().max().item())
+
+
+def test_what_is_kept_is_measured_by_what_a_concept_changes(prepared):
+    *_, data, _ = prepared(SMALL)
+    apart = (data.e_safe - data.erase.e).flatten(1).square().mean(1)
+    for sigma in data.erase.sigma.unique():
+        expected = apart[data.erase.sigma == sigma].mean()
+        torch.testing.assert_close(units(data, sigma[None] * torch.tensor([1.0, 1.01])), expected.expand(2))
+
+
+def test_reach_tunes_on_what_the_map_moves_by_a_share_of_the_way(delta, prepared):
+    def moved(reach):
+        settings = replace(SMALL, reach=reach, steps=20)
+        _, contexts, data, noise = prepared(settings)
+        shares = []
+        shift = delta.context_map.shift(contexts.neg)
+        for step in terms(data, contexts, delta.context_map, settings, noise):
+            for z in step[0].context:
+                p = min(range(len(contexts.neg)), key=lambda p: misses(z, contexts.neg[p], shift[p])[1])
+                share, miss = misses(z, contexts.neg[p], shift[p])
+                assert miss < 1e-3
+                shares.append(share)
+        return shares
+
+    def misses(z, start, shift):
+        """How far along its way the embedding is, and how far from the way."""
+        share = ((z - start) * shift).sum() / shift.square().sum()
+        return share.item(), ((z - start - share * shift).norm() / shift.norm()).item()
+
+    assert moved(0.0) == pytest.approx([1.0] * 60, abs=1e-4)
+    half = moved(0.5)
+    assert 0.5 <= min(half) < 0.6 < 0.9 < max(half) <= 1.0
+
+
+def test_preserve_keeps_the_rest_where_the_unedited_model_has_it(delta, encoder):
     def moved(preserve):
         settings = replace(SMALL, steps=60, learning_rate=1e-2, preserve=preserve)
         tuning = tune(delta, encoder, lend(ToyDenoiser())[0], settings)
@@ -213,10 +308,9 @@ def test_preserve_keeps_the_rest_where_stage_1_left_it(delta, encoder):
         context = encode_prompts(delta, encoder, settings, generator(1), lambda *_: None).keep
         x = denoise.noise(len(context), generator(9), torch.tensor(5.0))
         sigma = torch.full((len(context),), 5.0)
-        stage1 = stage1_weights(denoise.weights, delta.context_map, (K, V))
         tuned = {f"{m}.weight": denoise.weights[f"{m}.weight"] + c.dense() for m, c in tuning.tuned.items()}
-        tuned |= {name: W + tuning.tuned[name.removesuffix(".weight")].dense() for name, W in stage1.items()}
-        return (denoise(x, sigma, context, tuned) - denoise(x, sigma, context, stage1)).norm().item()
+        kept = denoise(x, sigma, context, {})
+        return (denoise(x, sigma, delta.context_map.apply(context), tuned) - kept).norm().item()
 
     assert moved(1000.0) < 0.5 * moved(0.0)
 
@@ -231,14 +325,15 @@ def test_zero_steps_are_stage_1_exactly(delta, encoder, tmp_path):
 
 
 @pytest.mark.parametrize("rank", [2, 0])
-@pytest.mark.parametrize("projections", ["paper", "wide"])
+@pytest.mark.parametrize("projections", ["paper", "cross", "wide"])
 def test_only_the_chosen_projections_change(delta, encoder, projections, rank):
     denoiser = ToyDenoiser()
     before = {name: W.clone() for name, W in denoiser.weights.items()}
     tuned, _ = tune_delta(delta, encoder, lend(denoiser)[0], replace(SMALL, projections=projections, rank=rank))
-    attention = {f"block.attn1.to_{p}" for p in ("q", "k", "v", "out.0")} | {"block.attn2.to_q"}
-    wide = {"block.attn2.to_k", "block.attn2.to_v"}
-    assert set(tuned.tuned) == attention | (wide if projections == "wide" else set())
+    attn1 = {f"block.attn1.to_{p}" for p in ("q", "k", "v", "out.0")}
+    attn2 = {f"block.attn2.to_{p}" for p in "qkv"}
+    expected = {"paper": attn1 | {"block.attn2.to_q"}, "cross": attn2, "wide": attn1 | attn2}
+    assert set(tuned.tuned) == expected[projections]
     assert all(change.dense().any() for change in tuned.tuned.values())
     assert {len(change.factors) for change in tuned.tuned.values()} == ({2} if rank else {1})
     assert all(torch.equal(W, before[name]) and W.grad is None for name, W in denoiser.weights.items())
@@ -344,6 +439,7 @@ def test_gradients_that_overflow_are_scaled_down_and_nan_is_refused(delta, encod
         (dict(projections="all"), "'tune_projections'"),
         (dict(rank=-1), "'tune_rank'"),
         (dict(batch=0), "'tune_batch'"),
+        (dict(reach=1.5), "'tune_reach'"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(delta, encoder, model, change, says):

@@ -21,6 +21,7 @@ from . import (
     templates,
     tokens,
     trajectories,
+    tune_settings,
     tuned,
     tuning,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "templates",
     "tokens",
     "trajectories",
+    "tune_settings",
     "tuned",
     "tuning",
 ]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -17,29 +18,18 @@ from torch import Generator, Tensor
 
 from . import __version__, tuning_cache
 from .benign import BENIGN_CAPTIONS
-from .context_map import ContextMap
 from .delta import ErasedDelta
 from .embeddings import TextEncoder, encode_batches
 from .templates import PLAIN, TEMPLATES, expand, fill, mentions
 from .tokens import CHUNK
 from .trajectories import Denoiser, Predictor
-from .tuned import TRAINED, Trained, choose
-from .tuning import (
-    LOSSES,
-    QUICK,
-    Contexts,
-    StepProgress,
-    TuneSettings,
-    Tuning,
-    TuningError,
-    collect,
-    draw_plans,
-    train,
-)
+from .tune_settings import QUICK, TuneSettings, check
+from .tuned import Trained, choose
+from .tuning import Contexts, StepProgress, Tuning, collect, draw_plans, train
 
 log = logging.getLogger(__name__)
 
-ROWS = 8  # pictures predicted at a time, as far as the memory goes
+ROWS = 8  # pictures predicted at a time, or more when they are small, as far as the memory goes
 GRAPH = 64 * 64  # latent pixels in one graph: one picture of 512 x 512, so that memory is that of one
 
 
@@ -48,7 +38,6 @@ class TunableModel:
     """What stage 2 needs of a MODEL. It is opened only when there is something to train."""
 
     fingerprint: str  # equal for models that predict the same
-    text_readers: Sequence[str]  # parameters that the context map goes on
     open: Callable[[], AbstractContextManager[Denoiser]]
 
 
@@ -68,7 +57,7 @@ class TuneReport:
         first, last = (sum(part) / len(part) for part in (t.positions[:few], t.positions[-few:]))
         lines = [
             f"Tuned {len(t.tuned)} projections in {len(t.losses)} steps; change of their weights {t.changes[-1]:.1%}.",
-            f"Place of the guided prediction (0 = on the concept, 1 = on the safe target): {first:.2f} at first, "
+            f"Place of the prediction (0 = on the concept, 1 = on the safe target): {first:.2f} at first, "
             f"{last:.2f} at last.",
             f"UNet evaluations: {t.data_evaluations} for the data, {t.train_evaluations} in training.",
         ]
@@ -77,24 +66,6 @@ class TuneReport:
         else:
             lines.append("Seconds: " + ", ".join(f"{step} {value:.2f}" for step, value in t.seconds.items()))
         return "\n".join(lines)
-
-
-def check(settings: TuneSettings) -> None:
-    """Raises TuningError, naming the widget, for settings that mean nothing."""
-    for widget, given, accepted in (
-        ("tune_loss", settings.loss, LOSSES),
-        ("tune_projections", settings.projections, tuple(TRAINED)),
-    ):
-        if given not in accepted:
-            raise TuningError(f"'{widget}' is '{given}'; choose one of {', '.join(accepted)}.")
-    for widget, given, least in (
-        ("tune_steps", settings.steps, 0),
-        ("tune_rank", settings.rank, 0),
-        ("tune_trajectories", settings.trajectories, 1),
-        ("tune_batch", settings.batch, 1),
-    ):
-        if given < least:
-            raise TuningError(f"'{widget}' is {given}; it must be {least} or more.")
 
 
 def cache_key(delta: ErasedDelta, model: TunableModel, settings: TuneSettings) -> str:
@@ -146,18 +117,6 @@ def encode_prompts(
     return Contexts(neg, safe, empty[0], kept)
 
 
-def stage1_weights(weights: Mapping[str, Tensor], context_map: ContextMap, readers: Sequence[str]) -> dict[str, Tensor]:
-    """W T for every projection that reads the text, float32."""
-    mapped = {}
-    for name in readers:
-        W = weights[name].float()
-        shift = W
-        for factor in context_map.factors:
-            shift = shift @ factor.to(W)
-        mapped[name] = W + shift
-    return mapped
-
-
 def tune(
     delta: ErasedDelta,
     encoder: TextEncoder,
@@ -181,17 +140,15 @@ def tune(
     with model.open() as denoise:
         # clone: what was embedded in inference mode takes no part in a graph
         contexts = Contexts(*(z if z is None else z.clone() for z in vars(contexts).values()))
-        predict = Predictor(denoise, rows)
-        stage1 = stage1_weights(denoise.weights, delta.context_map, model.text_readers)
+        in_graph = max(1, GRAPH // math.prod(denoise.shape[1:]))
+        predict = Predictor(denoise, max(rows, in_graph))
         plans = draw_plans(len(contexts.neg), 0 if contexts.keep is None else len(contexts.keep), settings, generator)
-        data = collect(predict, contexts, plans, stage1, settings, generator, progress)
+        data = collect(predict, contexts, plans, settings, generator, progress)
         sampled = perf_counter()
         names = choose(denoise.weights, settings.projections)
-        frozen = {name: W for name, W in stage1.items() if name not in names}
-        trained = Trained({name: stage1.get(name, denoise.weights[name]) for name in names}, settings.rank, generator)
-        in_graph = max(1, GRAPH // data.erase.x[0, 0].numel())
+        trained = Trained({name: denoise.weights[name] for name in names}, settings.rank, generator)
         learner = Predictor(denoise, min(in_graph, predict.rows))
-        tuning = train(learner, data, contexts, trained, frozen, settings, generator, progress)
+        tuning = train(learner, data, contexts, delta.context_map, trained, settings, generator, progress)
     seconds = {
         "prompts": encoded - start,
         "trajectories": sampled - encoded,

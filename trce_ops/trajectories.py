@@ -32,6 +32,7 @@ class Denoiser(Protocol):
     """
 
     weights: Mapping[str, Tensor]  # by name, on the device
+    shape: tuple[int, int, int]  # (c, h, w) of x
 
     def schedule(self, steps: int) -> Tensor:  # (steps + 1,) sigmas, falling to 0
         ...
@@ -64,14 +65,14 @@ class Predictor:
         log.warning("Out of memory while tuning; going on with %d at a time.", self.rows)
 
     @torch.no_grad()
-    def __call__(self, x: Tensor, sigma: Tensor, context: Tensor, overrides: Overrides) -> Tensor:
-        """e (n, c, h, w) on the CPU, without a graph."""
+    def __call__(self, x: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
+        """e (n, c, h, w) of the unedited model on the CPU, without a graph."""
         done = []
         start = 0
         while start < len(x):
             part = slice(start, start + self.rows)
             try:
-                done.append(self.denoise(x[part], sigma[part], context[part], overrides).cpu())
+                done.append(self.denoise(x[part], sigma[part], context[part], {}).cpu())
             except torch.OutOfMemoryError:
                 exhausted = True
             else:
@@ -132,7 +133,6 @@ def follow(
     x: Tensor,  # (n, c, h, w) at the first sigma
     contexts: Tensor,  # (p, L, d)
     empty: Tensor,  # (L, d)
-    overrides: Overrides,
     guidance: float,
     progress: Progress = lambda *_: None,
 ) -> Points:
@@ -151,8 +151,8 @@ def follow(
         used = (plan.steps[active] == step).any(1)
         progress(done, total)
         sigma = sigmas[step].expand(len(active))
-        e = predict(x[active], sigma, contexts[plan.prompts[active]], overrides)
-        e_u = predict(x[active], sigma, empty.expand(len(active), -1, -1), overrides) if guided else e
+        e = predict(x[active], sigma, contexts[plan.prompts[active]])
+        e_u = predict(x[active], sigma, empty.expand(len(active), -1, -1)) if guided else e
         kept = active[used]
         found.append((kept, x[kept], sigma[used], e[used], e_u[used]))
         x[active] += (sigmas[step + 1] - sigmas[step]) * (e_u + guidance * (e - e_u))

@@ -1,8 +1,8 @@
 """What tuning changes: dW on a chosen set of attention projections, beside the context map.
 
-A tuned model reads W' = W T + dW on a projection that reads the text and W' = W + dW on the others. At another
-strength s it is W + s (W T - W) + s dW: the whole erasure fades as one. Two tuned deltas in a row add on projections
-that do not read the text; on those that do, the second map also acts on what the first delta added.
+A tuned model has W' = (W + dW) T on a projection that reads the text and W' = W + dW on the others: what is tuned reads
+the text as stage 1 left it. At another strength s it is (W + s dW)(I + s D): the whole erasure fades as one. Two tuned
+deltas in a row add on projections that do not read the text; on those that do they compose in the order applied.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from torch import Generator, Tensor
 # Which projections are trained, by the end of their names.
 TRAINED = {
     "paper": re.compile(r"\.(attn1\.(to_[qkv]|to_out\.0)|attn2\.to_q)\.weight$"),
+    "text": re.compile(r"\.attn2\.to_[kv]\.weight$"),
+    "cross": re.compile(r"\.attn2\.to_[qkv]\.weight$"),
     "wide": re.compile(r"\.(attn1\.(to_[qkv]|to_out\.0)|attn2\.to_[qkv])\.weight$"),
 }
 
@@ -47,12 +49,12 @@ Tuned = Mapping[str, WeightChange]  # by module, such as "diffusion_model.middle
 
 
 def choose(names: Iterable[str], trained: str) -> tuple[str, ...]:
-    """The parameters of the set 'paper' (the paper's: self-attention and attn2.to_q) or 'wide' (with attn2.to_k/v)."""
+    """The parameters of a set: 'paper' (self-attention and attn2.to_q), 'cross' (attn2.to_q/k/v) or 'wide' (both)."""
     return tuple(name for name in names if TRAINED[trained].search(name))
 
 
 class Trained:
-    """The projections in training: W of stage 1 and the change that is learnt."""
+    """The projections in training: W of the unedited model and the change that is learnt."""
 
     def __init__(self, start: Mapping[str, Tensor], rank: int, generator: Generator):
         self.start = start  # (out, in) each

@@ -1,9 +1,9 @@
 """The second stage of TRCE: contrastive tuning of early denoising (section 3.3 of the paper).
 
-On points of the unedited model's own early trajectories, the stage-1 model's attention is trained until its
-predictions for the unwanted prompts stand on the safe side, while its predictions for the empty prompt and for what
-is to be kept stay where stage 1 left them. One model in memory: reference and tuned model are two sets of weights
-for the same network. Nothing here reads or writes global randomness.
+On points of the unedited model's own early trajectories, attention is trained until the predictions of the stage-1
+model for the unwanted prompts stand on the safe side, while its predictions for the empty prompt and for what is to be
+kept stay those of the unedited model. Stage 1 is there as what it does to the text, c' = T c, so that one set of
+weights is trained and one model is in memory. Nothing here reads or writes global randomness.
 """
 
 from __future__ import annotations
@@ -15,81 +15,20 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from .context_map import ContextMap
 from .contrastive import drift, hinge, position, tau_hinge
-from .trajectories import Overrides, Plan, Points, Predictor, draw_plan, follow, shuffled
+from .trajectories import Plan, Points, Predictor, draw_plan, follow, shuffled
+from .tune_settings import TuneSettings, TuningError
 from .tuned import Trained, Tuned
 
-LOSSES = ("tau", "hinge")
 GRADIENT_SCALE = 2.0**12  # keeps float16 gradients from vanishing; a power of two, so exact where nothing does
 
 StepProgress = Callable[[str, int, int], None]  # (phase, done, in all); may raise to cancel
 
 
-class TuningError(ValueError):
-    """A tuning that cannot be done with these settings or on this model."""
-
-
-@dataclass(frozen=True)
-class TuneSettings:
-    """How to tune. QUICK, the defaults, is what works best on the demo model; PAPER is the paper's.
-
-    steps: of the optimiser; more erases harder. learning_rate: of AdamW; the right one depends on the model.
-    loss: 'tau' stops where `goal` says (1 = where the safe prompt's prediction is), 'hinge' is the paper's with
-    `beta` and `margin`. preserve (lambda): raising it keeps the rest better and erases less. keep: hold on to the keep
-    prompts too, not to the empty prompt alone. early: the share of the sampling steps, from the noisy end, to train on.
-    projections: 'paper' or 'wide', see tuned.py. rank: of the factors trained; 0 trains whole matrices.
-    batch: unwanted points a step; resolution: of the picture, in pixels.
-    """
-
-    steps: int = 300
-    learning_rate: float = 1e-3
-    loss: str = "tau"
-    goal: float = 1.2
-    beta: float = 15.0
-    margin: float = 0.01
-    preserve: float = 100.0
-    keep: bool = True
-    early: float = 0.5
-    projections: str = "wide"
-    rank: int = 4
-    trajectories: int = 96
-    resolution: int = 512
-    batch: int = 4
-    seed: int = 0
-
-    draws: int = 5  # points used of every unwanted trajectory
-    kept_trajectories: int = 64  # at most: of the empty prompt, and as many of keep prompts
-    kept_draws: int = 5
-    kept_batch: int = 4
-    sampling_steps: int = 20
-    guidance: float = 3.0
-
-    @property
-    def kept(self) -> int:
-        """Trajectories of the empty prompt: no more than there are unwanted ones."""
-        return min(self.kept_trajectories, self.trajectories)
-
-
-QUICK = TuneSettings()
-PAPER = TuneSettings(
-    learning_rate=1e-6,
-    loss="hinge",
-    keep=False,
-    early=0.52,  # steps 0 to 25 of 50
-    projections="paper",
-    rank=0,
-    trajectories=100,
-    batch=1,
-    draws=3,
-    kept_trajectories=24,
-    kept_draws=50,
-    sampling_steps=50,
-)
-
-
 @dataclass(frozen=True)
 class Contexts:
-    """Text embeddings of the prompts, one row each."""
+    """Text embeddings of the prompts before stage 1, one row each."""
 
     neg: Tensor  # (p, L, d) unwanted prompts
     safe: Tensor  # (p, L, d) the same prompts with the safe target
@@ -126,7 +65,7 @@ def draw_plans(prompts: int, keep: int, settings: TuneSettings, generator: Gener
 
 @dataclass(frozen=True)
 class Data:
-    """What is trained on, and the targets; nothing of it changes during training."""
+    """What is trained on, and what the unedited model predicts there; nothing of it changes during training."""
 
     erase: Points
     e_safe: Tensor  # (m, c, h, w), for the points of `erase`
@@ -138,32 +77,22 @@ def collect(
     predict: Predictor,
     contexts: Contexts,
     plans: Plans,
-    stage1: Overrides,
     settings: TuneSettings,
     generator: Generator,
     progress: StepProgress,
 ) -> Data:
-    """Sample the trajectories: unwanted ones of the unedited model, kept ones of the stage-1 model."""
+    """Sample the trajectories."""
     sigmas = predict.denoise.schedule(settings.sampling_steps)
 
-    def sample(name: str, plan: Plan, prompts: Tensor, overrides: Overrides) -> Points:
+    def sample(name: str, plan: Plan, prompts: Tensor) -> Points:
         x = predict.denoise.noise(len(plan), generator, sigmas[0])
-        return follow(
-            predict,
-            plan,
-            sigmas,
-            x,
-            prompts,
-            contexts.empty,
-            overrides,
-            settings.guidance,
-            lambda done, total: progress(f"Trajectories, {name}", done, total),
-        )
+        told = lambda done, total: progress(f"Trajectories, {name}", done, total)  # noqa: E731
+        return follow(predict, plan, sigmas, x, prompts, contexts.empty, settings.guidance, told)
 
-    erase = sample("unwanted", plans.erase, contexts.neg, {})
-    e_safe = predict(erase.x, erase.sigma, contexts.safe[erase.prompts], {})
-    empty = sample("empty prompt", plans.empty, contexts.empty[None], stage1)
-    keep = None if plans.keep is None else sample("kept", plans.keep, contexts.keep, stage1)
+    erase = sample("unwanted", plans.erase, contexts.neg)
+    e_safe = predict(erase.x, erase.sigma, contexts.safe[erase.prompts])
+    empty = sample("empty prompt", plans.empty, contexts.empty[None])
+    keep = None if plans.keep is None else sample("kept", plans.keep, contexts.keep)
     return Data(erase, e_safe, empty, keep)
 
 
@@ -173,7 +102,7 @@ class Tuning:
 
     tuned: Tuned
     losses: tuple[float, ...]
-    positions: tuple[float, ...]  # guided tau of the step's unwanted points, before the step
+    positions: tuple[float, ...]  # mean tau of the step's unwanted points, before the step
     changes: tuple[float, ...]  # |dW| / |W| over all trained projections, after the step
     data_evaluations: int = 0
     train_evaluations: int = 0  # forward and backward
@@ -187,12 +116,28 @@ class Term:
     x: Tensor  # (n, c, h, w)
     sigma: Tensor  # (n,)
     context: Tensor  # (n, L, d)
-    references: tuple[Tensor, ...]  # (n, c, h, w) each
+    references: tuple[Tensor, ...]  # (n, ...) each
     loss: Callable[..., Tensor]  # (e, *references) -> (n,)
     weight: float
 
+    def value(self, e: Tensor, first: int) -> Tensor:
+        """Its part of the loss for e (k, c, h, w), the predictions of its rows from `first` on."""
+        references = (reference[first : first + len(e)].to(e.device) for reference in self.references)
+        return self.weight / len(self.x) * self.loss(e, *references).sum()
 
-def terms(data: Data, contexts: Contexts, settings: TuneSettings, generator: Generator) -> Iterator[list[Term]]:
+
+def units(data: Data, sigma: Tensor) -> Tensor:  # (n,) -> (n,)
+    """Mean |e_safe - e_neg|^2 at the noise levels nearest to sigma: by how much a concept changes a prediction."""
+    apart = drift(data.e_safe, data.erase.e)
+    levels, level = data.erase.sigma.unique(return_inverse=True)
+    means = torch.zeros_like(levels).index_add_(0, level, apart) / level.bincount()
+    nearest = (sigma.log()[:, None] - levels.log()).abs().argmin(1)
+    return means.clamp(min=torch.finfo(means.dtype).tiny ** 0.5)[nearest]
+
+
+def terms(
+    data: Data, contexts: Contexts, context_map: ContextMap, settings: TuneSettings, generator: Generator
+) -> Iterator[list[Term]]:
     """The terms of every step. The points are shuffled and come again when all of them have been used."""
 
     def batches(points: Points, size: int) -> Iterator[Tensor]:
@@ -203,60 +148,65 @@ def terms(data: Data, contexts: Contexts, settings: TuneSettings, generator: Gen
             return hinge(e, e_neg, e_safe, e_u, settings.beta, settings.margin)
         return tau_hinge(e, e_neg, e_safe, settings.goal)
 
+    def preserve(points: Points, i: Tensor, context: Tensor) -> Term:
+        x, sigma = points.x[i], points.sigma[i]
+        unit = units(data, sigma) if settings.loss == "tau" else torch.ones_like(sigma)
+        return Term(x, sigma, context, (points.e[i], unit), kept_loss, settings.preserve)
+
+    def kept_loss(e: Tensor, e_kept: Tensor, unit: Tensor) -> Tensor:
+        return drift(e, e_kept) / unit
+
+    shift, empty_context = context_map.shift(contexts.neg), context_map.apply(contexts.empty)
+    keep_context = None if contexts.keep is None else context_map.apply(contexts.keep)
     erase, empty = batches(data.erase, settings.batch), batches(data.empty, settings.kept_batch)
     keep = data.keep and batches(data.keep, settings.kept_batch)
     for _ in range(settings.steps):
         i = next(erase)
-        p = data.erase
-        x, sigma, references = p.x[i], p.sigma[i], (p.e[i], data.e_safe[i], p.e_u[i])
-        uncond = contexts.empty.expand(len(i), -1, -1)
-        step = [
-            Term(x, sigma, contexts.neg[p.prompts[i]], references, erase_loss, 0.5),
-            Term(x, sigma, uncond, references, erase_loss, 0.5),
-        ]
-        j = next(empty)
-        p = data.empty
-        uncond = contexts.empty.expand(len(j), -1, -1)
-        step.append(Term(p.x[j], p.sigma[j], uncond, (p.e[j],), drift, settings.preserve))
+        points, row = data.erase, data.erase.prompts[i]
+        moved = 1 - settings.reach * torch.rand(len(i), 1, 1, generator=generator)  # by how much of the map
+        context = contexts.neg[row] + moved * shift[row]
+        x, sigma, references = points.x[i], points.sigma[i], (points.e[i], data.e_safe[i], points.e_u[i])
+        step = [Term(x, sigma, context, references, erase_loss, 1 - settings.unconditional)]
+        if settings.unconditional:
+            context = empty_context.expand(len(i), -1, -1)
+            step.append(Term(x, sigma, context, references, erase_loss, settings.unconditional))
+        i = next(empty)
+        step.append(preserve(data.empty, i, empty_context.expand(len(i), -1, -1)))
         if keep:
-            k = next(keep)
-            p = data.keep
-            step.append(Term(p.x[k], p.sigma[k], contexts.keep[p.prompts[k]], (p.e[k],), drift, settings.preserve))
+            i = next(keep)
+            step.append(preserve(data.keep, i, keep_context[data.keep.prompts[i]]))
         yield step
 
 
-def backward(predict: Predictor, term: Term, trained: Trained, frozen: Overrides, scale: float) -> tuple[float, Tensor]:
-    """Add the gradient of one term, `predict.rows` points at a time, so that one graph is alive at a time.
+def backward(predict: Predictor, step: Sequence[Term], trained: Trained, scale: float) -> tuple[float, Tensor]:
+    """Add `scale` times the gradient of a step, `predict.rows` points at a time: one graph is alive at a time.
 
-    Returns the term's value and its predictions (n, c, h, w).
+    Returns the loss and the predictions (n, c, h, w), in the order of the terms.
     """
-    n = len(term.x)
+    x, sigma, context = (torch.cat([getattr(term, name) for term in step]) for name in ("x", "sigma", "context"))
     value, predictions = 0.0, []
-    for part in torch.arange(n).split(predict.rows):
-        overrides = {**frozen, **trained.overrides()}
-        e = predict.denoise(term.x[part], term.sigma[part], term.context[part], overrides)
-        references = (reference[part].to(e.device) for reference in term.references)
-        loss = term.weight / n * term.loss(e, *references).sum()
+    for start in range(0, len(x), predict.rows):
+        part = slice(start, start + predict.rows)
+        e = predict.denoise(x[part], sigma[part], context[part], trained.overrides())
+        loss, first = torch.zeros((), device=e.device), -start  # where the term begins, seen from e
+        for term in step:
+            last = first + len(term.x)
+            if rows := len(e[max(first, 0) : max(last, 0)]):
+                begin = max(first, 0)
+                loss = loss + term.value(e[begin : begin + rows], begin - first)
+            first = last
         (scale * loss).backward()
         value += loss.item()
         predictions.append(e.detach().cpu())
     return value, torch.cat(predictions)
 
 
-def guided_position(step: Sequence[Term], e: Tensor, e_u: Tensor, guidance: float) -> float:
-    """Mean tau of what the sampler would follow: e_u + guidance (e - e_u) on the line between the same of both."""
-    e_neg, e_safe, reference_u = step[0].references
-    guided = e_u + guidance * (e - e_u)
-    ends = (reference_u + guidance * (end - reference_u) for end in (e_neg, e_safe))
-    return position(guided, *ends).mean().item()
-
-
 def train(
     predict: Predictor,
     data: Data,
     contexts: Contexts,
+    context_map: ContextMap,
     trained: Trained,
-    frozen: Overrides,
     settings: TuneSettings,
     generator: Generator,
     progress: StepProgress,
@@ -267,31 +217,32 @@ def train(
     scale = GRADIENT_SCALE
     evaluations = 0
     phase = "Tuning"
-    for number, step in enumerate(terms(data, contexts, settings, generator)):
+    for number, step in enumerate(terms(data, contexts, context_map, settings, generator)):
         progress(phase, number, settings.steps)
         while True:
             optimizer.zero_grad()
             try:
-                values, predictions = zip(*(backward(predict, term, trained, frozen, scale) for term in step))
+                value, e = backward(predict, step, trained, scale)
             except torch.OutOfMemoryError:
-                values = None
-            if values is None:  # outside of the handler, which holds on to the memory
+                value = None
+            if value is None:  # outside of the handler, which holds on to the memory
                 predict.halve()
                 continue
             for factor in trained.parameters:
                 factor.grad /= scale
             if all(torch.isfinite(factor.grad).all() for factor in trained.parameters):
                 break
-            if scale == 1 or not math.isfinite(sum(values)):
+            if scale == 1 or not math.isfinite(value):
                 raise TuningError(
                     f"The gradient is NaN or Inf at step {number + 1} of {settings.steps}; lower "
                     "'tune_learning_rate', or load the model in bf16 or fp32."
                 )
             scale /= 2
         optimizer.step()
-        evaluations += sum(len(term.x) for term in step)
-        losses.append(sum(values))
-        positions.append(guided_position(step, *predictions[:2], settings.guidance))
+        evaluations += len(e)
+        e_neg, e_safe, _ = step[0].references
+        losses.append(value)
+        positions.append(position(e[: len(e_neg)], e_neg, e_safe).mean().item())
         changes.append(trained.change())
         phase = f"Tuning, place {positions[-1]:.2f}, change {changes[-1]:.1%}"
     progress(phase, settings.steps, settings.steps)

@@ -1,0 +1,104 @@
+"""How to tune: the paper's knobs, and the presets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .tuned import TRAINED
+
+LOSSES = ("tau", "hinge")
+
+
+class TuningError(ValueError):
+    """A tuning that cannot be done with these settings or on this model."""
+
+
+@dataclass(frozen=True)
+class TuneSettings:
+    """QUICK, the defaults, is what works best on the demo model; PAPER is the paper's.
+
+    steps: of the optimiser; more erase harder. learning_rate: of AdamW; the right one depends on the model.
+    loss: 'tau' stops where `goal` says (1 = where the safe prompt's prediction is), 'hinge' is the paper's with
+    `beta` and `margin`.
+    preserve (lambda): raising it keeps the rest better and erases less. With 'tau' kept predictions are measured like
+    the unwanted ones, by the distance between the unwanted and the safe prediction, so that it means the same for
+    every model; with 'hinge' as they are.
+    keep: hold on to the keep prompts too, not to the empty prompt alone.
+    reach: tune on what stage 1 may miss: on embeddings that its map has moved by only a share of the way, down to
+    1 - reach. Wordings that do not name the concept end up there. 0 tunes on what the map makes of the prompts.
+    unconditional: weight of the loss on the prediction for the empty prompt against that for the unwanted one.
+    early: the share of the sampling steps, from the noisy end, to train on.
+    projections: which, see tuned.py. rank: of the factors trained; 0 trains whole matrices.
+    batch: unwanted points a step; resolution: of the picture, in pixels.
+    """
+
+    steps: int = 400
+    learning_rate: float = 1e-3
+    loss: str = "tau"
+    goal: float = 1.2
+    beta: float = 15.0
+    margin: float = 0.01
+    preserve: float = 5.0
+    keep: bool = True
+    reach: float = 1.0
+    unconditional: float = 0.0
+    early: float = 0.5
+    projections: str = "cross"
+    rank: int = 4
+    trajectories: int = 96
+    resolution: int = 512
+    batch: int = 4
+    seed: int = 0
+
+    draws: int = 5  # points used of every unwanted trajectory
+    kept_trajectories: int = 48  # at most: of the empty prompt, and as many of keep prompts
+    kept_draws: int = 5
+    kept_batch: int = 4  # points a step of the empty prompt, and as many of keep prompts
+    sampling_steps: int = 20
+    guidance: float = 3.0
+
+    @property
+    def kept(self) -> int:
+        """Trajectories of the empty prompt: no more than there are unwanted ones."""
+        return min(self.kept_trajectories, self.trajectories)
+
+
+QUICK = TuneSettings()
+PAPER = TuneSettings(
+    steps=300,
+    learning_rate=1e-6,
+    loss="hinge",
+    preserve=100.0,
+    keep=False,
+    reach=0.0,
+    unconditional=0.5,
+    early=0.52,  # steps 0 to 25 of 50
+    projections="paper",
+    rank=0,
+    trajectories=100,
+    batch=1,
+    draws=3,
+    kept_trajectories=24,
+    kept_draws=50,
+    sampling_steps=50,
+)
+
+
+def check(settings: TuneSettings) -> None:
+    """Raises TuningError, naming the widget, for settings that mean nothing."""
+    for widget, given, accepted in (
+        ("tune_loss", settings.loss, LOSSES),
+        ("tune_projections", settings.projections, tuple(TRAINED)),
+    ):
+        if given not in accepted:
+            raise TuningError(f"'{widget}' is '{given}'; choose one of {', '.join(accepted)}.")
+    for widget, given, least in (
+        ("tune_steps", settings.steps, 0),
+        ("tune_rank", settings.rank, 0),
+        ("tune_trajectories", settings.trajectories, 1),
+        ("tune_batch", settings.batch, 1),
+    ):
+        if given < least:
+            raise TuningError(f"'{widget}' is {given}; it must be {least} or more.")
+    if not 0 <= settings.reach <= 1:
+        raise TuningError(f"'tune_reach' is {settings.reach}; it must be between 0 and 1.")
