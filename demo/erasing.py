@@ -121,9 +121,3 @@ def rates(wanted: list[Prompt], verdict: Verdict) -> dict[str, Score]:
         rows = [i for i, p in enumerate(wanted) if p.label == label]
         scores[label] = Score(len(rows), hard[rows].float().mean().item(), soft[rows].mean().item())
     return scores
-
-
-def distance(wanted: list[Prompt], one: Verdict, other: Verdict, labels: tuple[str, ...] = ("kept",)) -> float:
-    """Mean distance of the judge's features between two pictures of the same prompts, over those with the labels."""
-    rows = [i for i, p in enumerate(wanted) if p.label in labels]
-    return (one.features[rows] - other.features[rows]).norm(dim=1).mean().item()

@@ -9,7 +9,15 @@ import torch
 CONCEPTS = "a gun -> an umbrella"
 Q = "diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_q"
 K = Q.replace("to_q", "to_k")
-SETTINGS = dict(mode="custom", tune_steps=2, tune_trajectories=1, tune_resolution=64, tune_batch=1, templates=False)
+SETTINGS = dict(
+    mode="custom",
+    tune_projections="cross",
+    tune_steps=2,
+    tune_trajectories=1,
+    tune_resolution=64,
+    tune_batch=1,
+    templates=False,
+)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +32,8 @@ def small(pack, monkeypatch, cache):
     ops = pack.module.trce_ops
     monkeypatch.setattr(ops.erase, "BENIGN_CAPTIONS", ops.erase.BENIGN_CAPTIONS[::20])
     presets = sys.modules[f"{pack.module.__name__}.nodes.tuning"].PRESETS
-    fewer = dict(draws=1, kept_trajectories=1, kept_draws=2, kept_batch=1, sampling_steps=3)
+    fewer = dict(draws=1, sampling_steps=3)
+    fewer |= dict(empty_trajectories=1, empty_draws=2, empty_batch=1, keep_trajectories=3, keep_draws=1, keep_batch=1)
     for mode, settings in presets.items():
         monkeypatch.setitem(presets, mode, replace(settings, **fewer))
     monkeypatch.setattr(pack.host, "cache_folder", lambda: str(cache))

@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from trce_ops import tuning_cache
+from trce_ops.benign import BENIGN_CAPTIONS, COMPARISONS
 from trce_ops.concepts import parse_concepts
 from trce_ops.contrastive import hinge, position, tau_hinge
 from trce_ops.delta import save_delta
 from trce_ops.erase import EraseSettings, erase
 from trce_ops.stage2 import TunableModel, encode_prompts, tune, tune_delta
+from trce_ops.templates import mentions
 from trce_ops.trajectories import OutOfMemory, Predictor, draw_plan, follow
 from trce_ops.tune_settings import PAPER, QUICK, TuningError
 from trce_ops.tuned import Trained
@@ -26,9 +28,12 @@ SMALL = replace(
     steps=6,
     trajectories=6,
     draws=2,
-    kept_trajectories=2,
-    kept_draws=3,
-    kept_batch=2,
+    empty_trajectories=2,
+    empty_draws=3,
+    empty_batch=2,
+    keep_trajectories=3,
+    keep_draws=3,
+    keep_batch=2,
     sampling_steps=6,
     batch=3,
     rank=2,
@@ -129,7 +134,7 @@ def test_the_papers_300_steps_need_at_most_6000_evaluations_of_data():
     assert max(counts) <= 6000
     plans = draw_plans(100, 0, PAPER, generator())
     assert plans.erase.steps.numel() == 300 == PAPER.steps * PAPER.batch  # every point is used once
-    assert plans.empty.steps.numel() == 1200 == PAPER.steps * PAPER.kept_batch
+    assert plans.empty.steps.numel() == 1200 == PAPER.steps * PAPER.empty_batch
     assert plans.erase.steps.max() <= 25
 
 
@@ -505,3 +510,26 @@ def test_the_cache_does_not_grow_without_end(delta, encoder, model, tmp_path, mo
     monkeypatch.setattr(tuning_cache, "MAX_BYTES", 1)
     tune_delta(delta, encoder, model, replace(SMALL, steps=1, seed=9), cache_dir=tmp_path)
     assert len(list(tmp_path.iterdir())) == 1  # the newest always stays
+
+
+def test_what_is_kept_is_listed_everyday_and_compared_and_mentions_no_concept(delta, encoder):
+    told = []
+    tokenize = encoder.tokenize
+    encoder.tokenize = lambda text: told.append(text) or tokenize(text)
+    settings = replace(SMALL, keep_trajectories=12)
+    concepts = parse_concepts("cat -> cake\ncloud -> bread\nwoman -> bread")
+    info = replace(delta.info, concepts=concepts, settings={**delta.info.settings, "templates": True})
+    encode_prompts(replace(delta, info=info), encoder, settings, generator(), lambda *_: None)
+    kept = told[-12:]
+    assert told[-13] == ""
+    assert all(("dog" in text) + ("water" in text) == 1 for text in kept[:4])
+    assert set(kept[4:8]) <= set(BENIGN_CAPTIONS)
+    assert set(kept[8:]) <= set(COMPARISONS)
+    assert not any(mentions(text, [pair.concept for pair in concepts]) for text in kept[4:])
+    assert len(set(kept)) == 12
+
+
+def test_without_keep_prompts_only_the_empty_one_is_kept(delta, encoder):
+    contexts = encode_prompts(delta, encoder, replace(SMALL, keep=False), generator(), lambda *_: None)
+    assert contexts.keep is None
+    assert tune(delta, encoder, lend(ToyDenoiser())[0], replace(SMALL, keep=False)).tuned

@@ -237,3 +237,48 @@ a blank sheet of paper
 """.splitlines()
     if line
 )
+
+# Captions that say what something is like instead of what it is. Concepts are named that way too, which is what tuning
+# reaches for; these it has to leave alone.
+COMPARISONS = tuple(
+    line
+    for line in """
+a cloud that looks like a sleeping whale
+a cake in the form of a medieval castle
+a rock shaped like an old face
+hair as dark as polished coal
+a building wound up as a sea shell is
+a wall as bright as a summer meadow
+a scarf that could be wet sand
+a car that shines like a new mirror
+a tree bent like an old man
+a lamp one could take for a tall mushroom
+a dress in the shade of ripe wheat
+a bed as soft as fresh snow
+a chair carved like a swan
+a bridge curved like the back of a cat
+a hat no different from a flower pot
+a boat painted in the shades of an autumn forest
+a garden laid out like a maze
+a stone as smooth as glass
+a room that feels like a quiet library
+a coat with the pattern of a stormy sea
+the animal that guards the house at night
+the tool that a carpenter drives nails with
+the machine that takes us over the clouds
+what you drink in the morning to wake up
+a place where books wait for readers
+the season when the leaves come down
+something round to eat with a fork
+a vehicle with two wheels and no engine
+an instrument with black and white keys
+a building where trains arrive and leave
+a small thing that opens a lock
+the clothes that a bride puts on
+a tall house that warns the ships
+the white stuff that covers hills in winter
+a bird that talks back to you
+a sweet thing that bees make
+""".splitlines()
+    if line
+)

@@ -17,10 +17,10 @@ import torch
 from torch import Generator, Tensor
 
 from . import __version__, tuning_cache
-from .benign import BENIGN_CAPTIONS
+from .benign import BENIGN_CAPTIONS, COMPARISONS
 from .delta import ErasedDelta
 from .embeddings import TextEncoder, encode_batches
-from .templates import PLAIN, TEMPLATES, expand, fill, mentions
+from .templates import COMPARED, PLAIN, TEMPLATES, expand, fill, mentions
 from .tokens import CHUNK
 from .trajectories import Denoiser, Predictor
 from .tune_settings import QUICK, TuneSettings, check
@@ -89,24 +89,24 @@ def encode_prompts(
 ) -> Contexts:
     """Embed as many prompt pairs, and kept prompts, as there are trajectories for, drawn from all of them.
 
-    Kept are everyday captions that do not mention a concept, and in equal parts the lines of the keep list, in the
-    same sentences as the concepts.
+    Kept are in equal parts the lines of the keep list, in the same sentences as the concepts and in comparisons;
+    everyday captions; and captions that describe by comparison. None of them mentions a concept.
     """
     info = delta.info
     names = [pair.concept for pair in info.concepts]
     templates = [t for t in (TEMPLATES if info.settings["templates"] else PLAIN) if not mentions(t, names)]
     pairs = expand(info.concepts, templates)
-    listed = [fill(template, line)[0] for line in info.keep for template in templates]
-    everyday = [caption for caption in BENIGN_CAPTIONS if not mentions(caption, names)]
+    listed = [fill(template, line)[0] for line in info.keep for template in (*templates, *COMPARED)]
+    others = [
+        [caption for caption in captions if not mentions(caption, names)] for captions in (BENIGN_CAPTIONS, COMPARISONS)
+    ]
 
     def draw(prompts: Sequence, count: int) -> list:
         return [prompts[i] for i in torch.randperm(len(prompts), generator=generator)[:count].tolist()]
 
     pairs = draw(pairs, settings.trajectories)
-    keep = []
-    if settings.keep:
-        keep = draw(listed, (settings.kept + 1) // 2)
-        keep += draw(everyday, settings.kept - len(keep))
+    kinds = [kind for kind in (listed, *others) if kind] if settings.keep else []
+    keep = [prompt for kind in kinds for prompt in draw(kind, -(-settings.keep_trajectories // len(kinds)))]
     columns = [[pair.source for pair in pairs], [pair.target for pair in pairs], [""], keep]
     ids = [[encoder.tokenize(text) for text in column] for column in columns]
     rows = dict.fromkeys((row for column in ids for row in column), CHUNK)

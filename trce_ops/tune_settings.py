@@ -38,29 +38,27 @@ class TuneSettings:
     goal: float = 1.2
     beta: float = 15.0
     margin: float = 0.01
-    preserve: float = 5.0
+    preserve: float = 3.0
     keep: bool = True
     reach: float = 1.0
     unconditional: float = 0.0
     early: float = 0.5
-    projections: str = "cross"
+    projections: str = "text"
     rank: int = 4
-    trajectories: int = 96
+    trajectories: int = 72
     resolution: int = 512
     batch: int = 4
     seed: int = 0
 
-    draws: int = 5  # points used of every unwanted trajectory
-    kept_trajectories: int = 48  # at most: of the empty prompt, and as many of keep prompts
-    kept_draws: int = 5
-    kept_batch: int = 4  # points a step of the empty prompt, and as many of keep prompts
+    draws: int = 4  # points used of every unwanted trajectory
+    empty_trajectories: int = 16  # of the empty prompt
+    empty_draws: int = 8
+    empty_batch: int = 2  # points a step
+    keep_trajectories: int = 96  # of keep prompts
+    keep_draws: int = 2
+    keep_batch: int = 4
     sampling_steps: int = 20
     guidance: float = 3.0
-
-    @property
-    def kept(self) -> int:
-        """Trajectories of the empty prompt: no more than there are unwanted ones."""
-        return min(self.kept_trajectories, self.trajectories)
 
 
 QUICK = TuneSettings()
@@ -78,8 +76,11 @@ PAPER = TuneSettings(
     trajectories=100,
     batch=1,
     draws=3,
-    kept_trajectories=24,
-    kept_draws=50,
+    empty_trajectories=24,
+    empty_draws=50,
+    empty_batch=4,
+    keep_trajectories=24,
+    keep_draws=50,
     sampling_steps=50,
 )
 

@@ -54,12 +54,12 @@ class Plans:
 
 def draw_plans(prompts: int, keep: int, settings: TuneSettings, generator: Generator) -> Plans:
     """Draw the trajectories for `prompts` unwanted and `keep` kept prompts (0: none are to be kept)."""
-    early = max(1, round(settings.early * settings.sampling_steps))
-    draws, kept = min(settings.draws, early), (settings.kept, settings.kept_draws, settings.sampling_steps)
+    all_steps = settings.sampling_steps
+    early = max(1, round(settings.early * all_steps))
     return Plans(
-        draw_plan(prompts, settings.trajectories, draws, early, generator),
-        draw_plan(1, *kept, generator),
-        draw_plan(keep, *kept, generator) if keep else None,
+        draw_plan(prompts, settings.trajectories, min(settings.draws, early), early, generator),
+        draw_plan(1, settings.empty_trajectories, settings.empty_draws, all_steps, generator),
+        draw_plan(keep, settings.keep_trajectories, settings.keep_draws, all_steps, generator) if keep else None,
     )
 
 
@@ -158,8 +158,8 @@ def terms(
 
     shift, empty_context = context_map.shift(contexts.neg), context_map.apply(contexts.empty)
     keep_context = None if contexts.keep is None else context_map.apply(contexts.keep)
-    erase, empty = batches(data.erase, settings.batch), batches(data.empty, settings.kept_batch)
-    keep = data.keep and batches(data.keep, settings.kept_batch)
+    erase, empty = batches(data.erase, settings.batch), batches(data.empty, settings.empty_batch)
+    keep = data.keep and batches(data.keep, settings.keep_batch)
     for _ in range(settings.steps):
         i = next(erase)
         points, row = data.erase, data.erase.prompts[i]
