@@ -6,9 +6,12 @@ import hashlib
 from weakref import WeakKeyDictionary
 
 import torch
+from comfy.sd1_clip import SDClipModel
 from comfy.weight_adapter.base import WeightAdapterBase
 from torch import Tensor
 
+# These do not reach the diffusion model, and a checkpoint that lacks them leaves them uninitialised.
+UNREAD = ("logit_scale", "clip_l.transformer.text_projection.weight", "clip_h.transformer.text_projection.weight")
 SAMPLES = 256  # values of every weight that a fingerprint looks at
 
 _base_digests: WeakKeyDictionary[torch.nn.Module, bytes] = WeakKeyDictionary()
@@ -48,6 +51,22 @@ def hash_into(digest, value) -> None:
             hash_into(digest, item)
     elif not callable(value):
         digest.update(str(value).encode())
+
+
+def encoder_fingerprint(clip) -> str:
+    """Equal for CLIPs that give the same embeddings: same base weights, same patches on them, same clip skip.
+
+    It does not depend on the device, nor on loading in fp16 or fp32.
+    """
+    digest = hashlib.sha256(base_digest(clip.patcher, UNREAD))
+    for encoder in clip.cond_stage_model.children():
+        if isinstance(encoder, SDClipModel):
+            default, default_layer, _ = encoder.options_default
+            layer = clip.layer_idx or (-1 if default == "last" else default_layer)
+            layer = -1 if isinstance(layer, int) and abs(layer) > encoder.num_layers else layer  # as ComfyUI does
+            digest.update(str(layer).encode())
+    hash_patches(digest, clip.patcher)
+    return digest.hexdigest()
 
 
 def model_fingerprint(model) -> str:

@@ -29,8 +29,10 @@ def load_package(name: str, folder: Path):
 
 load_package("trce_ops", ROOT / "trce_ops")
 
+from trce_ops.embeddings import EotEncoder  # noqa: E402 - known by that name from here on
 
-class ToyEncoder:
+
+class ToyEncoder(EotEncoder):
     """A causal text encoder without weights to load: a position sees the mean of the tokens so far and its own place.
 
     Words longer than four letters split into several tokens, as BPE does to rare words.
