@@ -125,6 +125,11 @@ def fill(module, seed):
 
 
 @pytest.fixture(scope="session")
+def fill_weights():
+    return fill
+
+
+@pytest.fixture(scope="session")
 def make_model(comfy_host):
     """make_model(seed, dtype) -> a MODEL of SD1.x build with 32 channels that reads text of width 32."""
     import comfy.model_management

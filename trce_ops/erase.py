@@ -144,9 +144,7 @@ def erase(
         return solve_stream(prompts, keep, names, templates, encoder, given, cache_dir, progress)
 
     main = solve(encoder, settings.weights)
-    others = {
-        kind: solve(lent, POOLED if kind == "pooled" else settings.weights) for kind, lent in streams.items()
-    }
+    others = {kind: solve(lent, POOLED if kind == "pooled" else settings.weights) for kind, lent in streams.items()}
     pairs, context_map = main.pairs, main.context_map
     ratios = moved_ratios(context_map, pairs)
     moved = mean_by(ratios, pairs.roles, asdict(settings.weights))
