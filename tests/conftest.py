@@ -131,30 +131,30 @@ def fill_weights():
 
 @pytest.fixture(scope="session")
 def make_model(comfy_host):
-    """make_model(seed, dtype) -> a MODEL of SD1.x build with 32 channels that reads text of width 32."""
+    """make_model(seed, dtype, config, options) -> a MODEL; without options of SD1.x build, 32 channels, text width 32."""
     import comfy.model_management
     import comfy.model_patcher
     import comfy.ops
     import comfy.supported_models
 
-    def build(seed=0, dtype=torch.float32):
-        config = comfy.supported_models.SD15(
-            dict(
-                image_size=32,
-                in_channels=4,
-                out_channels=4,
-                model_channels=32,
-                num_res_blocks=[1, 1],
-                channel_mult=(1, 2),
-                transformer_depth=[1, 1],
-                transformer_depth_output=[1, 1, 1, 1],
-                transformer_depth_middle=1,
-                context_dim=32,
-                use_spatial_transformer=True,
-                use_linear_in_transformer=False,
-                legacy=False,
-            )
-        )
+    small = dict(
+        image_size=32,
+        in_channels=4,
+        out_channels=4,
+        model_channels=32,
+        num_res_blocks=[1, 1],
+        channel_mult=(1, 2),
+        transformer_depth=[1, 1],
+        transformer_depth_output=[1, 1, 1, 1],
+        transformer_depth_middle=1,
+        context_dim=32,
+        use_spatial_transformer=True,
+        use_linear_in_transformer=False,
+        legacy=False,
+    )
+
+    def build(seed=0, dtype=torch.float32, config="SD15", options=small):
+        config = getattr(comfy.supported_models, config)(dict(options))
         config.set_inference_dtype(dtype, torch.float32 if dtype != torch.float32 else None)
         config.custom_operations = comfy.ops.manual_cast
         cpu = torch.device("cpu")
@@ -204,15 +204,17 @@ def run(pack):
 
 @pytest.fixture
 def sample(comfy_host):
-    """sample(model, positive, negative, seed) -> latents of 3 steps of the stock KSampler, at CFG 4."""
+    """sample(model, positive, negative, seed) -> latents of 3 steps of the stock KSampler, at CFG 4.
+
+    The prompts are embeddings, or whole CONDITIONINGs.
+    """
     import comfy.model_management
 
-    def draw(model, positive, negative, seed=1):
-        latent = {"samples": torch.zeros(2, 4, 8, 8)}
+    def draw(model, positive, negative, seed=1, shape=(2, 4, 8, 8), **options):
+        latent = {"samples": torch.zeros(shape)}
+        prompts = [[[p, options]] if torch.is_tensor(p) else p for p in (positive, negative)]
         with torch.inference_mode():
-            return comfy_host.nodes.common_ksampler(
-                model, seed, 3, 4.0, "euler", "normal", [[positive, {}]], [[negative, {}]], latent
-            )[0]["samples"]
+            return comfy_host.nodes.common_ksampler(model, seed, 3, 4.0, "euler", "normal", *prompts, latent)[0]["samples"]
 
     yield draw
     comfy.model_management.unload_all_models()
