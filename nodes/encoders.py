@@ -37,7 +37,9 @@ class ClipEncoder(EotEncoder):
     def __init__(self, clip, streams: Sequence[str] = ()):
         model = clip.cond_stage_model
         self.clip = clip
-        names = [name for name in ORDER if name in (streams or clip.tokenize(""))]
+        # A tokenizer may give more streams than there are encoders: the refiner's does.
+        given = streams or [name for name in clip.tokenize("") if getattr(model, f"clip_{name}", None)]
+        names = [name for name in ORDER if name in given]
         self.encoders = {name: getattr(model, f"clip_{name}", None) for name in names}
         transformers = [getattr(encoder, "transformer", None) for encoder in self.encoders.values()]
         if not transformers or not all(isinstance(t, comfy.clip_model.CLIPTextModel) for t in transformers):

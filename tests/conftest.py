@@ -165,7 +165,7 @@ def make_model(comfy_host):
 
 @pytest.fixture(scope="session")
 def make_clip(comfy_host):
-    """make_clip(seed, kind) -> a CLIP with the real tokenizer and a text encoder of 3 layers: sd1, sd2 or sdxl."""
+    """make_clip(seed, kind) -> a CLIP with the real tokenizer and text encoders of 3 layers, 32 wide, G 48."""
     import comfy.sd
     import comfy.sd1_clip
     import comfy.sdxl_clip
@@ -176,11 +176,14 @@ def make_clip(comfy_host):
         "sd1": (comfy.sd1_clip.SD1Tokenizer, comfy.sd1_clip.SD1ClipModel),
         "sd2": (sd2_clip.SD2Tokenizer, sd2_clip.SD2ClipModel),
         "sdxl": (comfy.sdxl_clip.SDXLTokenizer, comfy.sdxl_clip.SDXLClipModel),
+        "refiner": (comfy.sdxl_clip.SDXLTokenizer, comfy.sdxl_clip.SDXLRefinerClipModel),
+        "cascade": (comfy.sdxl_clip.StableCascadeTokenizer, comfy.sdxl_clip.StableCascadeClipModel),
     }
     small = dict(num_hidden_layers=3, hidden_size=32, num_attention_heads=2, intermediate_size=64)
 
     def build(seed=0, kind="sd1", dtype=torch.float32):
-        sizes = {f"clip_{name}_model_config": small for name in "lhg"}
+        sizes = {f"clip_{name}_model_config": small for name in "lh"}
+        sizes["clip_g_model_config"] = small | dict(hidden_size=48, intermediate_size=96)
         target = comfy.supported_models_base.ClipTarget(*kinds[kind])
         clip = comfy.sd.CLIP(target, model_options={"dtype": dtype, **sizes})
         fill(clip.cond_stage_model, seed)
