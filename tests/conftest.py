@@ -217,7 +217,9 @@ def sample(comfy_host):
         latent = {"samples": torch.zeros(shape)}
         prompts = [[[p, options]] if torch.is_tensor(p) else p for p in (positive, negative)]
         with torch.inference_mode():
-            return comfy_host.nodes.common_ksampler(model, seed, 3, 4.0, "euler", "normal", *prompts, latent)[0]["samples"]
+            return comfy_host.nodes.common_ksampler(model, seed, 3, 4.0, "euler", "normal", *prompts, latent)[0][
+                "samples"
+            ]
 
     yield draw
     comfy.model_management.unload_all_models()

@@ -71,7 +71,9 @@ def test_krea2_is_mapped_on_the_conditioning(pack, make_model, make_delta, sampl
     for strength in (1.0, 0.5, -1.0):
         delta = make_delta("krea2", 72)
         erased = pack.host.apply_delta(model, delta, strength)
-        assert_same_image(sample(erased, *c, **image), sample(model, *delta.context_map.apply(c, strength), **image), original)
+        assert_same_image(
+            sample(erased, *c, **image), sample(model, *delta.context_map.apply(c, strength), **image), original
+        )
     assert torch.equal(c, before)
     assert not model.wrappers
     assert torch.equal(sample(model, *c, **image), original)
