@@ -131,7 +131,7 @@ def fill_weights():
 
 @pytest.fixture(scope="session")
 def make_model(comfy_host):
-    """make_model(seed, dtype, config, options) -> a MODEL; without options of SD1.x build, 32 channels, text width 32."""
+    """make_model(seed, dtype, config, options) -> a MODEL; without options an SD1.x of 32 channels, text width 32."""
     import comfy.model_management
     import comfy.model_patcher
     import comfy.ops
@@ -165,25 +165,33 @@ def make_model(comfy_host):
 
 @pytest.fixture(scope="session")
 def make_clip(comfy_host):
-    """make_clip(seed, kind) -> a CLIP with the real tokenizer and text encoders of 3 layers, 32 wide, G 48."""
+    """make_clip(seed, kind) -> a CLIP with the real tokenizer and small text encoders, 32 wide, G 48, T5 `width`."""
     import comfy.sd
     import comfy.sd1_clip
     import comfy.sdxl_clip
     import comfy.supported_models_base
-    import comfy.text_encoders.sd2_clip as sd2_clip
+    from comfy.text_encoders import flux, hunyuan_video, pixart_t5, sd2_clip, sd3_clip, z_image
 
     kinds = {
         "sd1": (comfy.sd1_clip.SD1Tokenizer, comfy.sd1_clip.SD1ClipModel),
         "sd2": (sd2_clip.SD2Tokenizer, sd2_clip.SD2ClipModel),
         "sdxl": (comfy.sdxl_clip.SDXLTokenizer, comfy.sdxl_clip.SDXLClipModel),
         "refiner": (comfy.sdxl_clip.SDXLTokenizer, comfy.sdxl_clip.SDXLRefinerClipModel),
+        "pixart": (pixart_t5.PixArtTokenizer, pixart_t5.pixart_te()),
+        "flux": (flux.FluxTokenizer, flux.flux_clip()),
+        "z-image": (z_image.ZImageTokenizer, z_image.te()),
+        "hunyuan-video": (hunyuan_video.HunyuanVideoTokenizer, hunyuan_video.hunyuan_video_clip()),
+        "sd3": (sd3_clip.SD3Tokenizer, sd3_clip.sd3_clip()),
         "cascade": (comfy.sdxl_clip.StableCascadeTokenizer, comfy.sdxl_clip.StableCascadeClipModel),
     }
     small = dict(num_hidden_layers=3, hidden_size=32, num_attention_heads=2, intermediate_size=64)
 
-    def build(seed=0, kind="sd1", dtype=torch.float32):
+    def build(seed=0, kind="sd1", dtype=torch.float32, width=32):
         sizes = {f"clip_{name}_model_config": small for name in "lh"}
         sizes["clip_g_model_config"] = small | dict(hidden_size=48, intermediate_size=96)
+        sizes["t5xxl_model_config"] = dict(d_ff=64, d_kv=16, d_model=width, num_heads=2, num_layers=2)
+        llm = small | dict(num_hidden_layers=4, num_key_value_heads=1)
+        sizes |= dict.fromkeys(("qwen3_4b_model_config", "llama_model_config"), llm)
         target = comfy.supported_models_base.ClipTarget(*kinds[kind])
         clip = comfy.sd.CLIP(target, model_options={"dtype": dtype, **sizes})
         fill(clip.cond_stage_model, seed)

@@ -56,8 +56,8 @@ def test_the_edit_is_as_exact_as_the_weights_are(pack, make_model, delta, prompt
     model = make_model(dtype=dtype)
     original, mapped = (denoise(model, c) for c in (prompts[0], delta.context_map.apply(prompts[0])))
     erased = pack.host.apply_delta(model, delta, 1.0)
-    for on_the_fly, tolerance in ((False, tolerance), (True, 1e-5)):
-        assert error(denoise(erased, prompts[0], on_the_fly), mapped, original) < tolerance
+    assert error(denoise(erased, prompts[0]), mapped, original) < tolerance
+    assert error(denoise(erased, prompts[0], on_the_fly=True), mapped, original) < 1e-5
 
 
 @pytest.mark.parametrize(("on_the_fly", "tolerance"), [(False, 0.3), (True, 1e-5)])
