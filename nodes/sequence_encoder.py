@@ -39,6 +39,10 @@ class SequenceEncoder:
                 f"{', '.join(sorted(streams)) or 'none'}, and 'model' does not say which of them it reads; connect the "
                 "CLIP that belongs to the model."
             )
+        if getattr(clip.cond_stage_model, self.stream, self) is None:
+            raise HostError(
+                f"The connected 'clip' has no {self.stream} text encoder loaded; load it with all the encoders of 'model'."
+            )
         tokenizer = clip.tokenizer
         tokenizer = getattr(tokenizer, self.stream, None) or getattr(tokenizer, getattr(tokenizer, "clip", ""))
         self.pad = tokenizer.pad_token

@@ -178,6 +178,13 @@ def test_sd3_learns_a_map_for_each_of_its_encoders(pack, run, make_model, make_c
     )
 
 
+def test_an_encoder_that_was_left_out_is_missed(pack, make_clip):
+    clip = make_clip(kind="sd3")
+    clip.cond_stage_model.t5xxl = None  # as when only CLIP-L and CLIP-G are loaded
+    with pytest.raises(pack.host.HostError, match="no t5xxl text encoder"):
+        pack.module.nodes.sequence_encoder.SequenceEncoder(clip)
+
+
 def test_text_that_no_encoder_is_learnt_for_is_refused(pack, run, make_model, make_clip):
     options = TINY["HIDREAM"] | dict(image_model="hidream")
     with pytest.raises(ValueError, match="also reads llama text"):
