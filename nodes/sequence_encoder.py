@@ -41,7 +41,7 @@ class SequenceEncoder:
             )
         if getattr(clip.cond_stage_model, self.stream, self) is None:
             raise HostError(
-                f"The connected 'clip' has no {self.stream} text encoder loaded; load it with all the encoders of 'model'."
+                f"The connected 'clip' comes without its {self.stream} text encoder; load it with all encoders."
             )
         tokenizer = clip.tokenizer
         tokenizer = getattr(tokenizer, self.stream, None) or getattr(tokenizer, getattr(tokenizer, "clip", ""))

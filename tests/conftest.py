@@ -170,7 +170,13 @@ def make_clip(comfy_host):
     import comfy.sd1_clip
     import comfy.sdxl_clip
     import comfy.supported_models_base
-    from comfy.text_encoders import flux, hunyuan_video, pixart_t5, sd2_clip, sd3_clip, z_image
+    from comfy.text_encoders import flux, pixart_t5, qwen_image, sd2_clip, sd3_clip, z_image
+
+    class QwenImage(qwen_image.QwenImageTEModel):
+        """ComfyUI's way of encoding for Qwen-Image, on a language model that has no eyes and so can be small."""
+
+        def __init__(self, **options):
+            comfy.sd1_clip.SD1ClipModel.__init__(self, name="qwen25_7b", clip_model=z_image.Qwen3_4BModel, **options)
 
     kinds = {
         "sd1": (comfy.sd1_clip.SD1Tokenizer, comfy.sd1_clip.SD1ClipModel),
@@ -180,7 +186,7 @@ def make_clip(comfy_host):
         "pixart": (pixart_t5.PixArtTokenizer, pixart_t5.pixart_te()),
         "flux": (flux.FluxTokenizer, flux.flux_clip()),
         "z-image": (z_image.ZImageTokenizer, z_image.te()),
-        "hunyuan-video": (hunyuan_video.HunyuanVideoTokenizer, hunyuan_video.hunyuan_video_clip()),
+        "qwen-image": (qwen_image.QwenImageTokenizer, QwenImage),
         "sd3": (sd3_clip.SD3Tokenizer, sd3_clip.sd3_clip()),
         "cascade": (comfy.sdxl_clip.StableCascadeTokenizer, comfy.sdxl_clip.StableCascadeClipModel),
     }
@@ -191,7 +197,7 @@ def make_clip(comfy_host):
         sizes["clip_g_model_config"] = small | dict(hidden_size=48, intermediate_size=96)
         sizes["t5xxl_model_config"] = dict(d_ff=64, d_kv=16, d_model=width, num_heads=2, num_layers=2)
         llm = small | dict(num_hidden_layers=4, num_key_value_heads=1)
-        sizes |= dict.fromkeys(("qwen3_4b_model_config", "llama_model_config"), llm)
+        sizes |= dict.fromkeys(("qwen3_4b_model_config", "qwen25_7b_model_config"), llm)
         target = comfy.supported_models_base.ClipTarget(*kinds[kind])
         clip = comfy.sd.CLIP(target, model_options={"dtype": dtype, **sizes})
         fill(clip.cond_stage_model, seed)

@@ -154,6 +154,29 @@ def test_only_the_pooled_columns_of_their_layer_change(erased):
     assert not torch.allclose(changed[:, :G], W[:, :G], atol=1e-3)
 
 
+def test_weights_patched_on_their_way_into_a_layer_are_as_exact(erased):
+    """As under --lowvram: the pooled map is on some columns of its layer only there too."""
+    model, clip, result, delta, _ = erased
+    noise = torch.Generator().manual_seed(5)
+    x, sigma = torch.randn(1, 4, 8, 8, generator=noise), torch.tensor([3.0])
+    sizes = torch.randn(1, 1536, generator=noise)
+
+    def denoise(patcher, c, pooled, memory=1):
+        patcher.patch_model(torch.device("cpu"), lowvram_model_memory=memory)
+        try:
+            with torch.inference_mode():
+                return patcher.model.apply_model(x, sigma, c_crossattn=c, y=torch.cat([pooled, sizes], 1))
+        finally:
+            patcher.unpatch_model(torch.device("cpu"))
+
+    c, pooled = encode(clip, "a gun")
+    mapped = denoise(model, delta.context_map.apply(c), delta.streams["pooled"].apply(pooled))
+    half = denoise(model, delta.context_map.apply(c), pooled)
+    change = (mapped - half).abs().max()  # what the pooled map alone does
+    assert change > 1e-3
+    assert (denoise(result, c, pooled) - mapped).abs().max() < 1e-4 * change
+
+
 def test_a_saved_delta_has_both_maps(pack, erased, run, sample, tmp_path):
     model, clip, result, delta, _ = erased
     pack.ops.delta.save_delta(delta, tmp_path / "delta.safetensors")
