@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import chain
 from weakref import WeakKeyDictionary
 
 import torch
+from comfy.quant_ops import QuantizedTensor
 from comfy.sd1_clip import SDClipModel
 from comfy.weight_adapter.base import WeightAdapterBase
 from torch import Tensor
@@ -22,12 +24,25 @@ def base_digest(patcher, ignored: tuple[str, ...] = ()) -> bytes:
     module = patcher.model
     if module not in _base_digests:
         digest = hashlib.sha256()
-        for key, (base, *_) in sorted(patcher.get_key_patches().items()):
+        for key, weight in sorted(_base_weights(patcher)):
             if not key.endswith(ignored):
                 digest.update(key.encode())
-                hash_into(digest, base[0])
+                hash_into(digest, weight)
         _base_digests[module] = digest.digest()
     return _base_digests[module]
+
+
+def _base_weights(patcher) -> list[tuple[str, Tensor]]:
+    """Every weight as it was before patches.
+
+    ModelPatcher.get_key_patches would say so too, but for quantised layers, whose state dict names scales that are no
+    attributes of theirs.
+    """
+    module = patcher.model
+    weights = dict(chain(module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)))
+    weights |= {key: backup.weight for key, backup in patcher.backup.items()}
+    weights |= {key: backup[0] for key, backup in patcher.hook_backup.items()}
+    return [(key, weights[key]) for key in patcher.model_state_dict() if key in weights]
 
 
 def hash_patches(digest, patcher) -> None:
@@ -39,6 +54,8 @@ def hash_patches(digest, patcher) -> None:
 
 def hash_into(digest, value) -> None:
     """Feed a weight, or a patch made of weights and numbers, to the digest."""
+    if isinstance(value, QuantizedTensor):
+        value = value.dequantize()
     if isinstance(value, Tensor):
         digest.update(str(tuple(value.shape)).encode())
         flat = value.detach().reshape(-1)

@@ -65,33 +65,47 @@ def test_quantised_layers_are_edited_on_their_dequantised_weights(
     pack, make_model, delta, prompts, denoise, on_the_fly, tolerance
 ):
     """fp8 with a scale, as in scaled checkpoints: ComfyUI dequantises, and quantises again what it keeps loaded."""
-    model = quantised(make_model())
+    model = make_model()
+    quantised(model.model)
     assert type(model.model.get_parameter(KEY).data).__name__ == "QuantizedTensor"
     original, mapped = (denoise(model, c, True) for c in (prompts[0], delta.context_map.apply(prompts[0])))
     erased = pack.host.apply_delta(model, delta, 1.0)
     assert error(denoise(erased, prompts[0], on_the_fly), mapped, original) < tolerance
 
 
-def quantised(model):
-    """The same MODEL with its text projections as fp8 and a scale, loaded as ComfyUI loads them."""
+def quantised(base, layers=("attn2.to_k", "attn2.to_v")):
+    """The same module with those layers as fp8 and a scale, loaded as ComfyUI loads them."""
     import comfy.ops
 
     operations = comfy.ops.mixed_precision_ops({}, torch.float32, full_precision_mm=True)
-    for name, module in list(model.model.named_modules()):
-        if name.endswith(("attn2.to_k", "attn2.to_v")):
+    for name, module in list(base.named_modules()):
+        if name.endswith(layers):
             out, width = module.weight.shape
-            layer = operations.Linear(width, out, bias=False, device="cpu", dtype=torch.float32)
+            bias = {} if module.bias is None else {"bias": module.bias}
+            layer = operations.Linear(width, out, bias=bool(bias), device="cpu", dtype=torch.float32)
             scale = module.weight.abs().max() / 448
             config = json.dumps({"format": "float8_e4m3fn"}).encode()
             layer.load_state_dict(
                 {
+                    **bias,
                     "weight": (module.weight / scale).to(torch.float8_e4m3fn),
                     "weight_scale": scale.detach(),
                     "comfy_quant": torch.tensor(list(config), dtype=torch.uint8),
                 }
             )
-            model.model.set_submodule(name, layer)
-    return model
+            base.set_submodule(name, layer)
+    return base
+
+
+def test_a_quantised_text_encoder_has_a_fingerprint(pack, make_model, make_clip):
+    """As the fp8 T5 that most people load."""
+    readers = pack.host.find_text_readers(make_model())
+    clips = [make_clip(seed=seed) for seed in (0, 0, 1)]
+    for clip in clips:
+        quantised(clip.cond_stage_model, ("mlp.fc1", "mlp.fc2"))
+    with torch.inference_mode():
+        first, again, other = (pack.host.text_fingerprint(clip, readers) for clip in clips)
+    assert first == again != other
 
 
 def lora():
