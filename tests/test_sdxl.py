@@ -174,7 +174,7 @@ def test_weights_patched_on_their_way_into_a_layer_are_as_exact(erased):
     half = denoise(model, delta.context_map.apply(c), pooled)
     change = (mapped - half).abs().max()  # what the pooled map alone does
     assert change > 1e-3
-    assert (denoise(result, c, pooled) - mapped).abs().max() < 1e-4 * change
+    assert (denoise(result, c, pooled) - mapped).abs().max() < 1e-3 * change
 
 
 def test_a_saved_delta_has_both_maps(pack, erased, run, sample, tmp_path):
