@@ -67,7 +67,7 @@ class TRCEApplyDelta(io.ComfyNode):
     @classmethod
     def execute(cls, model, delta, strength, clip=None, allow_other_encoder=False) -> io.NodeOutput:
         erased = host.apply_delta(model, delta, strength)
-        if clip is not None and host.ClipEncoder(clip).fingerprint != delta.info.encoder:
+        if clip is not None and host.text_fingerprint(clip, host.find_text_readers(model)) != delta.info.encoder:
             if not allow_other_encoder:
                 raise host.HostError(
                     "The delta was made with another text encoder, LoRA on it or clip skip than the connected "

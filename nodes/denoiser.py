@@ -29,6 +29,7 @@ from ..trce_ops.trajectories import Overrides
 from .fingerprint import model_fingerprint
 from .host import HostError, find_text_readers
 
+TUNED_FAMILIES = ("sd1", "sd2")
 FLOATS = ("torch.float32", "torch.float16", "torch.bfloat16")
 BASE = "base."  # where Network has the model
 MEMORY = 12  # a graph takes about so many times what sampling the same picture does
@@ -120,8 +121,13 @@ def open_denoiser(model, resolution: int) -> Iterator[HostDenoiser]:
 
 def tunable(model, resolution: int) -> TunableModel:
     """MODEL as stage 2 wants it. Raises HostError for one that cannot be trained."""
-    find_text_readers(model)
+    readers = find_text_readers(model)
     base = model.model
+    if readers.family not in TUNED_FAMILIES:
+        raise HostError(
+            f"The connected 'model' is a {readers.family} model, and tuning is for SD1.x and SD2.x; set 'mode' to "
+            "'closed form'."
+        )
     if base.concat_keys or base.adm_channels:
         raise HostError(
             "The connected 'model' wants more than a text (a picture to inpaint, a depth map, ...), which tuning does "

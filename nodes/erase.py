@@ -186,14 +186,26 @@ class TRCEErase(io.ComfyNode):
         settings = EraseSettings(
             TokenWeights(weight_sot, weight_keyword, weight_first_eot, weight_pads), preserve, ridge, templates
         )
-        encoder = host.ClipEncoder(clip)
-        host.check_width(readers, encoder)
+        encoders = host.text_encoders(clip, readers)
+        encoder = encoders.pop("context")
         tuning = None if mode == CLOSED_FORM else tune_settings(mode, knobs)
         trainable = tuning and tunable(model, tuning.resolution)
         node_id, cache = cls.hidden.unique_id, host.cache_folder()
         progress = host.node_progress(node_id)
-        delta, report = erase(pairs, kept, encoder, settings, family=readers.family, cache_dir=cache, progress=progress)
+        delta, report = erase(
+            pairs,
+            kept,
+            encoder,
+            settings,
+            family=readers.family,
+            streams=encoders,
+            space=readers.space,
+            cache_dir=cache,
+            progress=progress,
+        )
         text, losses, curve = report.text(), ExecutionBlocker(None), None
+        if readers.row.leaks:
+            text += f"\nNot reached: {readers.row.leaks}."
         if tuning:
             delta, tuned = tune_delta(
                 delta, encoder, trainable, tuning, cache_dir=cache, retrain=retrain, progress=progress

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import chain
 from weakref import WeakKeyDictionary
 
 import torch
+from comfy.quant_ops import QuantizedTensor
+from comfy.sd1_clip import SDClipModel
 from comfy.weight_adapter.base import WeightAdapterBase
 from torch import Tensor
 
+# These do not reach the diffusion model, and a checkpoint that lacks them leaves them uninitialised.
+UNREAD = ("logit_scale", "clip_l.transformer.text_projection.weight", "clip_h.transformer.text_projection.weight")
 SAMPLES = 256  # values of every weight that a fingerprint looks at
 
 _base_digests: WeakKeyDictionary[torch.nn.Module, bytes] = WeakKeyDictionary()
@@ -19,12 +24,25 @@ def base_digest(patcher, ignored: tuple[str, ...] = ()) -> bytes:
     module = patcher.model
     if module not in _base_digests:
         digest = hashlib.sha256()
-        for key, (base, *_) in sorted(patcher.get_key_patches().items()):
+        for key, weight in sorted(_base_weights(patcher)):
             if not key.endswith(ignored):
                 digest.update(key.encode())
-                hash_into(digest, base[0])
+                hash_into(digest, weight)
         _base_digests[module] = digest.digest()
     return _base_digests[module]
+
+
+def _base_weights(patcher) -> list[tuple[str, Tensor]]:
+    """Every weight as it was before patches.
+
+    ModelPatcher.get_key_patches would say so too, but for quantised layers, whose state dict names scales that are no
+    attributes of theirs.
+    """
+    module = patcher.model
+    weights = dict(chain(module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)))
+    weights |= {key: backup.weight for key, backup in patcher.backup.items()}
+    weights |= {key: backup[0] for key, backup in patcher.hook_backup.items()}
+    return [(key, weights[key]) for key in patcher.model_state_dict() if key in weights]
 
 
 def hash_patches(digest, patcher) -> None:
@@ -36,6 +54,8 @@ def hash_patches(digest, patcher) -> None:
 
 def hash_into(digest, value) -> None:
     """Feed a weight, or a patch made of weights and numbers, to the digest."""
+    if isinstance(value, QuantizedTensor):
+        value = value.dequantize()
     if isinstance(value, Tensor):
         digest.update(str(tuple(value.shape)).encode())
         flat = value.detach().reshape(-1)
@@ -48,6 +68,22 @@ def hash_into(digest, value) -> None:
             hash_into(digest, item)
     elif not callable(value):
         digest.update(str(value).encode())
+
+
+def encoder_fingerprint(clip) -> str:
+    """Equal for CLIPs that give the same embeddings: same base weights, same patches on them, same clip skip.
+
+    It does not depend on the device, nor on loading in fp16 or fp32.
+    """
+    digest = hashlib.sha256(base_digest(clip.patcher, UNREAD))
+    for encoder in clip.cond_stage_model.children():
+        if isinstance(encoder, SDClipModel):
+            default, default_layer, _ = encoder.options_default
+            layer = clip.layer_idx or (-1 if default == "last" else default_layer)
+            layer = -1 if isinstance(layer, int) and abs(layer) > encoder.num_layers else layer  # as ComfyUI does
+            digest.update(str(layer).encode())
+    hash_patches(digest, clip.patcher)
+    return digest.hexdigest()
 
 
 def model_fingerprint(model) -> str:

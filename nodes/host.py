@@ -1,226 +1,45 @@
-"""The adapter: what this pack knows of ComfyUI's classes stands here, and in denoiser.py and fingerprint.py beside it.
+"""The adapter: the folders, the progress bar and the cancel button here, the rest of ComfyUI in modules beside it.
 
-It lends trce_ops a text encoder, finds the projections that read the text, puts a delta on them, and knows the folders,
-the progress bar and the cancel button.
+families.py and readers.py find the weights that read the text, encoders.py lends trce_ops a text encoder, patches.py
+puts a delta on a MODEL, denoiser.py and fingerprint.py make one a function of its weights and tell them apart.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from textwrap import shorten
+from collections.abc import Callable
 from time import perf_counter
 
-import comfy.clip_model
 import comfy.model_management
-import comfy.supported_models
 import comfy.utils
 import folder_paths
-import torch
-from comfy.weight_adapter.base import WeightAdapterBase
-from comfy.weight_adapter.lora import LoRAAdapter
 from server import PromptServer
-from torch import Tensor
 
 from ..trce_ops.delta import ErasedDelta, load_delta, save_delta
-from ..trce_ops.embeddings import Ids
-from ..trce_ops.tokens import CHUNK, TokenError
-from ..trce_ops.tuned import Tuned
-from .fingerprint import base_digest, hash_patches
+from .encoders import ClipEncoder, text_encoders, text_fingerprint
+from .patches import ContextMapPatch, apply_delta
+from .readers import HostError, TextReaders, find_text_readers
+
+__all__ = [
+    "ClipEncoder",
+    "ContextMapPatch",
+    "HostError",
+    "TextReaders",
+    "apply_delta",
+    "cache_folder",
+    "delta_names",
+    "delta_stamp",
+    "find_text_readers",
+    "node_progress",
+    "read_delta",
+    "register_delta_folder",
+    "show_text",
+    "text_encoders",
+    "text_fingerprint",
+    "write_delta",
+]
 
 DELTA_FOLDER = "erased_deltas"
-FAMILIES = {"sd1": comfy.supported_models.SD15, "sd2": comfy.supported_models.SD20}
-
-
-class HostError(ValueError):
-    """A MODEL, CLIP or delta that does not fit the job, or the others."""
-
-
-# Text encoder
-
-
-class ClipEncoder:
-    """A CLIP with one text encoder, as trce_ops.embeddings.TextEncoder; its LoRAs and clip skip are honoured.
-
-    Text is taken literally: "(x:1.2)" is no weight. "embedding:name" is refused, for a delta has to be reproducible
-    from the words it names.
-    """
-
-    def __init__(self, clip):
-        model = clip.cond_stage_model
-        self.clip = clip
-        self.encoder = getattr(model, getattr(model, "clip", ""), None)
-        transformer = getattr(self.encoder, "transformer", None)
-        if not isinstance(transformer, comfy.clip_model.CLIPTextModel):
-            raise HostError(
-                f"The connected 'clip' is a {type(model).__name__}; connect the CLIP of an SD1.x or SD2.x checkpoint."
-            )
-        self.eot_id = self.encoder.special_tokens["end"]
-        self.positions = transformer.text_model.embeddings.position_embedding
-        self.width = self.positions.weight.shape[1]
-        self.fingerprint = self._fingerprint()
-
-    def tokenize(self, text: str) -> Ids:
-        if re.search(r"(^|\s)embedding:", text):
-            raise TokenError(f"'{shorten(text, 60)}' names a textual inversion ('embedding:'); write words instead.")
-        (chunks,) = self.clip.tokenize(text, disable_weights=True).values()
-        if len(chunks) > 1:
-            raise TokenError(
-                f"'{shorten(text, 60)}' is longer than the {CHUNK - 2} tokens that fit in one prompt; shorten it."
-            )
-        return tuple(token for token, _ in chunks[0])
-
-    def encode(self, rows: Sequence[Ids], length: int) -> Tensor:  # (n, length, d) float32, CPU
-        model = self.clip.cond_stage_model
-        model.reset_clip_options()
-        if self.clip.layer_idx is not None:
-            model.set_clip_options({"layer": self.clip.layer_idx})
-        device = self.clip.load_model().load_device
-        model.set_clip_options({"execution_device": device})
-        # CLIPTextModel adds its whole position table to its input, whatever the length. For this one call it is lent
-        # a shorter table; the module itself is not touched.
-        table = {"transformer.text_model.embeddings.position_embedding.weight": self.positions.weight[:length]}
-        with comfy.model_management.cuda_device_context(device):
-            z = torch.func.functional_call(self.encoder, table, ([list(ids[:length]) for ids in rows],))[0]
-        return z.float().cpu()
-
-    def _fingerprint(self) -> str:
-        """Equal for CLIPs that give the same embeddings: same base weights, same patches on them, same clip skip.
-
-        It does not depend on the device, nor on loading in fp16 or fp32.
-        """
-        # These two do not reach cross-attention, and a checkpoint that lacks them leaves them uninitialised.
-        digest = hashlib.sha256(base_digest(self.clip.patcher, ("text_projection.weight", "logit_scale")))
-        default, default_layer, _ = self.encoder.options_default
-        layer = self.clip.layer_idx or (-1 if default == "last" else default_layer)
-        layer = layer if abs(layer) <= self.encoder.num_layers else -1  # as ComfyUI does
-        digest.update(str(layer).encode())
-        hash_patches(digest, self.clip.patcher)
-        return digest.hexdigest()
-
-
-# Diffusion model
-
-
-@dataclass(frozen=True)
-class TextReaders:
-    """The projections of a MODEL that read the text."""
-
-    family: str
-    width: int  # d of the embeddings they read
-    keys: tuple[str, ...]  # weights of shape (out, d)
-
-
-def find_text_readers(model) -> TextReaders:
-    """The cross-attention key and value projections. Raises HostError for a MODEL whose text also goes elsewhere."""
-    config = model.model.model_config
-    family = next((name for name, kind in FAMILIES.items() if isinstance(config, kind)), None)
-    widths = {}
-    for name, block in model.model.named_modules() if family else ():
-        if hasattr(block, "attn2"):
-            # Upscalers switch self-attention off on some levels, whose attn1 then reads the text too.
-            for attention in ("attn2", "attn1") if getattr(block, "disable_self_attn", False) else ("attn2",):
-                for projection in ("to_k", "to_v"):
-                    key = f"{name}.{attention}.{projection}.weight"
-                    widths[key] = comfy.utils.get_attr(model.model, key).shape[1]
-    if len(set(widths.values())) != 1:
-        raise HostError(
-            f"The connected 'model' is a {type(config).__name__} ({type(model.model).__name__}); "
-            "connect an SD1.x or SD2.x model, the ones that TRCE erases in."
-        )
-    return TextReaders(family, min(widths.values()), tuple(widths))
-
-
-def check_width(readers: TextReaders, encoder: ClipEncoder) -> None:
-    """Raises HostError when MODEL does not read the embeddings of this CLIP."""
-    if readers.width != encoder.width:
-        raise HostError(
-            f"The connected 'model' reads text of width {readers.width} and the connected 'clip' gives width "
-            f"{encoder.width}; connect the CLIP of the same checkpoint."
-        )
-
-
-class ContextMapPatch(WeightAdapterBase):
-    """W + strength * W D on any projection that reads the text; one object serves all of them.
-
-    ComfyUI moves and copies the factors where it wants them (`weights`); no copy is kept on any device.
-    """
-
-    name = "trce_context_map"
-
-    def __init__(self, loaded_keys, weights):  # the signature that ComfyUI rebuilds adapters with
-        self.loaded_keys = loaded_keys
-        self.weights = weights  # (D,) or (up, down)
-
-    def calculate_weight(
-        self,
-        weight,
-        key,
-        strength,
-        strength_model,
-        offset,
-        function,
-        intermediate_dtype=torch.float32,
-        original_weight=None,
-    ):
-        # Never below float32: large entries of D cancel in the product. The sum is rounded to the weight's type once.
-        dtype = torch.promote_types(intermediate_dtype, torch.float32)
-        shift = weight.to(dtype)
-        for factor in self.weights:
-            shift = shift @ comfy.model_management.cast_to_device(factor, weight.device, dtype)
-        weight += function(strength * shift)
-        return weight
-
-
-def apply_delta(model, delta: ErasedDelta, strength: float):
-    """A clone of MODEL with the delta on every projection that reads the text. Raises HostError when it does not fit.
-
-    The patch goes after those already there: W is the weight with its LoRAs, and deltas compose in the order applied.
-    """
-    readers = find_text_readers(model)
-    context_map, family = delta.context_map, delta.info.family
-    if (family, context_map.width) != (readers.family, readers.width):
-        raise HostError(
-            f"The delta is for {family} models with text of width {context_map.width}; the connected 'model' is "
-            f"{readers.family} with text of width {readers.width}. Connect the delta to a model of its own family."
-        )
-    tuned = _tuned_patches(model, delta.tuned)
-    erased = model.clone()
-    if strength and tuned:
-        _add(erased, tuned, strength)
-    if strength and context_map.rank:  # after what was tuned: (W + s dW)(I + s D)
-        _add(erased, dict.fromkeys(readers.keys, ContextMapPatch(set(), context_map.factors)), strength)
-    return erased
-
-
-def _add(model, patches: dict, strength: float) -> None:
-    missed = set(patches) - set(model.add_patches(patches, strength))
-    if missed:
-        raise HostError(
-            f"The connected 'model' does not take patches on {len(missed)} projections, such as {min(missed)}."
-        )
-
-
-def _tuned_patches(model, tuned: Tuned) -> dict:
-    """dW of every tuned projection as ComfyUI's own patches. Raises HostError for one that MODEL does not have."""
-    weights = dict(model.model.named_parameters()) if tuned else {}
-    patches = {}
-    for module, change in tuned.items():
-        key = f"{module}.weight"
-        if key not in weights or weights[key].shape != change.shape:
-            found = f"of shape {tuple(weights[key].shape)}" if key in weights else "nothing"
-            raise HostError(
-                f"The delta tunes {module} of shape {change.shape}, where the connected 'model' has {found}. Connect "
-                "the model that the delta was tuned on, or one of the same build."
-            )
-        if len(change.factors) == 1:
-            patches[key] = ("diff", change.factors)
-        else:
-            patches[key] = LoRAAdapter(set(), (*change.factors, None, None, None, None))
-    return patches
 
 
 # Progress, cancel and text on the node

@@ -29,8 +29,10 @@ def load_package(name: str, folder: Path):
 
 load_package("trce_ops", ROOT / "trce_ops")
 
+from trce_ops.embeddings import EotEncoder  # noqa: E402 - known by that name from here on
 
-class ToyEncoder:
+
+class ToyEncoder(EotEncoder):
     """A causal text encoder without weights to load: a position sees the mean of the tokens so far and its own place.
 
     Words longer than four letters split into several tokens, as BPE does to rare words.
@@ -123,31 +125,36 @@ def fill(module, seed):
 
 
 @pytest.fixture(scope="session")
+def fill_weights():
+    return fill
+
+
+@pytest.fixture(scope="session")
 def make_model(comfy_host):
-    """make_model(seed, dtype) -> a MODEL of SD1.x build with 32 channels that reads text of width 32."""
+    """make_model(seed, dtype, config, options) -> a MODEL; without options an SD1.x of 32 channels, text width 32."""
     import comfy.model_management
     import comfy.model_patcher
     import comfy.ops
     import comfy.supported_models
 
-    def build(seed=0, dtype=torch.float32):
-        config = comfy.supported_models.SD15(
-            dict(
-                image_size=32,
-                in_channels=4,
-                out_channels=4,
-                model_channels=32,
-                num_res_blocks=[1, 1],
-                channel_mult=(1, 2),
-                transformer_depth=[1, 1],
-                transformer_depth_output=[1, 1, 1, 1],
-                transformer_depth_middle=1,
-                context_dim=32,
-                use_spatial_transformer=True,
-                use_linear_in_transformer=False,
-                legacy=False,
-            )
-        )
+    small = dict(
+        image_size=32,
+        in_channels=4,
+        out_channels=4,
+        model_channels=32,
+        num_res_blocks=[1, 1],
+        channel_mult=(1, 2),
+        transformer_depth=[1, 1],
+        transformer_depth_output=[1, 1, 1, 1],
+        transformer_depth_middle=1,
+        context_dim=32,
+        use_spatial_transformer=True,
+        use_linear_in_transformer=False,
+        legacy=False,
+    )
+
+    def build(seed=0, dtype=torch.float32, config="SD15", options=small):
+        config = getattr(comfy.supported_models, config)(dict(options))
         config.set_inference_dtype(dtype, torch.float32 if dtype != torch.float32 else None)
         config.custom_operations = comfy.ops.manual_cast
         cpu = torch.device("cpu")
@@ -158,22 +165,39 @@ def make_model(comfy_host):
 
 @pytest.fixture(scope="session")
 def make_clip(comfy_host):
-    """make_clip(seed, kind) -> a CLIP with the real tokenizer and a text encoder of 3 layers: sd1, sd2 or sdxl."""
+    """make_clip(seed, kind) -> a CLIP with the real tokenizer and small text encoders, 32 wide, G 48, T5 `width`."""
     import comfy.sd
     import comfy.sd1_clip
     import comfy.sdxl_clip
     import comfy.supported_models_base
-    import comfy.text_encoders.sd2_clip as sd2_clip
+    from comfy.text_encoders import flux, pixart_t5, qwen_image, sd2_clip, sd3_clip, z_image
+
+    class QwenImage(qwen_image.QwenImageTEModel):
+        """ComfyUI's way of encoding for Qwen-Image, on a language model that has no eyes and so can be small."""
+
+        def __init__(self, **options):
+            comfy.sd1_clip.SD1ClipModel.__init__(self, name="qwen25_7b", clip_model=z_image.Qwen3_4BModel, **options)
 
     kinds = {
         "sd1": (comfy.sd1_clip.SD1Tokenizer, comfy.sd1_clip.SD1ClipModel),
         "sd2": (sd2_clip.SD2Tokenizer, sd2_clip.SD2ClipModel),
         "sdxl": (comfy.sdxl_clip.SDXLTokenizer, comfy.sdxl_clip.SDXLClipModel),
+        "refiner": (comfy.sdxl_clip.SDXLTokenizer, comfy.sdxl_clip.SDXLRefinerClipModel),
+        "pixart": (pixart_t5.PixArtTokenizer, pixart_t5.pixart_te()),
+        "flux": (flux.FluxTokenizer, flux.flux_clip()),
+        "z-image": (z_image.ZImageTokenizer, z_image.te()),
+        "qwen-image": (qwen_image.QwenImageTokenizer, QwenImage),
+        "sd3": (sd3_clip.SD3Tokenizer, sd3_clip.sd3_clip()),
+        "cascade": (comfy.sdxl_clip.StableCascadeTokenizer, comfy.sdxl_clip.StableCascadeClipModel),
     }
     small = dict(num_hidden_layers=3, hidden_size=32, num_attention_heads=2, intermediate_size=64)
 
-    def build(seed=0, kind="sd1", dtype=torch.float32):
-        sizes = {f"clip_{name}_model_config": small for name in "lhg"}
+    def build(seed=0, kind="sd1", dtype=torch.float32, width=32):
+        sizes = {f"clip_{name}_model_config": small for name in "lh"}
+        sizes["clip_g_model_config"] = small | dict(hidden_size=48, intermediate_size=96)
+        sizes["t5xxl_model_config"] = dict(d_ff=64, d_kv=16, d_model=width, num_heads=2, num_layers=2)
+        llm = small | dict(num_hidden_layers=4, num_key_value_heads=1)
+        sizes |= dict.fromkeys(("qwen3_4b_model_config", "qwen25_7b_model_config"), llm)
         target = comfy.supported_models_base.ClipTarget(*kinds[kind])
         clip = comfy.sd.CLIP(target, model_options={"dtype": dtype, **sizes})
         fill(clip.cond_stage_model, seed)
@@ -197,15 +221,19 @@ def run(pack):
 
 @pytest.fixture
 def sample(comfy_host):
-    """sample(model, positive, negative, seed) -> latents of 3 steps of the stock KSampler, at CFG 4."""
+    """sample(model, positive, negative, seed) -> latents of 3 steps of the stock KSampler, at CFG 4.
+
+    The prompts are embeddings, or whole CONDITIONINGs.
+    """
     import comfy.model_management
 
-    def draw(model, positive, negative, seed=1):
-        latent = {"samples": torch.zeros(2, 4, 8, 8)}
+    def draw(model, positive, negative, seed=1, shape=(2, 4, 8, 8), **options):
+        latent = {"samples": torch.zeros(shape)}
+        prompts = [[[p, options]] if torch.is_tensor(p) else p for p in (positive, negative)]
         with torch.inference_mode():
-            return comfy_host.nodes.common_ksampler(
-                model, seed, 3, 4.0, "euler", "normal", [[positive, {}]], [[negative, {}]], latent
-            )[0]["samples"]
+            return comfy_host.nodes.common_ksampler(model, seed, 3, 4.0, "euler", "normal", *prompts, latent)[0][
+                "samples"
+            ]
 
     yield draw
     comfy.model_management.unload_all_models()

@@ -68,6 +68,25 @@ def test_the_tuned_part_comes_back_too(path):
     assert path.read_bytes() == first
 
 
+def test_maps_for_other_kinds_of_text_and_their_space_come_back_too(path):
+    streams = {"pooled": ContextMap(factors(5, 1)), "llama": ContextMap((torch.eye(3),))}
+    save_delta(ErasedDelta(ContextMap(factors()), replace(INFO, space="post-norm"), streams=streams), path)
+    assert {"pooled_map.up", "pooled_map.down", "llama_map"} < load_file(path).keys()
+    delta = load_delta(path)
+    assert delta.info.space == "post-norm"
+    assert delta.streams.keys() == streams.keys()
+    for kind, context_map in streams.items():
+        assert all(torch.equal(a, b) for a, b in zip(delta.streams[kind].factors, context_map.factors))
+
+
+def test_files_of_before_there_were_spaces_can_be_read(tmp_path, path):
+    tensors, metadata = good(tmp_path)
+    del metadata["space"]
+    save_file(tensors, path, metadata)
+    assert load_delta(path).info.space == "embedding"
+    assert not load_delta(path).streams
+
+
 def test_the_size_of_a_change_needs_no_product():
     for change in TUNED.values():
         assert change.square_norm().item() == pytest.approx(change.dense().square().sum().item())
@@ -160,7 +179,15 @@ SPOILT_TENSORS |= {
         "4097 projections",
     ),
 }
+SPOILT_TENSORS |= {
+    "a pooled map alone": ({"pooled_map": torch.eye(8)}, "holds the tensors pooled_map; expected context_map"),
+    "half of a pooled map": ({**MAP, "pooled_map.up": torch.ones(8, 2)}, "holds the tensors"),
+    "a map for another kind of text": ({**MAP, "audio_map": torch.eye(8)}, "holds the tensors audio_map"),
+    "a pooled map that is not square": ({**MAP, "pooled_map": torch.ones(8, 7)}, "shapes"),
+    "a pooled NaN": ({**MAP, "pooled_map": torch.full((8, 8), torch.nan)}, "NaN or Inf"),
+}
 SPOILT_METADATA = {
+    "another space": ({"space": "sideways"}, "'sideways'; this pack knows embedding and post-norm"),
     "another format": ({"format": "lora"}, "format"),
     "a later version": ({"version": "2"}, "update the pack"),
     "no JSON": ({"settings": "{"}, "metadata"),

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from trce_ops.concepts import ConceptPair
-from trce_ops.embeddings import embed_pairs
+from trce_ops.embeddings import embed_pairs, pair_positions
 from trce_ops.templates import PLAIN, PromptPair, expand
-from trce_ops.tokens import TokenError, TokenWeights
+from trce_ops.tokens import Roles, TokenError, TokenWeights
 
 ALL = TokenWeights(sot=0.5, keyword=2, first_eot=1, pads=0.25)
 
@@ -42,6 +42,21 @@ def test_a_pad_before_the_targets_end_goes_to_the_targets_first_eot(encoder):
     pairs = embed_pairs([PromptPair("gun", "a b c d e", "gun", "gun", "a b c d e")], encoder, TokenWeights(0, 0, 0, 1))
     target = full(encoder, "a b c d e")
     assert torch.equal(pairs.targets, target[[6, 6, 6, *range(6, 77)]])
+
+
+def test_tokens_that_take_the_eots_part_go_to_the_same_place_of_the_sentence():
+    """'<s> a gun and a gun here </s>' -> '<s> an old dog and an old dog here </s>', as roles."""
+    source = Roles(keyword=(1, 2, 4, 5), first_eot=7, pads=(8, 9, 10, 11), others=(3, 6), sot=(0,))
+    target = Roles(keyword=(1, 2, 3, 5, 6, 7), first_eot=9, pads=(10, 11), others=(4, 8), sot=(0,))
+    pairs = {(role, p, q) for role, p, q, _ in pair_positions(source, target, ALL)}
+    assert pairs == {
+        ("sot", 0, 0),
+        *(("keyword", p, 7) for p in source.keyword),
+        *(("first_eot", p, q) for p, q in ((3, 4), (6, 8), (7, 9))),
+        *(("pads", p, q) for p, q in ((8, 9), (9, 9), (10, 10), (11, 11))),
+    }
+    nothing = Roles(keyword=(), first_eot=1, pads=(), others=(0,), sot=())
+    assert {q for role, _, q, _ in pair_positions(source, nothing, ALL) if role != "sot"} == {1}
 
 
 def test_an_empty_safe_target_is_the_first_eot_of_the_empty_prompt(encoder):

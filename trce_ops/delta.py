@@ -1,10 +1,12 @@
 """The erased delta: an erasure as a small safetensors file that anyone can read, share and apply.
 
 Tensors, float32, D = T - I of the context map (closed_form.py): either `context_map` (d, d), or
-`context_map.up` (d, r) and `context_map.down` (r, d) with D = up @ down. Of a tuned erasure also, per projection
-(tuned.py), either `tuned.<module>.diff` (out, in), or `tuned.<module>.lora_up` (out, r) and `tuned.<module>.lora_down`
-(r, in).
-`__metadata__`, all strings: format, version, method, family, encoder (fingerprint of the text encoder), pack_version,
+`context_map.up` (d, r) and `context_map.down` (r, d) with D = up @ down. For models that read more than one kind of
+text, the same under `pooled_map` (the pooled vector; SDXL's is 1280 wide), `clip_map` (the rows of CLIP among those of
+T5) and `llama_map`. Of a tuned erasure also, per projection (tuned.py), either `tuned.<module>.diff` (out, in), or
+`tuned.<module>.lora_up` (out, r) and `tuned.<module>.lora_down` (r, in).
+`__metadata__`, all strings: format, version, method, family, space (embedding, or post-norm for maps behind the norm
+that the model puts its text through first), encoder (fingerprint of the text encoder, and of that norm), pack_version,
 and as JSON: settings, concepts ([[concept, safe], ...]), keep ([caption, ...]), measured ({figure: number}).
 """
 
@@ -31,8 +33,8 @@ VERSION = "1"
 MAX_HEADER = 1 << 22  # bytes: the longest lists that the widgets take fit
 MAX_WIDTH = 16384
 
-DENSE = ("context_map",)
-FACTORS = ("context_map.up", "context_map.down")
+KINDS = ("context", "pooled", "clip", "llama")  # of text, each with a map of its own; only the first must be there
+SPACES = ("embedding", "post-norm")
 TUNED_DENSE = ("diff",)
 TUNED_FACTORS = ("lora_up", "lora_down")
 TUNED_NAME = re.compile(r"tuned\.(?P<module>\w+(\.\w+)+)\.(?P<part>diff|lora_up|lora_down)", re.ASCII)
@@ -55,15 +57,17 @@ class DeltaInfo:
     settings: Mapping[str, float | bool | str] = field(default_factory=dict)
     measured: Mapping[str, float] = field(default_factory=dict)
     pack_version: str = ""
+    space: str = "embedding"  # where the maps act: before the norm that a model begins with, or behind it: post-norm
 
 
 @dataclass(frozen=True)
 class ErasedDelta:
-    """A context map, what tuning added to it, and what is known about both."""
+    """A context map, those of other kinds of text, what tuning added to them, and what is known about it all."""
 
     context_map: ContextMap
     info: DeltaInfo
     tuned: Tuned = field(default_factory=dict)
+    streams: Mapping[str, ContextMap] = field(default_factory=dict)  # by kind of text: pooled, clip, llama
 
 
 def save_delta(delta: ErasedDelta, path: str | os.PathLike) -> None:
@@ -74,6 +78,7 @@ def save_delta(delta: ErasedDelta, path: str | os.PathLike) -> None:
         "version": VERSION,
         "method": info.method,
         "family": info.family,
+        "space": info.space,
         "encoder": info.encoder,
         "pack_version": info.pack_version,
         "settings": json.dumps(dict(info.settings), sort_keys=True),
@@ -81,8 +86,9 @@ def save_delta(delta: ErasedDelta, path: str | os.PathLike) -> None:
         "keep": json.dumps(list(info.keep)),
         "measured": json.dumps(dict(info.measured), sort_keys=True),
     }
-    factors = delta.context_map.factors
-    tensors = dict(zip(DENSE if len(factors) == 1 else FACTORS, factors))
+    tensors = {}
+    for kind, context_map in {KINDS[0]: delta.context_map, **delta.streams}.items():
+        tensors.update(zip(_map_names(kind, len(context_map.factors)), context_map.factors))
     for module, change in sorted(delta.tuned.items()):
         parts = TUNED_DENSE if len(change.factors) == 1 else TUNED_FACTORS
         tensors.update((f"tuned.{module}.{part}", factor) for part, factor in zip(parts, change.factors))
@@ -130,31 +136,47 @@ def _load(path: Path) -> ErasedDelta:
                 f"its version is {metadata.get('version')!r} and this pack reads '{VERSION}'; update the pack."
             )
         info = _info(metadata)
+
+        def shape(name: str) -> tuple[int, ...]:
+            return tuple(file.get_slice(name).get_shape())
+
         changed = [name for name in file.keys() if name.startswith("tuned.")]
-        names = tuple(sorted(set(file.keys()) - set(changed), reverse=True))  # up before down
-        if names not in (DENSE, FACTORS):
-            raise DeltaError(
-                f"it holds the tensors {', '.join(sorted(names)) or 'none'}; "
-                f"expected {DENSE[0]}, or {' and '.join(FACTORS)}."
-            )
-        slices = [file.get_slice(name) for name in names]
-        shapes = [tuple(part.get_shape()) for part in slices]
-        d, r = shapes[0] if len(shapes[0]) == 2 else (0, 0)
-        if not 0 < d <= MAX_WIDTH or r > d or shapes not in ([(d, d)], [(d, r), (r, d)]):
-            raise DeltaError(f"its tensors have the shapes {shapes}, which make no map from embeddings to embeddings.")
-        tuned_names = _tuned_names(changed, lambda name: tuple(file.get_slice(name).get_shape()))
+        map_names = _kinds(set(file.keys()) - set(changed), shape)
+        tuned_names = _tuned_names(changed, shape)
         if {file.get_slice(name).get_dtype() for name in file.keys()} != {"F32"}:
             raise DeltaError("its tensors are not float32.")
         # clone: not tied to the open file
-        factors = tuple(file.get_tensor(name).clone() for name in names)
-        tuned = {
-            module: WeightChange(tuple(file.get_tensor(name).clone() for name in parts))
-            for module, parts in tuned_names.items()
-        }
-    tensors = [*factors, *(factor for change in tuned.values() for factor in change.factors)]
-    if not all(torch.isfinite(tensor).all() for tensor in tensors):
+        maps, tuned = (
+            {key: kind(tuple(file.get_tensor(name).clone() for name in parts)) for key, parts in names.items()}
+            for kind, names in ((ContextMap, map_names), (WeightChange, tuned_names))
+        )
+    if not all(torch.isfinite(factor).all() for part in (*maps.values(), *tuned.values()) for factor in part.factors):
         raise DeltaError("it holds NaN or Inf; erase again and save.")
-    return ErasedDelta(ContextMap(factors), info, tuned)
+    return ErasedDelta(maps.pop(KINDS[0]), info, tuned, maps)
+
+
+def _map_names(kind: str, factors: int) -> tuple[str, ...]:
+    return (f"{kind}_map",) if factors == 1 else (f"{kind}_map.up", f"{kind}_map.down")
+
+
+def _kinds(names: set[str], shape: Callable[[str], tuple[int, ...]]) -> dict[str, tuple[str, ...]]:
+    """The tensors of every kind of text, up before down. Raises DeltaError for those that make no map."""
+    found = {}
+    for kind in KINDS:
+        for parts in (_map_names(kind, 1), _map_names(kind, 2)):
+            if set(parts) == {name for name in names if name.split(".")[0] == f"{kind}_map"}:
+                found[kind] = parts
+    if KINDS[0] not in found or set().union(*found.values()) != names:
+        raise DeltaError(
+            f"it holds the tensors {', '.join(sorted(names))[:300] or 'none'}; expected {_map_names(KINDS[0], 1)[0]}, "
+            f"or {' and '.join(_map_names(KINDS[0], 2))}, and the same for {', '.join(KINDS[1:])}."
+        )
+    for parts in found.values():
+        shapes = [shape(name) for name in parts]
+        d, r = shapes[0] if len(shapes[0]) == 2 else (0, 0)
+        if not 0 < d <= MAX_WIDTH or r > d or shapes not in ([(d, d)], [(d, r), (r, d)]):
+            raise DeltaError(f"its tensors have the shapes {shapes}, which make no map from embeddings to embeddings.")
+    return found
 
 
 def _tuned_names(names: Sequence[str], shape: Callable[[str], tuple[int, ...]]) -> dict[str, tuple[str, ...]]:
@@ -195,9 +217,12 @@ def _info(metadata: Mapping[str, str]) -> DeltaInfo:
             keep=tuple(keep),
             settings=dict(settings),
             measured=dict(measured),
+            space=metadata.get("space", SPACES[0]),  # files of before know no other
         )
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise DeltaError(f"its metadata does not describe an erasure ({type(error).__name__}: {error}).") from None
+    if info.space not in SPACES:
+        raise DeltaError(f"its maps act in the space {info.space!r}; this pack knows {' and '.join(SPACES)}.")
     texts = [text for pair in info.concepts for text in vars(pair).values()] + list(info.keep)
     if (
         not all(isinstance(text, str) for text in texts)

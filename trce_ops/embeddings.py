@@ -1,7 +1,7 @@
 """From prompt pairs to embedding pairs: which token's embedding is to be moved onto which.
 
-A causal text encoder computes position p from the tokens up to p alone, so that only the prefix up to the last
-position in use is encoded. With the first EoT as the only role that is a tenth of the full 77 positions.
+A causal text encoder computes position p from the tokens up to p alone, so that of a CLIP only the prefix up to the
+last position in use is encoded. With the first EoT as the only role that is a tenth of the full 77 positions.
 """
 
 from __future__ import annotations
@@ -23,17 +23,53 @@ Progress = Callable[[int, int], None]  # (prompts done, prompts in all); may rai
 
 
 class TextEncoder(Protocol):
-    """What the host lends: one causal text encoder with the patches and the clip skip the user gave it."""
+    """What the host lends: one text encoder with the patches and the clip skip the user gave it."""
 
     width: int  # d
-    eot_id: int
     fingerprint: str  # equal for encoders that give the same embeddings
 
     def tokenize(self, text: str) -> Ids:
-        """The ids of a prompt, one padded chunk of 77; raises TokenError when it does not fit in one."""
+        """The ids of a prompt, with its padding; raises TokenError when it is too long."""
+
+    def length(self, ids: Ids) -> int:
+        """How many embeddings the diffusion model is given for a prompt."""
+
+    def locate(self, ids: Ids, keyword: str = "") -> Roles:
+        """Positions of every role among these embeddings; raises TokenError when the keyword is not there."""
 
     def encode(self, rows: Sequence[Ids], length: int) -> Tensor:  # (n, length, d) float32, CPU
-        """Embeddings of the first `length` positions of every row."""
+        """The first `length` embeddings of every row; what is beyond a row's own length means nothing."""
+
+
+class EotEncoder:
+    """The part of TextEncoder that all CLIPs share: a padded chunk of ids with an end-of-text token, causal."""
+
+    eot_id: int
+
+    def length(self, ids: Ids) -> int:
+        return len(ids)
+
+    def locate(self, ids: Ids, keyword: str = "") -> Roles:
+        return locate(ids, content(self.tokenize(keyword), self.eot_id) if keyword else (), self.eot_id)
+
+
+class Pooled:
+    """The pooled vectors of an encoder with `pooled_width` and `pool`, as embeddings of one token: the first EoT."""
+
+    def __init__(self, encoder):
+        self.encoder = encoder
+        self.width = encoder.pooled_width
+        self.fingerprint = f"{encoder.fingerprint} pooled"
+        self.tokenize = encoder.tokenize
+
+    def length(self, ids: Ids) -> int:
+        return 1
+
+    def locate(self, ids: Ids, keyword: str = "") -> Roles:
+        return Roles((), 0, (), sot=())
+
+    def encode(self, rows: Sequence[Ids], length: int) -> Tensor:  # (n, 1, d)
+        return self.encoder.pool(rows)[:, None]
 
 
 @dataclass(frozen=True)
@@ -68,19 +104,30 @@ def pair_positions(source: Roles, target: Roles, weights: TokenWeights) -> Itera
     - SoT goes to SoT: a causal encoder gives every prompt the same one, so its weight only holds it in place.
     - Every keyword token goes to the last keyword token of the safe phrase, the one that has read all of it;
       to the first EoT when the safe target is empty.
-    - The first EoT goes to the first EoT.
+    - The first EoT goes to the first EoT. The tokens that take its part with it, where there is no EoT, go to those at
+      the same place of the sentence; to the target's first EoT when the safe target is empty.
     - The pad at position p goes to position p of the target when that is a pad too, for pads differ by position;
       to the target's first EoT when the target's text is still going on there.
     """
     keyword_target = target.keyword[-1] if target.keyword else target.first_eot
     if weights.sot:
-        yield "sot", 0, 0, weights.sot
+        yield from (("sot", p, p, weights.sot) for p in source.sot)
     if weights.keyword:
         yield from (("keyword", p, keyword_target, weights.keyword) for p in source.keyword)
     if weights.first_eot:
         yield "first_eot", source.first_eot, target.first_eot, weights.first_eot
+        yield from (("first_eot", p, same_place(p, source, target), weights.first_eot) for p in source.others)
     if weights.pads:
-        yield from (("pads", p, max(p, target.first_eot), weights.pads) for p in source.pads)
+        pads = set(target.pads)
+        yield from (("pads", p, p if p in pads else target.first_eot, weights.pads) for p in source.pads)
+
+
+def same_place(p: int, source: Roles, target: Roles) -> int:
+    """Where the token at p of the source stands in the target, which is the same sentence but for its keywords."""
+    if not (source.keyword and target.keyword):
+        return target.first_eot
+    before = sum(k < p for k in source.keyword)
+    return p + before * (len(target.keyword) - len(source.keyword)) // len(source.keyword)
 
 
 def embed_pairs(
@@ -95,16 +142,12 @@ def embed_pairs(
     seen = set()
     for prompt in prompts:
         try:
-            source, target, keyword, safe_keyword = map(
-                encoder.tokenize, (prompt.source, prompt.target, prompt.keyword, prompt.safe_keyword)
-            )
+            source, target = encoder.tokenize(prompt.source), encoder.tokenize(prompt.target)
             if (source, target) in seen:
                 continue
             seen.add((source, target))
-            source_roles, target_roles = (
-                locate(ids, content(slotted, encoder.eot_id) if weights.keyword else (), encoder.eot_id)
-                for ids, slotted in ((source, keyword), (target, safe_keyword))
-            )
+            source_roles = encoder.locate(source, prompt.keyword)
+            target_roles = encoder.locate(target, prompt.safe_keyword)
         except TokenError as error:
             raise TokenError(f"The line of '{prompt.concept}' in 'concepts' cannot be used. {error}") from None
         for role, p, q, weight in pair_positions(source_roles, target_roles, weights):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from time import perf_counter
+from types import MappingProxyType
 
 import torch
 
@@ -15,14 +16,18 @@ from . import __version__
 from .benign import BENIGN_CAPTIONS
 from .closed_form import factorize, solve_context_map
 from .concepts import ConceptPair
+from .context_map import ContextMap
 from .delta import DeltaInfo, ErasedDelta
-from .embeddings import TextEncoder, embed_pairs
+from .embeddings import EmbeddingPairs, TextEncoder, embed_pairs
 from .preserve import Kept, keep_moment
 from .report import Report, kept_ratio, mean_by, moved_ratios
-from .templates import PLAIN, TEMPLATES, expand, fill, mentions
+from .templates import PLAIN, TEMPLATES, PromptPair, expand, fill, mentions
 from .tokens import TokenError, TokenWeights
 
 log = logging.getLogger(__name__)
+
+EVERYDAY = "everyday captions"
+POOLED = TokenWeights(sot=0, keyword=0, first_eot=1, pads=0)
 
 StepProgress = Callable[[str, int, int], None]  # (step, prompts done, prompts in all); may raise to cancel
 
@@ -55,7 +60,7 @@ def keep_moments(
     if named := [row for row, caption in enumerate(BENIGN_CAPTIONS) if mentions(caption, concepts)]:
         captions = [BENIGN_CAPTIONS[row] for row in named]
         everyday = everyday.without(named, keep_moment(captions, encoder, None, partial(progress, "Everyday captions")))
-    kept = {"everyday captions": everyday}
+    kept = {EVERYDAY: everyday}
     if keep:
         captions = list(dict.fromkeys(fill(template, line)[0] for line in keep for template in templates))
         try:
@@ -65,31 +70,31 @@ def keep_moments(
     return kept
 
 
-def erase(
-    concepts: Sequence[ConceptPair],
+@dataclass(frozen=True)
+class Solved:
+    """The map for one kind of text and what it was made of."""
+
+    context_map: ContextMap
+    pairs: EmbeddingPairs
+    kept: Mapping[str, Kept]
+    seconds: Mapping[str, float]  # per step
+
+
+def solve_stream(
+    prompts: Sequence[PromptPair],
     keep: Sequence[str],
+    concepts: Sequence[str],
+    templates: Sequence[str],
     encoder: TextEncoder,
-    settings: EraseSettings = EraseSettings(),
-    *,
-    family: str,
-    cache_dir: str | os.PathLike | None = None,
-    progress: StepProgress = lambda *_: None,
-) -> tuple[ErasedDelta, Report]:
-    """Find the map that reads every concept as its safe target.
-
-    P is the mean of the everyday captions' moment and the keep list's, so that a short list counts as much as
-    the captions do. The same inputs give the same delta, bit for bit, on one machine.
-    Raises TokenError and NotPositiveDefinite (both ValueError), and whatever `progress` raises to cancel.
-    """
-    names = [pair.concept for pair in concepts]
-    # a sentence that has the concept in it already would ask to keep it
-    templates = [t for t in (TEMPLATES if settings.templates else PLAIN) if not mentions(t, names)]
-    prompts = expand(concepts, templates)
-
+    settings: EraseSettings,
+    cache_dir: str | os.PathLike | None,
+    progress: StepProgress,
+) -> Solved:
+    """Embed the prompts and what is kept with one encoder, and solve for its map."""
     start = perf_counter()
     pairs = embed_pairs(prompts, encoder, settings.weights, partial(progress, "Concepts"))
     encoded = perf_counter()
-    kept = keep_moments(keep, names, templates, encoder, cache_dir, progress)
+    kept = keep_moments(keep, concepts, templates, encoder, cache_dir, progress)
     preserved = perf_counter()
     T = solve_context_map(
         pairs.sources,
@@ -100,10 +105,53 @@ def erase(
         ridge=settings.ridge,
     )
     context_map = factorize(T - torch.eye(encoder.width, dtype=T.dtype))
-    solved = perf_counter()
+    seconds = {
+        "encoding": encoded - start,
+        "preserve moment": preserved - encoded,
+        "solving": perf_counter() - preserved,
+    }
+    return Solved(context_map, pairs, kept, seconds)
 
+
+def erase(
+    concepts: Sequence[ConceptPair],
+    keep: Sequence[str],
+    encoder: TextEncoder,
+    settings: EraseSettings = EraseSettings(),
+    *,
+    family: str,
+    streams: Mapping[str, TextEncoder] = MappingProxyType({}),
+    space: str = "embedding",
+    cache_dir: str | os.PathLike | None = None,
+    progress: StepProgress = lambda *_: None,
+) -> tuple[ErasedDelta, Report]:
+    """Find the map that reads every concept as its safe target, and one more for each of `streams`.
+
+    streams: other kinds of text that the model reads, by the names of delta.KINDS. The pooled vector counts as a first
+    EoT of weight 1, whatever the settings say: left alone, it would bring the concept back.
+    space: said in the delta; see there.
+    P is the mean of the everyday captions' moment and the keep list's, so that a short list counts as much as
+    the captions do. The same inputs give the same delta, bit for bit, on one machine.
+    Raises TokenError and NotPositiveDefinite (both ValueError), and whatever `progress` raises to cancel.
+    """
+    names = [pair.concept for pair in concepts]
+    # a sentence that has the concept in it already would ask to keep it
+    templates = [t for t in (TEMPLATES if settings.templates else PLAIN) if not mentions(t, names)]
+    prompts = expand(concepts, templates)
+
+    def solve(encoder: TextEncoder, weights: TokenWeights) -> Solved:
+        given = replace(settings, weights=weights)
+        return solve_stream(prompts, keep, names, templates, encoder, given, cache_dir, progress)
+
+    main = solve(encoder, settings.weights)
+    others = {kind: solve(lent, POOLED if kind == "pooled" else settings.weights) for kind, lent in streams.items()}
+    pairs, context_map = main.pairs, main.context_map
     ratios = moved_ratios(context_map, pairs)
     moved = mean_by(ratios, pairs.roles, asdict(settings.weights))
+    kept = {name: kept_ratio(context_map, part.samples.flatten(0, 1)) for name, part in main.kept.items()}
+    for kind, other in others.items():
+        moved.update(mean_by(moved_ratios(other.context_map, other.pairs), [kind] * len(other.pairs), [kind]))
+        kept[kind] = kept_ratio(other.context_map, other.kept[EVERYDAY].samples.flatten(0, 1))
     report = Report(
         prompts=len(prompts),
         pairs=len(pairs),
@@ -111,8 +159,8 @@ def erase(
         rank=context_map.rank,
         moved=moved,
         moved_concepts=mean_by(ratios, pairs.concepts, dict.fromkeys(pairs.concepts)),
-        kept={name: kept_ratio(context_map, part.samples.flatten(0, 1)) for name, part in kept.items()},
-        seconds={"encoding": encoded - start, "preserve moment": preserved - encoded, "solving": solved - preserved},
+        kept=kept,
+        seconds={step: sum(part.seconds[step] for part in (main, *others.values())) for step in main.seconds},
     )
     info = DeltaInfo(
         family=family,
@@ -130,6 +178,7 @@ def erase(
             **{f"kept_{name.replace(' ', '_')}": round(value, 4) for name, value in report.kept.items()},
         },
         pack_version=__version__,
+        space=space,
     )
     log.info("%s", report.text())
-    return ErasedDelta(context_map, info), report
+    return ErasedDelta(context_map, info, streams={kind: other.context_map for kind, other in others.items()}), report

@@ -1,7 +1,7 @@
 """The preserve moment P: what the embeddings of ordinary prompts look like, per text encoder.
 
-P is the mean of k k^T over all 77 tokens of all captions, not the sum, so that 'preserve' means the same for any
-number of captions. It depends on the text encoder alone and takes a while on a CPU, so it is kept on disk.
+P is the mean of k k^T over all tokens of a caption and over all captions, not the sum, so that 'preserve' means the
+same for any number of them. It depends on the text encoder alone and takes a while on a CPU, so it is kept on disk.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from torch import Tensor
 
 from .embeddings import Progress, TextEncoder, encode_batches
 from .files import write_whole
-from .tokens import CHUNK, first_eot
 
 log = logging.getLogger(__name__)
 
@@ -66,13 +65,14 @@ def keep_moment(
 
 def _compute(captions: Sequence[str], encoder: TextEncoder, progress: Progress) -> Kept:
     P = torch.zeros(encoder.width, encoder.width, dtype=torch.float64)
-    rows = {encoder.tokenize(caption): CHUNK for caption in captions}
+    rows = {ids: encoder.length(ids) for ids in map(encoder.tokenize, captions)}
     samples = {}
     for batch, z in encode_batches(encoder, rows, progress):
         for ids, k in zip(batch, z.double()):
-            P += k.mT @ k
-            samples[ids] = k[[first_eot(ids, encoder.eot_id), -1]].float()
-    return Kept(P / (CHUNK * len(rows)), torch.stack([samples[ids] for ids in rows]))
+            k = k[: rows[ids]]
+            P += k.mT @ k / len(k)
+            samples[ids] = k[[encoder.locate(ids).first_eot, -1]].float()
+    return Kept(P / len(rows), torch.stack([samples[ids] for ids in rows]))
 
 
 def _read(path: Path, width: int) -> Kept | None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import zip_longest
 from time import perf_counter
 
 import torch
@@ -84,29 +85,33 @@ def cache_key(delta: ErasedDelta, model: TunableModel, settings: TuneSettings) -
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
+def draw_in_turn(groups: Sequence[Sequence], count: int, generator: Generator) -> list:
+    """`count` items at most, drawn from each group in turn, so that all are equally well covered; each item once."""
+    shuffled = [[group[i] for i in torch.randperm(len(group), generator=generator).tolist()] for group in groups]
+    return [item for turn in zip_longest(*shuffled) for item in turn if item is not None][:count]
+
+
 def encode_prompts(
     delta: ErasedDelta, encoder: TextEncoder, settings: TuneSettings, generator: Generator, progress: StepProgress
 ) -> Contexts:
     """Embed as many prompt pairs, and kept prompts, as there are trajectories for, drawn from all of them.
 
-    Kept are in equal parts the lines of the keep list, in the same sentences as the concepts and in comparisons;
-    everyday captions; and captions that describe by comparison. None of them mentions a concept.
+    Kept are in equal parts the lines of the keep list, in the same sentences as the concepts and in comparisons, and
+    captions that mention no concept, everyday ones and ones that describe by comparison.
     """
     info = delta.info
     names = [pair.concept for pair in info.concepts]
     templates = [t for t in (TEMPLATES if info.settings["templates"] else PLAIN) if not mentions(t, names)]
-    pairs = expand(info.concepts, templates)
-    listed = [fill(template, line)[0] for line in info.keep for template in (*templates, *COMPARED)]
-    others = [
-        [caption for caption in captions if not mentions(caption, names)] for captions in (BENIGN_CAPTIONS, COMPARISONS)
-    ]
+    pairs = [expand([pair], templates) for pair in info.concepts]
+    listed = [[fill(template, line)[0] for template in (*templates, *COMPARED)] for line in info.keep]
+    others = [[text for text in texts if not mentions(text, names)] for texts in (BENIGN_CAPTIONS, COMPARISONS)]
 
-    def draw(prompts: Sequence, count: int) -> list:
-        return [prompts[i] for i in torch.randperm(len(prompts), generator=generator)[:count].tolist()]
-
-    pairs = draw(pairs, settings.trajectories)
-    kinds = [kind for kind in (listed, *others) if kind] if settings.keep else []
-    keep = [prompt for kind in kinds for prompt in draw(kind, -(-settings.keep_trajectories // len(kinds)))]
+    pairs = draw_in_turn(pairs, settings.trajectories, generator)
+    keep = []
+    if settings.keep:
+        count = settings.keep_trajectories
+        keep = draw_in_turn(listed, count // 2, generator)
+        keep += draw_in_turn(others, count - len(keep), generator)
     columns = [[pair.source for pair in pairs], [pair.target for pair in pairs], [""], keep]
     ids = [[encoder.tokenize(text) for text in column] for column in columns]
     rows = dict.fromkeys((row for column in ids for row in column), CHUNK)

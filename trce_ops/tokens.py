@@ -1,4 +1,4 @@
-"""Where the roles of a prompt stand among its 77 tokens: start, keyword, first end of text, padding.
+"""Where the roles of a prompt stand among its tokens: start, keyword, first end of text, padding.
 
 TRCE maps the first end-of-text token ([EoT]) because a causal text encoder gathers the whole sentence there.
 Every position comes from token ids. Counting words instead, as the official code does, lands on a content token
@@ -36,11 +36,17 @@ class TokenWeights:
 
 @dataclass(frozen=True)
 class Roles:
-    """Token positions of a prompt by role; SoT is always position 0."""
+    """Token positions of a prompt by role.
+
+    An encoder without an end-of-text token that gathers the sentence has no one position for it: there all tokens of
+    the text but the keyword's take that part, `first_eot` being the last and `others` the rest.
+    """
 
     keyword: tuple[int, ...]
     first_eot: int
     pads: tuple[int, ...]
+    others: tuple[int, ...] = ()
+    sot: tuple[int, ...] = (0,)
 
 
 def first_eot(token_ids: Sequence[int], eot_id: int) -> int:
@@ -56,19 +62,27 @@ def content(token_ids: Sequence[int], eot_id: int) -> tuple[int, ...]:
     return tuple(token_ids[1 : first_eot(token_ids, eot_id)])
 
 
-def find_keyword(token_ids: Sequence[int], keyword_ids: Sequence[int], eot_id: int) -> tuple[int, ...]:
-    """Positions of every run of `keyword_ids` before the first EoT; () for an empty keyword.
+def find_runs(token_ids: Sequence[int], *runs: Sequence[int]) -> tuple[int, ...]:
+    """Positions of every occurrence of the runs, which are the ways to write one keyword; () for an empty keyword.
 
-    Every run, because in "a photo of a photo album" both are the concept's word.
+    Every occurrence, because in "a photo of a photo album" both are the concept's word.
     Raises TokenError when there is none.
     """
-    run, n = tuple(keyword_ids), len(keyword_ids)
-    if not run:
+    ids, runs = tuple(token_ids), {tuple(run) for run in runs}
+    if runs == {()}:
         return ()
-    starts = [i for i in range(1, first_eot(token_ids, eot_id) - n + 1) if tuple(token_ids[i : i + n]) == run]
-    if not starts:
+    found = {i + k for run in runs for i in range(len(ids)) if ids[i : i + len(run)] == run for k in range(len(run))}
+    if not found:
         raise TokenError("The concept's tokens do not occur in its own prompt; put a space around the concept.")
-    return tuple(sorted({i + k for i in starts for k in range(n)}))
+    return tuple(sorted(found))
+
+
+def find_keyword(token_ids: Sequence[int], keyword_ids: Sequence[int], eot_id: int) -> tuple[int, ...]:
+    """Positions of every run of `keyword_ids` between the start token and the first EoT; () for an empty keyword.
+
+    Raises TokenError when there is none.
+    """
+    return tuple(1 + i for i in find_runs(content(token_ids, eot_id), keyword_ids))
 
 
 def locate(token_ids: Sequence[int], keyword_ids: Sequence[int], eot_id: int) -> Roles:

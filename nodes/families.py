@@ -1,0 +1,157 @@
+"""Where the models that ComfyUI knows read their text: one row per family.
+
+A row names the weights that are the first to multiply the text, for the sequence of token embeddings ("context") and
+for the pooled vector, where there is one. On these, and on no others, W' = W T is the same as T on the text. Families
+that normalise the text before are mapped behind that norm: T is learnt on normed embeddings. Families that have no such
+weights are mapped on the conditioning, on its way into the model.
+
+Width says nothing about who reads text: Anima, Mochi, LTX and others have weights of the same width further in.
+tests/test_families.py builds every family's own class and finds its readers by what they do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Reader:
+    """The weights that read one kind of text, by their names within the diffusion model."""
+
+    modules: str  # regular expression for whole names
+    norm: str = ""  # the same for the RMSNorms that this text passes first, one for each of its equal parts
+    pick: slice = field(default_factory=lambda: slice(None))  # of the modules that match, in the model's order
+    tail: int = 0  # columns after the text's own, which read something else
+
+
+@dataclass(frozen=True)
+class Family:
+    """One row. Models of a family share their kind of text encoder, so that a delta fits all of them."""
+
+    name: str
+    configs: tuple[str, ...]  # classes of comfy.supported_models; their subclasses count too, unless they have a row
+    readers: Mapping[str, Reader] = field(default_factory=dict)  # by kind of text: context, pooled, llama
+    has: str = ""  # the row is for models with this module
+    conditioning: bool = False  # the map goes on the conditioning
+    clip_rows: bool = False  # rows of CLIP stand among the tokens of T5, zero beyond CLIP's own columns
+    sequence: str = ""  # the encoder whose tokens it reads, for a CLIP with several that are no CLIPs
+    leaks: str = ""  # text that no map reaches
+
+
+CROSS_ATTENTION = Reader(r".*\.transformer_blocks\.\d+\.attn2\.to_[kv]")
+FLUX_POOLED = Reader(r"vector_in\.in_layer")
+HUNYUAN = Reader(r"txt_in\.(input_embedder|c_embedder\.in_layer)")  # the second reads the mean of the tokens
+BYT5 = "words in quotation marks, which also go through ByT5"
+TXT_NORM = {"context": Reader(r"txt_in", norm=r"txt_norm")}
+LUMINA = Reader(r"cap_embedder\.1", norm=r"cap_embedder\.0")
+OMNIGEN = Reader(r"time_caption_embed\.caption_embedder\.1", norm=r"time_caption_embed\.caption_embedder\.0")
+HIDREAM = r"caption_projection\.\d+\.linear"  # one per layer of Llama, then one for T5
+
+FAMILIES = (
+    Family("sd1", ("SD15",), {"context": CROSS_ATTENTION}),
+    Family("sd2", ("SD20",), {"context": CROSS_ATTENTION}),
+    # After the pooled vector come 6 sizes (refiner: 4 and a score) of 256 columns each.
+    Family("sdxl", ("SDXL",), {"context": CROSS_ATTENTION, "pooled": Reader(r"label_emb\.0\.0", tail=6 * 256)}),
+    Family(
+        "sdxl-refiner",
+        ("SDXLRefiner",),
+        {"context": CROSS_ATTENTION, "pooled": Reader(r"label_emb\.0\.0", tail=5 * 256)},
+    ),
+    Family(
+        "sd3",
+        ("SD3",),
+        {"pooled": Reader(r"y_embedder\.mlp\.0")},
+        has="context_processor",
+        conditioning=True,
+        clip_rows=True,
+    ),
+    Family(
+        "sd3",
+        ("SD3",),
+        {"context": Reader(r"context_embedder"), "pooled": Reader(r"y_embedder\.mlp\.0")},
+        clip_rows=True,
+    ),
+    Family("ovis", ("Flux",), TXT_NORM, has="txt_norm"),
+    Family("flux", ("Flux",), {"context": Reader(r"txt_in"), "pooled": FLUX_POOLED}),
+    Family("flux2", ("Flux2",), {"context": Reader(r"txt_in")}),
+    Family("longcat-image", ("LongCatImage",), {"context": Reader(r"txt_in")}),
+    Family("chroma", ("Chroma",), {"context": Reader(r"txt_in")}),
+    Family("auraflow", ("AuraFlow",), {"context": Reader(r"cond_seq_linear")}),
+    Family("pixart", ("PixArtAlpha",), {"context": Reader(r"y_embedder\.y_proj\.fc1")}),
+    Family(
+        "hidream",
+        ("HiDream",),
+        {
+            "context": Reader(HIDREAM, pick=slice(-1, None)),
+            "llama": Reader(HIDREAM, pick=slice(-1)),
+            "pooled": Reader(r"p_embedder\.pooled_embedder\.linear_1"),
+        },
+    ),
+    # Only the middle one of a block's three layers is cross-attention.
+    Family("cosmos", ("CosmosT2V",), {"context": Reader(r"blocks\.block\d+\.blocks\.1\.block\.attn\.to_[kv]\.0")}),
+    Family("cosmos-predict2", ("CosmosT2IPredict2",), {"context": Reader(r"blocks\.\d+\.cross_attn\.[kv]_proj")}),
+    Family(
+        "anima",
+        ("Anima",),
+        {"context": Reader(r"llm_adapter\.blocks\.\d+\.cross_attn\.[kv]_proj")},
+        sequence="qwen3_06b",
+        leaks="the T5 token ids that go into its adapter",
+    ),
+    Family("wan", ("WAN21_T2V",), {"context": Reader(r"text_embedding\.0")}),
+    Family("hunyuan-video", ("HunyuanVideo",), {"context": HUNYUAN, "pooled": FLUX_POOLED}),
+    Family("hunyuan-video-1.5", ("HunyuanVideo15", "HunyuanVideo15_SR_Distilled"), {"context": HUNYUAN}, leaks=BYT5),
+    Family("hunyuan-image", ("HunyuanImage21", "HunyuanImage21Refiner"), {"context": HUNYUAN}, leaks=BYT5),
+    Family("ltxv", ("LTXV",), {"context": Reader(r"caption_projection\.linear_1")}),
+    Family("mochi", ("GenmoMochi",), {"context": Reader(r"t5_yproj|t5_y_embedder\.to_(kv|q)")}),
+    Family("ernie-image", ("ErnieImage",), {"context": Reader(r"text_proj")}),
+    Family(
+        "kandinsky5",
+        ("Kandinsky5",),
+        {"context": Reader(r"text_embeddings\.in_layer"), "pooled": Reader(r"pooled_text_embeddings\.in_layer")},
+    ),
+    Family(
+        "cascade",
+        ("Stable_Cascade_C",),
+        {"context": Reader(r"clip_txt_mapper"), "pooled": Reader(r"clip_txt_pooled_mapper")},
+    ),
+    Family("cascade", ("Stable_Cascade_B",), {"pooled": Reader(r"clip_mapper")}),
+    Family("cogvideox", ("CogVideoX_T2V",), {"context": Reader(r"patch_embed\.text_proj")}),
+    Family("joyimage", ("JoyImage",), {"context": Reader(r"condition_embedder\.text_embedder\.linear_1")}),
+    Family("pixeldit", ("PixelDiTT2I",), {"context": Reader(r"y_embedder\.proj")}),
+    Family("minimax-h3", ("MiniMaxH3",), {"context": Reader(r"condition_proj")}),
+    # Behind a norm
+    Family(
+        "newbie",
+        ("Lumina2",),
+        {"context": LUMINA, "pooled": Reader(r"clip_text_pooled_proj\.1", norm=r"clip_text_pooled_proj\.0")},
+        has="clip_text_pooled_proj",
+        sequence="gemma",
+    ),
+    Family("lumina2", ("Lumina2",), {"context": LUMINA}),
+    Family("z-image", ("ZImage",), {"context": LUMINA}),
+    Family("qwen-image", ("QwenImage",), TXT_NORM),
+    Family("mageflow", ("MageFlow",), TXT_NORM),
+    Family("omnigen2", ("Omnigen2",), {"context": OMNIGEN}),
+    Family("boogu", ("Boogu",), {"context": OMNIGEN}),
+    Family("ideogram4", ("Ideogram4",), {"context": Reader(r"llm_cond_proj", norm=r"llm_cond_norm")}),
+    Family("lens", ("Lens",), {"context": Reader(r"txt_in", norm=r"txt_norm(\.\d+)?")}),
+    # On the conditioning
+    Family("krea2", ("Krea2",), conditioning=True),
+    Family("ltx2", ("LTXAV",), conditioning=True),
+)
+
+
+def family_of(config: object, modules: Iterable[str]) -> Family | None:
+    """The row for a model: by the class of its comfy.supported_models config, then by the modules that it has."""
+    modules = set(modules)
+    for kind in type(config).__mro__:
+        rows = [row for row in FAMILIES if kind.__name__ in row.configs]
+        if rows:
+            return next(row for row in rows if not row.has or row.has in modules)
+    return None
+
+
+def families_in_words() -> str:
+    """The names of all families, for messages."""
+    return ", ".join(dict.fromkeys(row.name for row in FAMILIES))

@@ -1,0 +1,192 @@
+"""T5 and language models: which tokens take which part, and erasing with them from the node to the latents."""
+
+import runpy
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+TINY = runpy.run_path(str(Path(__file__).with_name("networks.py")))
+FLUX = TINY["FLUX"] | dict(image_model="flux", vec_in_dim=32, context_in_dim=32)
+PIXART = TINY["PIXART"] | dict(image_model="pixart_sigma", caption_channels=32)
+ZIMAGE = TINY["ZIMAGE"] | dict(image_model="lumina2", cap_feat_dim=32)
+SD3 = TINY["MMDIT"] | dict(adm_in_channels=80)
+SD3["context_embedder_config"] = dict(target="torch.nn.Linear", params=dict(in_features=4096, out_features=128))
+ERASE = dict(concepts="a gun -> an umbrella", keep="a dog", preserve=1e-3, ridge=1e-3, templates=False)
+
+
+@pytest.fixture(autouse=True)
+def fast(pack, monkeypatch):
+    """Four everyday captions; what is done with them is test_preserve.py's matter."""
+    erase = pack.module.trce_ops.erase
+    monkeypatch.setattr(erase, "BENIGN_CAPTIONS", erase.BENIGN_CAPTIONS[:4])
+
+
+@pytest.fixture
+def make_encoder(pack, make_clip):
+    return lambda kind: pack.module.nodes.sequence_encoder.SequenceEncoder(make_clip(kind=kind))
+
+
+def conditioning(clip, text):
+    with torch.inference_mode():
+        return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+
+def assert_same_image(a, b, original, tolerance=1e-4):
+    change = (b - original).abs().max()
+    assert change > 1e-3
+    assert (a - b).abs().max() < tolerance * change
+
+
+@pytest.mark.parametrize("kind", ["pixart", "flux", "z-image", "qwen-image"])
+def test_the_keyword_stands_where_it_does_in_what_the_model_is_given(make_encoder, kind):
+    """Two prompts that differ in one word differ from that word's row on, but in T5, which looks both ways."""
+    encoder = make_encoder(kind)
+    with torch.inference_mode():
+        gun, dog = (encoder.tokenize(f"a photo of a {word} on a table") for word in ("gun", "dog"))
+        roles = encoder.locate(gun, "gun")
+        lengths = [encoder.length(ids) for ids in (gun, dog)]
+        a, b = (encoder.encode([ids], lengths[0])[0] for ids in (gun, dog))
+    moved = ((a - b).abs().amax(-1) > 1e-4).nonzero().flatten().tolist()
+    assert lengths[0] == lengths[1]
+    assert len(roles.keyword) == 1
+    if kind in ("z-image", "qwen-image"):
+        assert moved[0] == roles.keyword[0]
+    else:
+        assert [p for p in range(len(gun)) if gun[p] != dog[p]] == list(roles.keyword)
+    # the keyword, the other words, and what every prompt begins and ends with are all the rows there are
+    parts = [*roles.keyword, *roles.others, roles.first_eot, *roles.sot, *roles.pads]
+    assert sorted(parts) == list(range(lengths[0]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "sot", "tail", "pads"),
+    [("pixart", 0, 1, 0), ("flux", 0, 1, True), ("z-image", 3, 5, 0), ("qwen-image", 0, 5, 0)],
+)
+def test_templates_and_padding_have_parts_of_their_own(make_encoder, kind, sot, tail, pads):
+    encoder = make_encoder(kind)
+    with torch.inference_mode():
+        ids = encoder.tokenize("a gun")
+        roles = encoder.locate(ids, "a gun")
+    assert len(roles.sot) == sot
+    assert len(roles.others) + 1 == tail
+    assert bool(roles.pads) == bool(pads)
+    assert all(ids[p] == encoder.pad for p in roles.pads)
+
+
+def test_a_concept_is_found_at_the_beginning_and_within_a_sentence(make_encoder):
+    encoder = make_encoder("z-image")
+    for text in ("a gun", "a photo of a gun", "a gun beside a gun"):
+        roles = encoder.locate(encoder.tokenize(text), "a gun")
+        assert len(roles.keyword) == 2 * text.count("gun")
+
+
+def test_weights_and_inversions_are_literal_or_refused(pack, make_encoder):
+    encoder = make_encoder("flux")
+    assert len(set(encoder.tokenize("(gun:1.5)"))) > len(set(encoder.tokenize("gun")))
+    assert all(weight == 1.0 for _, weight in encoder.tokens[encoder.tokenize("(gun:1.5)")]["t5xxl"][0])
+    with pytest.raises(pack.ops.tokens.TokenError, match="textual inversion"):
+        encoder.tokenize("embedding:bad")
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "options", "shape"),
+    [("flux", "Flux", FLUX, (1, 16, 8, 8)), ("pixart", "PixArtSigma", PIXART, (1, 4, 48, 48))],
+)
+def test_t5_from_the_node_to_the_latents(run, make_model, make_clip, sample, kind, config, options, shape):
+    model, clip = make_model(config=config, options=options), make_clip(kind=kind)
+    erased, delta, report, _ = run("TRCEErase", model=model, clip=clip, **ERASE)
+    assert delta.info.measured["moved_keyword"] < 0.3
+    assert delta.info.measured["moved_first_eot"] < 0.3
+    assert set(delta.streams) == ({"pooled"} if kind == "flux" else set())
+    gun, empty = conditioning(clip, "a gun"), conditioning(clip, "")
+
+    def mapped(cond):
+        ((c, extra),) = cond
+        maps = {"pooled_output": delta.streams["pooled"].apply(extra["pooled_output"])} if delta.streams else {}
+        return [[delta.context_map.apply(c), {**extra, **maps}]]
+
+    images = [
+        sample(*prompts, shape=shape)
+        for prompts in ((erased, gun, empty), (model, mapped(gun), mapped(empty)), (model, gun, empty))
+    ]
+    assert_same_image(*images)
+    (applied,) = run("TRCEApplyDelta", model=model, delta=delta, clip=clip)
+    assert torch.equal(sample(applied, gun, empty, shape=shape), images[0])
+    with pytest.raises(ValueError, match="another text encoder"):
+        run("TRCEApplyDelta", model=model, delta=delta, clip=make_clip(kind=kind, seed=1))
+
+
+@contextmanager
+def behind_the_norm(model, context_map):
+    """T on what comes out of the model's own norm."""
+    norm = model.model.diffusion_model.cap_embedder[0]
+    hook = norm.register_forward_hook(lambda module, args, out: context_map.apply(out))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def test_a_language_model_behind_a_norm_from_the_node_to_the_latents(
+    pack, run, make_model, make_clip, sample, tmp_path
+):
+    model, clip, shape = make_model(config="ZImage", options=ZIMAGE), make_clip(kind="z-image"), (1, 16, 8, 8)
+    erased, delta, *_ = run("TRCEErase", model=model, clip=clip, **ERASE)
+    assert (delta.info.family, delta.info.space) == ("z-image", "post-norm")
+    norm = pack.host.find_text_readers(model).streams["context"].norm
+    gun, umbrella, empty = (conditioning(clip, text) for text in ("a gun", "an umbrella", ""))
+    last = norm(gun[0][0][0, -1]), norm(umbrella[0][0][0, -1])
+    assert (delta.context_map.apply(last[0]) - last[1]).norm() < 0.3 * (last[0] - last[1]).norm()
+
+    original, patched = sample(model, gun, empty, shape=shape), sample(erased, gun, empty, shape=shape)
+    with behind_the_norm(model, delta.context_map):
+        mapped = sample(model, gun, empty, shape=shape)
+    assert_same_image(patched, mapped, original)
+
+    pack.ops.delta.save_delta(delta, tmp_path / "delta.safetensors")
+    loaded = pack.ops.delta.load_delta(tmp_path / "delta.safetensors")
+    (applied,) = run("TRCEApplyDelta", model=model, delta=loaded, clip=clip)
+    assert torch.equal(sample(applied, gun, empty, shape=shape), patched)
+    with pytest.raises(ValueError, match="another text encoder"):  # for the norm belongs to it
+        run("TRCEApplyDelta", model=make_model(seed=3, config="ZImage", options=ZIMAGE), delta=loaded, clip=clip)
+
+
+def test_sd3_learns_a_map_for_each_of_its_encoders(pack, run, make_model, make_clip, sample, monkeypatch):
+    # ComfyUI lays its text out 4096 wide at any size of the encoders; factors would take minutes to find.
+    dense = pack.ops.context_map.ContextMap
+    monkeypatch.setattr(pack.module.trce_ops.erase, "factorize", lambda D: dense((D.float().contiguous(),)))
+    model, clip = make_model(config="SD3", options=SD3), make_clip(kind="sd3", width=4096)
+    model.model.diffusion_model.pos_embed.normal_(generator=torch.Generator().manual_seed(3))
+    erased, delta, *_ = run("TRCEErase", model=model, clip=clip, **ERASE)
+    widths = {kind: context_map.width for kind, context_map in delta.streams.items()}
+    assert (delta.context_map.width, widths) == (4096, {"pooled": 80, "clip": 80})
+    assert delta.info.measured["moved_clip"] < 0.3
+    gun, empty = conditioning(clip, "a gun"), conditioning(clip, "")
+
+    def mapped(cond):
+        ((c, extra),) = cond
+        of_clip = torch.nn.functional.pad(delta.streams["clip"].apply(c[:, :77, :80]), (0, 4096 - 80))
+        c = torch.cat([of_clip, delta.context_map.apply(c[:, 77:])], 1)
+        return [[c, {**extra, "pooled_output": delta.streams["pooled"].apply(extra["pooled_output"])}]]
+
+    image = dict(shape=(1, 16, 8, 8))
+    assert_same_image(
+        sample(erased, gun, empty, **image),
+        sample(model, mapped(gun), mapped(empty), **image),
+        sample(model, gun, empty, **image),
+    )
+
+
+def test_an_encoder_that_was_left_out_is_missed(pack, make_clip):
+    clip = make_clip(kind="sd3")
+    clip.cond_stage_model.t5xxl = None  # as when only CLIP-L and CLIP-G are loaded
+    with pytest.raises(pack.host.HostError, match="without its t5xxl text encoder"):
+        pack.module.nodes.sequence_encoder.SequenceEncoder(clip)
+
+
+def test_text_that_no_encoder_is_learnt_for_is_refused(pack, run, make_model, make_clip):
+    options = TINY["HIDREAM"] | dict(image_model="hidream")
+    with pytest.raises(ValueError, match="also reads llama text"):
+        run("TRCEErase", model=make_model(config="HiDream", options=options), clip=make_clip(), **ERASE)
