@@ -27,9 +27,11 @@ from torch import Tensor
 
 from ..trce_ops.delta import ErasedDelta, load_delta, save_delta
 from ..trce_ops.embeddings import Ids
+from ..trce_ops.prefixes import PrefixTree
 from ..trce_ops.tokens import CHUNK, TokenError
 from ..trce_ops.tuned import Tuned
 from .fingerprint import base_digest, hash_patches
+from .prefixes import encode_tree
 
 DELTA_FOLDER = "erased_deltas"
 FAMILIES = {"sd1": comfy.supported_models.SD15, "sd2": comfy.supported_models.SD20}
@@ -73,19 +75,27 @@ class ClipEncoder:
             )
         return tuple(token for token, _ in chunks[0])
 
-    def encode(self, rows: Sequence[Ids], length: int) -> Tensor:  # (n, length, d) float32, CPU
+    def _load(self) -> torch.device:
+        """Put the encoder where it runs, with the clip skip of this CLIP."""
         model = self.clip.cond_stage_model
         model.reset_clip_options()
         if self.clip.layer_idx is not None:
             model.set_clip_options({"layer": self.clip.layer_idx})
         device = self.clip.load_model().load_device
         model.set_clip_options({"execution_device": device})
+        return device
+
+    def encode(self, rows: Sequence[Ids], length: int) -> Tensor:  # (n, length, d) float32, CPU
+        device = self._load()
         # CLIPTextModel adds its whole position table to its input, whatever the length. For this one call it is lent
         # a shorter table; the module itself is not touched.
         table = {"transformer.text_model.embeddings.position_embedding.weight": self.positions.weight[:length]}
         with comfy.model_management.cuda_device_context(device):
             z = torch.func.functional_call(self.encoder, table, ([list(ids[:length]) for ids in rows],))[0]
         return z.float().cpu()
+
+    def encode_tree(self, tree: PrefixTree) -> Tensor:  # (n, d) float32, CPU
+        return encode_tree(self.encoder, tree, self._load())
 
     def _fingerprint(self) -> str:
         """Equal for CLIPs that give the same embeddings: same base weights, same patches on them, same clip skip.
