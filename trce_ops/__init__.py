@@ -15,6 +15,8 @@ from . import (
     delta,
     embeddings,
     erase,
+    lora,
+    prefixes,
     preserve,
     report,
     stage2,
@@ -23,6 +25,7 @@ from . import (
     trajectories,
     tuned,
     tuning,
+    weight_files,
 )
 
 __all__ = [
@@ -34,6 +37,8 @@ __all__ = [
     "delta",
     "embeddings",
     "erase",
+    "lora",
+    "prefixes",
     "preserve",
     "report",
     "stage2",
@@ -42,4 +47,5 @@ __all__ = [
     "trajectories",
     "tuned",
     "tuning",
+    "weight_files",
 ]
