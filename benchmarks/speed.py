@@ -3,9 +3,9 @@
 Stage 1 against the published procedure (official_stage1.py), growth with the number of concepts, SDXL's shape, memory,
 size of the delta, time of a sampling step with and without it, and UNet evaluations of stage 2; on a GPU, if there is
 one, the whole of both stages. Models have the public shapes and random weights. One thread, both sides by turns in
-one process, so that figures stand for ratios; seconds are of the machine at hand, and of what else it does.
+one process. Seconds are CPU time, but for those of a GPU.
 
-The full run takes about half an hour on one thread and 9 GB, --quick (60 pairs instead of 300) some five minutes.
+The full run takes 20 minutes of one free core and 8 GB, --quick (60 pairs instead of 300) a quarter of that.
 """
 
 from __future__ import annotations
