@@ -6,6 +6,7 @@ P or the cache of it). Linux only, for only there can the kernel be told to forg
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import subprocess
@@ -42,6 +43,7 @@ def _run(procedure: str, concepts: int) -> float:
         stage1 = Stage1(pack)
         prompts = speed_models.make_prompts(pack, concepts)
         cache = stage1.cache() if procedure == OFFICIAL else None
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed so far is no part of what is held
         before = _status("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")
         # Both end with the edited projections in memory.

@@ -113,6 +113,38 @@ def test_portable_names_are_kohyas(run, make_model, make_delta):
     assert "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k.diff" in lora
 
 
+def test_portable_names_of_sdxl_are_kohyas_and_comfyui_knows_them(pack, comfy_host):
+    import comfy.lora
+    import comfy.model_patcher
+    import comfy.ops
+    import comfy.supported_models
+
+    sizes = dict(model_channels=32, num_res_blocks=[1, 1], channel_mult=(1, 2), context_dim=WIDTH, num_heads=2)
+    depths = dict(transformer_depth=[0, 1], transformer_depth_output=[0, 0, 1, 1], transformer_depth_middle=1)
+    flags = dict(use_spatial_transformer=True, use_linear_in_transformer=True, legacy=False)
+    vector = dict(num_classes="sequential", adm_in_channels=2816)
+    config = dict(image_size=32, in_channels=4, out_channels=4, **sizes, **depths, **flags, **vector)
+    config = comfy.supported_models.SDXL(config)
+    config.custom_operations = comfy.ops.manual_cast
+    cpu = torch.device("cpu")
+    model = comfy.model_patcher.ModelPatcher(config.get_model({}, device=cpu), cpu, cpu)
+    spell = pack.module.nodes.exchange.portable_module(model)
+    known = comfy.lora.model_lora_keys_unet(model.model, {})
+    keys = [key for key in model.model.state_dict() if key.endswith(("to_q.weight", "to_k.weight", "0.0.weight"))]
+    assert any("label_emb" in key for key in keys)
+    assert {key: known[spell(key)] for key in keys} == {key: key for key in keys}
+    assert spell(f"{BLOCK}.attn2.to_k.weight") == "lora_unet_middle_block_1_transformer_blocks_0_attn2_to_k"
+
+
+def test_half_precision_costs_its_rounding_only(pack, run, make_model, make_delta, save_and_load):
+    model, delta = make_model(dtype=torch.float16), make_delta()
+    lora, _ = run("TRCEDeltaToLoRA", model=model, delta=delta)
+    assert_same_weights(save_and_load(model, lora), pack.host.apply_delta(model, delta, 1.0), model, 1e-2)
+    half, report = run("TRCEDeltaToLoRA", model=model, delta=delta, precision="fp16")
+    assert {weight.dtype for weight in half.values()} == {torch.float16}
+    assert 0 < float(re.search(r"worst projection ([\d.]+)%", report)[1]) < 0.1
+
+
 def test_the_strength_of_the_lora_is_that_of_the_erasure(pack, run, make_model, make_delta, save_and_load):
     model, delta = make_model(), make_delta()
     lora, _ = run("TRCEDeltaToLoRA", model=model, delta=delta)
@@ -228,6 +260,15 @@ def test_a_whole_published_unet_patches_what_it_changes_and_nothing_else(
         assert torch.allclose(patched[key], original[key] + 0.5 * change, atol=tolerance)
     again = weights(save_and_load(model, lora, 0.5))
     assert all(torch.allclose(again[key], patched[key], atol=1e-6) for key in patched)
+
+
+def test_the_node_runs_again_when_the_file_has_changed(pack, folders):
+    path = folders / "weights" / "esd.safetensors"
+    path.write_bytes(b"one")
+    inputs = dict(model=None, weights_name=path.name, strength=1.0)  # links are None at that time
+    stamp = pack.nodes["TRCELoadWeights"].fingerprint_inputs(**inputs)
+    path.write_bytes(b"another")
+    assert pack.nodes["TRCELoadWeights"].fingerprint_inputs(**inputs) != stamp
 
 
 def test_comfyuis_own_names_are_read_too_and_loras_stay(pack, run, make_model, folders):
