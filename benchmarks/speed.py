@@ -11,7 +11,6 @@ The full run takes 20 minutes of one free core and 8 GB, --quick (60 pairs inste
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import statistics
 from functools import partial
@@ -53,9 +52,9 @@ class Table:
             say(f"| {what} | {result} |")
 
 
-def stage1(pack, table: Table, quick: bool, repeats: int) -> None:
+def stage1(pack, table: Table, options: argparse.Namespace) -> None:
     bench = Stage1(pack)
-    for concepts, times in {4: 3, **({} if quick else {20: repeats})}.items():
+    for concepts, times in {4: 3, **({} if options.quick else {20: options.repeats})}.items():
         prompts = speed_models.make_prompts(pack, concepts)
         n = len(prompts)
         ratios = bench.compare(prompts, times, say)
@@ -74,8 +73,10 @@ def stage1(pack, table: Table, quick: bool, repeats: int) -> None:
     table.row(f"delta of {n} pairs, rank {context_map.rank}", f"{megabytes:.2f} MB", delta_mb=megabytes)
 
 
-def growth(pack, table: Table, quick: bool) -> None:
-    seconds = {count: statistics.median(s) for count, s in Stage1(pack).growth(GROWTH, 1 if quick else 3).items()}
+def growth(pack, table: Table, options: argparse.Namespace) -> None:
+    seconds = {
+        count: statistics.median(s) for count, s in Stage1(pack).growth(GROWTH, 1 if options.quick else 3).items()
+    }
     table.row(
         f"our stage 1 for {', '.join(map(str, GROWTH))} concepts, 15 prompts each, to the map",
         " / ".join(f"{value:.2f} s" for value in seconds.values()),
@@ -84,8 +85,8 @@ def growth(pack, table: Table, quick: bool) -> None:
     )
 
 
-def sdxl(pack, table: Table, quick: bool) -> None:
-    seconds = time_sdxl(pack, 300, 1 if quick else 3)
+def sdxl(pack, table: Table, options: argparse.Namespace) -> None:
+    seconds = time_sdxl(pack, 300, 1 if options.quick else 3)
     median = {step: statistics.median(values) for step, values in seconds.items()}
     table.row(
         "our stage 1 at SDXL's shape, 300 pairs: solve, factorise and apply to 140 matrices",
@@ -94,10 +95,10 @@ def sdxl(pack, table: Table, quick: bool) -> None:
     )
 
 
-def memory(pack, table: Table, quick: bool) -> None:
+def memory(pack, table: Table, options: argparse.Namespace) -> None:
     if not speed_memory.supported():
         return
-    concepts = 4 if quick else 20
+    concepts = 4 if options.quick else 20
     official, ours = (speed_memory.measure(name, concepts) for name in (speed_memory.OFFICIAL, speed_memory.OURS))
     table.row(
         f"stage 1, {15 * concepts} pairs: working set",
@@ -108,7 +109,7 @@ def memory(pack, table: Table, quick: bool) -> None:
     )
 
 
-def sampling(pack, table: Table, quick: bool) -> None:
+def sampling(pack, table: Table, options: argparse.Namespace) -> None:
     bench = Sampling(pack)
     apply = bench.apply_seconds(3)
     table.row(
@@ -116,7 +117,7 @@ def sampling(pack, table: Table, quick: bool) -> None:
         f"{statistics.median(apply):.2f} s, n = {len(apply)}",
         apply_seconds=statistics.median(apply),
     )
-    steps = bench.compare(3 if quick else 7, say)
+    steps = bench.compare(3 if options.quick else 7, say)
     overheads = [erased / plain - 1 for plain, erased in zip(steps["plain"], steps["erased"])]
     overhead = statistics.median(overheads)
     table.row(
@@ -126,7 +127,7 @@ def sampling(pack, table: Table, quick: bool) -> None:
     )
 
 
-def stage2(pack, table: Table, quick: bool) -> None:
+def stage2(pack, table: Table, options: argparse.Namespace) -> None:
     """UNet evaluations in the paper's settings, counted from the pack's own plan: nothing is run."""
     paper = pack.tuning.PAPER
     plans = pack.tuning.draw_plans(paper.trajectories, 0, paper, torch.Generator().manual_seed(paper.seed))
@@ -143,7 +144,7 @@ def stage2(pack, table: Table, quick: bool) -> None:
         )
 
 
-def gpu(pack, table: Table, quick: bool) -> None:
+def gpu(pack, table: Table, options: argparse.Namespace) -> None:
     if torch.cuda.is_available():
         speed_gpu.run(pack, table.row)
 
@@ -168,11 +169,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     pack, table = speed_models.load(), Table(options.json)
-    for name in options.sections:
-        arguments = (options.repeats,) if name == "stage1" else ()
-        # tuning, which only a GPU gets to, wants gradients
-        with contextlib.nullcontext() if name == "gpu" else torch.inference_mode():
-            SECTIONS[name](pack, table, options.quick, *arguments)
+    with torch.inference_mode():  # as ComfyUI runs nodes
+        for name in options.sections:
+            SECTIONS[name](pack, table, options)
     table.print()
 
 

@@ -62,18 +62,17 @@ def stage2(pack, encoder, context_map, settings, device: str = "cuda") -> tuple[
 def run(pack, row: Callable) -> None:
     """Print and note the figures, with the device named."""
     device = torch.cuda.get_device_name()
-    with torch.inference_mode():
-        for kind, name in (("sdxl", "SDXL"), ("sd1", "SD1.5")):  # SD1.5 last: stage 2 goes on from it
-            try:
-                seconds, encoder, context_map = stage1(pack, kind)
-            except pack.host.HostError as error:
-                row(f"stage 1 of {name} on {device}", f"not measured: {error}")
-            else:
-                row(
-                    f"stage 1 of {name} on {device}, 300 prompt pairs",
-                    f"{seconds:.2f} s, n = {REPEATS}",
-                    **{f"gpu_stage1_{kind}_seconds": seconds},
-                )
+    for kind, name in (("sdxl", "SDXL"), ("sd1", "SD1.5")):  # SD1.5 last: stage 2 goes on from it
+        try:
+            seconds, encoder, context_map = stage1(pack, kind)
+        except pack.host.HostError as error:
+            row(f"stage 1 of {name} on {device}", f"not measured: {error}")
+        else:
+            row(
+                f"stage 1 of {name} on {device}, 300 prompt pairs",
+                f"{seconds:.2f} s, n = {REPEATS}",
+                **{f"gpu_stage1_{kind}_seconds": seconds},
+            )
     paper = replace(pack.tuning.PAPER, resolution=512)
     seconds, tuning = stage2(pack, encoder, context_map, paper)
     row(

@@ -31,7 +31,7 @@ from ..trce_ops.prefixes import PrefixTree
 from ..trce_ops.tokens import CHUNK, TokenError
 from ..trce_ops.tuned import Tuned
 from .fingerprint import base_digest, hash_patches
-from .prefixes import encode_tree
+from .prefixes import encode_rows, encode_tree
 
 DELTA_FOLDER = "erased_deltas"
 FAMILIES = {"sd1": comfy.supported_models.SD15, "sd2": comfy.supported_models.SD20}
@@ -61,8 +61,7 @@ class ClipEncoder:
                 f"The connected 'clip' is a {type(model).__name__}; connect the CLIP of an SD1.x or SD2.x checkpoint."
             )
         self.eot_id = self.encoder.special_tokens["end"]
-        self.positions = transformer.text_model.embeddings.position_embedding
-        self.width = self.positions.weight.shape[1]
+        self.width = transformer.text_model.embeddings.position_embedding.weight.shape[1]
         self.fingerprint = self._fingerprint()
 
     def tokenize(self, text: str) -> Ids:
@@ -86,13 +85,7 @@ class ClipEncoder:
         return device
 
     def encode(self, rows: Sequence[Ids], length: int) -> Tensor:  # (n, length, d) float32, CPU
-        device = self._load()
-        # CLIPTextModel adds its whole position table to its input, whatever the length. For this one call it is lent
-        # a shorter table; the module itself is not touched.
-        table = {"transformer.text_model.embeddings.position_embedding.weight": self.positions.weight[:length]}
-        with comfy.model_management.cuda_device_context(device):
-            z = torch.func.functional_call(self.encoder, table, ([list(ids[:length]) for ids in rows],))[0]
-        return z.float().cpu()
+        return encode_rows(self.encoder, rows, length, self._load())
 
     def encode_tree(self, tree: PrefixTree) -> Tensor:  # (n, d) float32, CPU
         return encode_tree(self.encoder, tree, self._load())
