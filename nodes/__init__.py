@@ -1,6 +1,16 @@
-"""The node faces: schemas, tooltips, and the one adapter that knows ComfyUI (host.py)."""
+"""The node faces: schemas, tooltips, and the adapters that know ComfyUI (host.py and those beside it)."""
 
 from .delta import TRCEApplyDelta, TRCELoadDelta, TRCESaveDelta
 from .erase import TRCEErase
+from .export import TRCEDeltaToLoRA, TRCESaveDiffusers
+from .import_weights import TRCELoadWeights
 
-NODES = [TRCEErase, TRCEApplyDelta, TRCESaveDelta, TRCELoadDelta]
+NODES = [
+    TRCEErase,
+    TRCEApplyDelta,
+    TRCESaveDelta,
+    TRCELoadDelta,
+    TRCEDeltaToLoRA,
+    TRCESaveDiffusers,
+    TRCELoadWeights,
+]

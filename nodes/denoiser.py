@@ -140,4 +140,4 @@ def tunable(model, resolution: int) -> TunableModel:
                 f"The connected 'model' holds its weights as {kind}, which cannot be tuned; load it in fp16, bf16 or "
                 "fp32, or set 'mode' to 'closed form'."
             )
-    return TunableModel(model_fingerprint(model), partial(open_denoiser, model, resolution))
+    return TunableModel(model_fingerprint(model), readers.keys, partial(open_denoiser, model, resolution))

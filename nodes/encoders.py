@@ -16,9 +16,11 @@ from torch import Tensor
 
 from ..trce_ops.delta import MAX_WIDTH
 from ..trce_ops.embeddings import BATCH, EotEncoder, Ids, Pooled, TextEncoder
+from ..trce_ops.prefixes import PrefixTree
 from ..trce_ops.tokens import CHUNK, Roles, TokenError, first_eot
 from .fingerprint import encoder_fingerprint
 from .literal import check_literal
+from .prefixes import encode_tree
 from .readers import CLIP_ROWS, CONTEXT, POOLED, HostError, Norm, TextReaders
 from .sequence_encoder import CLIPS, SequenceEncoder
 
@@ -79,14 +81,18 @@ class ClipEncoder(EotEncoder):
         end = 1 + first_eot(ids, self.eot_id)
         return ids if len(self.encoders) == 1 else ids[:end] + (self.pads[name],) * (len(ids) - end)
 
-    def encode(self, rows: Sequence[Ids], length: int) -> Tensor:  # (n, length, d) float32, CPU
+    def _load(self) -> torch.device:
+        """Put the encoders where they run, with the clip skip of this CLIP."""
         model = self.clip.cond_stage_model
         model.reset_clip_options()
         if self.clip.layer_idx is not None:
             model.set_clip_options({"layer": self.clip.layer_idx})
         device = self.clip.load_model().load_device
         model.set_clip_options({"execution_device": device})
-        embeddings = []
+        return device
+
+    def encode(self, rows: Sequence[Ids], length: int) -> Tensor:  # (n, length, d) float32, CPU
+        device, embeddings = self._load(), []
         with comfy.model_management.cuda_device_context(device):
             for name, encoder in self.encoders.items():
                 # CLIPTextModel adds its whole position table to its input, whatever the length. For this one call it
@@ -99,6 +105,23 @@ class ClipEncoder(EotEncoder):
                     # Read at the EoT; of a prompt that is cut before it there is none.
                     ends = (first_eot(ids, self.eot_id) < length for ids in rows)
                     self.pooled.update((ids, p) for ids, p, ended in zip(rows, pooled.float().cpu(), ends) if ended)
+        return torch.cat(embeddings, -1)
+
+    def encode_tree(self, tree: PrefixTree) -> Tensor:  # (n, d) float32, CPU
+        device, embeddings = self._load(), []
+        for name, encoder in self.encoders.items():
+            tokens = list(tree.tokens)
+            for ids, path in tree.paths.items():
+                for index, token in zip(path, self._in_stream(ids, name)):
+                    tokens[index] = token
+            z, last = encode_tree(encoder, tree, tokens, device)
+            embeddings.append(z)
+            if name == POOLS:
+                ends = {ids: first_eot(ids, self.eot_id) for ids in tree.paths}
+                ended = [ids for ids, path in tree.paths.items() if ends[ids] < len(path)]
+                at_end = last[[tree.paths[ids][ends[ids]] for ids in ended]]
+                pooled = encoder.transformer.text_projection(at_end.to(device)).float().cpu()
+                self.pooled.update(zip(ended, pooled))
         return torch.cat(embeddings, -1)
 
     def pool(self, rows: Sequence[Ids]) -> Tensor:  # (n, p) float32, CPU

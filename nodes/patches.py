@@ -101,8 +101,6 @@ def apply_delta(model, delta: ErasedDelta, strength: float):
     erased = model.clone()
     if not strength:
         return erased
-    if tuned:
-        _add(erased, tuned, strength)  # before the map, which then acts on both: (W + s dW)(I + s D)
     on_text = {}
     if readers.row.conditioning or CLIP_ROWS in maps:
         on_text = {kind: maps.pop(kind) for kind in (CONTEXT, CLIP_ROWS) if kind in maps}
@@ -112,6 +110,8 @@ def apply_delta(model, delta: ErasedDelta, strength: float):
         if context_map.rank and kind in readers.streams:
             patch = ContextMapPatch(set(), context_map.factors)
             _add(erased, dict.fromkeys(readers.streams[kind].keys, patch), strength)
+    if tuned:
+        _add(erased, tuned, strength)  # after the map: W + s W D + s dW
     return erased
 
 

@@ -129,15 +129,19 @@ def test_cancel_leaves_the_model_bit_identical_and_no_file(pack, run, make_model
     before = {key: weight.clone() for key, weight in model.model.state_dict().items()}
     clip_before = {key: weight.clone() for key, weight in clip.cond_stage_model.state_dict().items()}
     monkeypatch.setattr(pack.host, "cache_folder", lambda: str(tmp_path / "cache"))
-    encode, calls = pack.host.ClipEncoder.encode, []
+    calls = []
 
-    def cancelling(self, rows, length):
-        calls.append(length)
-        if len(calls) == 2:
-            mm.interrupt_current_processing()
-        return encode(self, rows, length)
+    def cancelling(encode):
+        def call(*arguments):
+            calls.append(arguments)
+            if len(calls) == 2:
+                mm.interrupt_current_processing()
+            return encode(*arguments)
 
-    monkeypatch.setattr(pack.host.ClipEncoder, "encode", cancelling)
+        return call
+
+    for name in ("encode", "encode_tree"):
+        monkeypatch.setattr(pack.host.ClipEncoder, name, cancelling(getattr(pack.host.ClipEncoder, name)))
     with pytest.raises(mm.InterruptProcessingException):
         run("TRCEErase", model=model, clip=clip, concepts=CONCEPTS, keep=KEEP)
     assert len(calls) == 2

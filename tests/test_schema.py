@@ -9,12 +9,21 @@ from pathlib import Path
 import pytest
 
 GOLDEN = Path(__file__).parent / "golden" / "object_info.json"
-IDS = ["TRCEErase", "TRCEApplyDelta", "TRCESaveDelta", "TRCELoadDelta"]
+IDS = [
+    "TRCEErase",
+    "TRCEApplyDelta",
+    "TRCESaveDelta",
+    "TRCELoadDelta",
+    "TRCEDeltaToLoRA",
+    "TRCESaveDiffusers",
+    "TRCELoadWeights",
+]
 
 
 def test_object_info_is_the_snapshot(pack, comfy_host, tmp_path, monkeypatch):
     paths = comfy_host.folder_paths.folder_names_and_paths
-    monkeypatch.setitem(paths, "erased_deltas", ([str(tmp_path)], {".safetensors"}))
+    for folder in ("erased_deltas", "diffusion_models"):
+        monkeypatch.setitem(paths, folder, ([str(tmp_path)], {".safetensors"}))
     info = {node_id: node.GET_NODE_INFO_V1() for node_id, node in pack.nodes.items()}
     info = json.loads(json.dumps(info))
     if os.environ.get("TRCE_UPDATE_GOLDEN"):

@@ -113,17 +113,15 @@ def blocks(state):
     return sorted({key.split(".attn1.")[0] for key in state if ".attn1." in key})
 
 
-def test_what_is_tuned_reads_the_text_as_stage_1_left_it(erase, loaded, pack):
-    """W' = (W + s dW)(I + s D), without D where no text is read."""
+def test_the_tuned_weight_is_w_t_plus_dw(erase, loaded, pack):
     model = loaded()
     _, delta, *_ = erase(model)
-    eye, D = torch.eye(delta.context_map.width), delta.context_map.dense()
+    D = delta.context_map.dense()
     for strength in (1.0, 0.5):
         erased = pack.host.apply_delta(model, delta, strength)
-        for module in (K, Q):
-            expected = model.model.state_dict()[f"{module}.weight"] + strength * delta.tuned[module].dense()
-            if module == K:
-                expected = expected @ (eye + strength * D)
+        for module, map_ in ((K, D), (Q, None)):
+            W = model.model.state_dict()[f"{module}.weight"]
+            expected = W + strength * delta.tuned[module].dense() + (0 if map_ is None else strength * W @ map_)
             patched = erased.patch_weight_to_device(f"{module}.weight", return_weight=True)
             torch.testing.assert_close(patched, expected, rtol=0, atol=1e-5)
 
@@ -135,9 +133,13 @@ def test_the_model_in_training_is_the_one_that_samples_afterwards(erase, loaded,
     model = lora(loaded())
     erased, delta, *_ = erase(model)
     x, sigma = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(5)), torch.tensor([3.0])
+    readers = pack.host.find_text_readers(model).keys
     with denoiser.tunable(model, 64).open() as denoise, torch.no_grad():
-        weights = {f"{m}.weight": denoise.weights[f"{m}.weight"] + change.dense() for m, change in delta.tuned.items()}
-        ours = denoise(x, sigma, delta.context_map.apply(prompts[0]), weights)
+        weights = {key: denoise.weights[key] + denoise.weights[key] @ delta.context_map.dense() for key in readers}
+        for module, change in delta.tuned.items():
+            name = f"{module}.weight"
+            weights[name] = weights.get(name, denoise.weights[name]) + change.dense()
+        ours = denoise(x, sigma, prompts[0], weights)
     with torch.inference_mode():
         comfy.model_management.load_models_gpu([erased])
         theirs = (x - erased.model.apply_model(x, sigma, c_crossattn=prompts[0])) / 3.0

@@ -101,7 +101,7 @@ def lend(denoiser, fingerprint="toy model"):
         finally:
             log.append("closed")
 
-    return TunableModel(fingerprint, open_toy), log
+    return TunableModel(fingerprint, (K, V), open_toy), log
 
 
 @pytest.fixture
@@ -115,6 +115,14 @@ def delta(encoder, monkeypatch):
 @pytest.fixture
 def model():
     return lend(ToyDenoiser())[0]
+
+
+def stage_2(weights, tuned, D):
+    """All weights of a tuned model, which then reads the prompts as they are."""
+    changed = {name: W + W @ D if name in (K, V) else W for name, W in weights.items()}
+    for module, change in tuned.items():
+        changed[f"{module}.weight"] = changed[f"{module}.weight"] + change.dense()
+    return changed
 
 
 def generator(seed=0):
@@ -313,9 +321,9 @@ def test_preserve_keeps_the_rest_where_the_unedited_model_has_it(delta, encoder)
         context = encode_prompts(delta, encoder, settings, generator(1), lambda *_: None).keep
         x = denoise.noise(len(context), generator(9), torch.tensor(5.0))
         sigma = torch.full((len(context),), 5.0)
-        tuned = {f"{m}.weight": denoise.weights[f"{m}.weight"] + c.dense() for m, c in tuning.tuned.items()}
+        tuned = stage_2(denoise.weights, tuning.tuned, delta.context_map.dense())
         kept = denoise(x, sigma, context, {})
-        return (denoise(x, sigma, delta.context_map.apply(context), tuned) - kept).norm().item()
+        return (denoise(x, sigma, context, tuned) - kept).norm().item()
 
     assert moved(1000.0) < 0.5 * moved(0.0)
 
@@ -533,3 +541,20 @@ def test_without_keep_prompts_only_the_empty_one_is_kept(delta, encoder):
     contexts = encode_prompts(delta, encoder, replace(SMALL, keep=False), generator(), lambda *_: None)
     assert contexts.keep is None
     assert tune(delta, encoder, lend(ToyDenoiser())[0], replace(SMALL, keep=False)).tuned
+
+
+@pytest.mark.parametrize("rank", [2, 0])
+def test_the_delta_holds_what_was_trained_on_the_text_as_stage_1_leaves_it(delta, encoder, monkeypatch, rank):
+    """(W + dW) on mapped text, as in training, against W T + dW T on the text itself, as it is applied."""
+    finished = []
+    result = Trained.result
+    monkeypatch.setattr(Trained, "result", lambda self: finished.append(result(self)) or finished[-1])
+    tuning = tune(delta, encoder, lend(ToyDenoiser())[0], replace(SMALL, projections="wide", rank=rank))
+    denoise = ToyDenoiser()
+    context = encode_prompts(delta, encoder, SMALL, generator(1), lambda *_: None).neg
+    x, sigma = denoise.noise(len(context), generator(9), torch.tensor(5.0)), torch.full((len(context),), 5.0)
+    trained = {f"{m}.weight": denoise.weights[f"{m}.weight"] + change.dense() for m, change in finished[0].items()}
+    in_training = denoise(x, sigma, delta.context_map.apply(context), trained)
+    applied = denoise(x, sigma, context, stage_2(denoise.weights, tuning.tuned, delta.context_map.dense()))
+    assert (denoise(x, sigma, context, {}) - applied).abs().max() > 1e-3
+    torch.testing.assert_close(applied, in_training, rtol=1e-4, atol=1e-4)

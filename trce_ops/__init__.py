@@ -15,6 +15,8 @@ from . import (
     delta,
     embeddings,
     erase,
+    lora,
+    prefixes,
     preserve,
     report,
     stage2,
@@ -24,6 +26,7 @@ from . import (
     tune_settings,
     tuned,
     tuning,
+    weight_files,
 )
 
 __all__ = [
@@ -35,6 +38,8 @@ __all__ = [
     "delta",
     "embeddings",
     "erase",
+    "lora",
+    "prefixes",
     "preserve",
     "report",
     "stage2",
@@ -44,4 +49,5 @@ __all__ = [
     "tune_settings",
     "tuned",
     "tuning",
+    "weight_files",
 ]

@@ -68,12 +68,14 @@ def solve_context_map(
     if preserve is not None:
         _finite("preserve", preserve)
         A += preserve_scale * preserve.double().cpu()
-    shift = torch.zeros_like(A)
+    few = n <= min(d, ROWS)  # then A^-1 meets the n sources rather than the d rows of their sum
+    shift = None if few else torch.zeros_like(A)
     for rows in zip(sources.split(ROWS), targets.split(ROWS), weights.split(ROWS)):
         c, s, w = (row.double().cpu() for row in rows)
         wc = w[:, None] * c / n
-        A += wc.mT @ c
-        shift += (s - c).mT @ wc
+        A.addmm_(wc.mT, c)
+        if not few:
+            shift.addmm_((s - c).mT, wc)
     L, failed = torch.linalg.cholesky_ex(A)
     # A singular A can pass Cholesky on rounding alone; its smallest pivot then gives it away.
     pivots = L.diagonal() ** 2
@@ -83,7 +85,9 @@ def solve_context_map(
             "raise 'ridge'."
         )
     # A is symmetric: D = shift A^-1 is the transpose of A^-1 shift^T.
-    return eye + torch.cholesky_solve(shift.mT.contiguous(), L).mT
+    if few:
+        return torch.addmm(eye, (s - c).mT, torch.cholesky_solve(wc.mT, L).mT)
+    return eye + torch.cholesky_solve(shift.mT, L).mT
 
 
 def factorize(

@@ -1,7 +1,8 @@
 """From prompt pairs to embedding pairs: which token's embedding is to be moved onto which.
 
 A causal text encoder computes position p from the tokens up to p alone, so that of a CLIP only the prefix up to the
-last position in use is encoded. With the first EoT as the only role that is a tenth of the full 77 positions.
+last position in use is encoded, and beginnings that prompts have in common only once (prefixes.py). With the first EoT
+as the only role that is a twentieth of the full 77 positions.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .prefixes import PrefixEncoder, prefix_trees
 from .templates import PromptPair
 from .tokens import Roles, TokenError, TokenWeights, content, locate
 
@@ -98,6 +100,22 @@ def encode_batches(
     progress(len(rows), len(rows))
 
 
+def encode_prefixes(
+    encoder: TextEncoder, lengths: Mapping[Ids, int], progress: Progress
+) -> Iterator[tuple[list[Ids], Sequence[Tensor]]]:
+    """The same as encode_batches, (rows, embeddings (L, d) of each) at a time, with common beginnings encoded once."""
+    if not isinstance(encoder, PrefixEncoder):
+        yield from encode_batches(encoder, lengths, progress)
+        return
+    done = 0
+    for tree in prefix_trees(lengths):
+        progress(done, len(lengths))
+        z = encoder.encode_tree(tree)
+        yield list(tree.paths), [z[path] for path in tree.paths.values()]
+        done += len(tree.paths)
+    progress(done, len(lengths))
+
+
 def pair_positions(source: Roles, target: Roles, weights: TokenWeights) -> Iterator[tuple[str, int, int, float]]:
     """(role, source position, target position, weight) for every role that has a weight.
 
@@ -157,7 +175,7 @@ def embed_pairs(
 
     table = torch.empty(2 * len(columns), encoder.width)  # sources and targets by turns
     lengths = {ids: 1 + max(p for _, p in uses) for ids, uses in slots.items()}
-    for batch, z in encode_batches(encoder, lengths, progress):
+    for batch, z in encode_prefixes(encoder, lengths, progress):
         for ids, embeddings in zip(batch, z):
             rows, positions = zip(*slots[ids])
             table[list(rows)] = embeddings[list(positions)]

@@ -39,6 +39,7 @@ class TunableModel:
     """What stage 2 needs of a MODEL. It is opened only when there is something to train."""
 
     fingerprint: str  # equal for models that predict the same
+    text_readers: Sequence[str]  # parameters that the context map goes on
     open: Callable[[], AbstractContextManager[Denoiser]]
 
 
@@ -154,12 +155,17 @@ def tune(
         trained = Trained({name: denoise.weights[name] for name in names}, settings.rank, generator)
         learner = Predictor(denoise, min(in_graph, predict.rows))
         tuning = train(learner, data, contexts, delta.context_map, trained, settings, generator, progress)
+    readers = {name.removesuffix(".weight") for name in model.text_readers}
+    tuned = {
+        module: change.after(delta.context_map) if module in readers else change
+        for module, change in tuning.tuned.items()
+    }
     seconds = {
         "prompts": encoded - start,
         "trajectories": sampled - encoded,
         "tuning": perf_counter() - sampled,
     }
-    return replace(tuning, data_evaluations=predict.evaluations, seconds=seconds)
+    return replace(tuning, tuned=tuned, data_evaluations=predict.evaluations, seconds=seconds)
 
 
 def tune_delta(

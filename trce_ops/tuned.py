@@ -1,8 +1,9 @@
 """What tuning changes: dW on a chosen set of attention projections, beside the context map.
 
-A tuned model has W' = (W + dW) T on a projection that reads the text and W' = W + dW on the others: what is tuned reads
-the text as stage 1 left it. At another strength s it is (W + s dW)(I + s D): the whole erasure fades as one. Two tuned
-deltas in a row add on projections that do not read the text; on those that do they compose in the order applied.
+What is trained reads the text as stage 1 left it, (W + dW) T. A delta holds dW T for the projections that read the
+text, so that a tuned model has W' = W T + dW on those and W' = W + dW on the others. At another strength s it is
+W + s (W T - W) + s dW: the whole erasure fades as one, and its LoRA is linear. Two tuned deltas in a row add on
+projections that do not read the text; on those that do, the second map also acts on what the first delta added.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
+
+from .context_map import ContextMap
 
 # Which projections are trained, by the end of their names.
 TRAINED = {
@@ -36,6 +39,14 @@ class WeightChange:
 
     def dense(self) -> Tensor:  # (out, in)
         return self.factors[0] if len(self.factors) == 1 else self.factors[0] @ self.factors[1]
+
+    def after(self, context_map: ContextMap) -> WeightChange:
+        """dW T, for a projection that reads text which the map has moved."""
+        *up, down = self.factors
+        shift = down
+        for factor in context_map.factors:
+            shift = shift @ factor
+        return WeightChange((*up, down + shift))
 
     def square_norm(self) -> Tensor:
         """|dW|^2, without multiplying the factors out."""

@@ -1,0 +1,179 @@
+"""How fast? `python dev.py bench speed [--quick] [--json FILE]`
+
+Stage 1 against the published procedure (official_stage1.py), growth with the number of concepts, SDXL's shape, memory,
+size of the delta, time of a sampling step with and without it, and UNet evaluations of stage 2; on a GPU, if there is
+one, the whole of both stages. Models have the public shapes and random weights. One thread, both sides by turns in
+one process. Seconds are CPU time, but for those of a GPU.
+
+The full run takes 20 minutes of one free core and 8 GB, --quick (60 pairs instead of 300) a quarter of that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from functools import partial
+from pathlib import Path
+
+import speed_gpu
+import speed_memory
+import speed_models
+import torch
+from speed_sampling import LATENT, STEPS, Sampling
+from speed_stage1 import Stage1, time_sdxl
+
+# Of the published second stage at its settings for one concept: UNet predictions, one picture each.
+OFFICIAL_DATA = 210_000  # 100 guided trajectories of 50 steps, and 2,000 of the empty prompt, guided as well
+OFFICIAL_TRAIN = 2_076 + 1_776  # without and with a gradient, in 300 steps
+GROWTH = (1, 10, 100)
+
+say = partial(print, flush=True)
+
+
+class Table:
+    """Prints what is measured as it comes, and keeps it: as rows for people, as figures for the JSON file."""
+
+    def __init__(self, json_file: Path | None):
+        self.json_file = json_file
+        self.rows: list[tuple[str, str]] = []
+        self.figures: dict[str, float] = {}
+
+    def row(self, what: str, result: str, **figures: float) -> None:
+        self.rows.append((what, result))
+        self.figures.update(figures)
+        say(f"{what}: {result}")
+        if self.json_file:
+            self.json_file.write_text(json.dumps(self.figures, indent=1) + "\n", encoding="utf-8")
+
+    def print(self) -> None:
+        say("\n| | official procedure / ours |\n|---|---|")
+        for what, result in self.rows:
+            say(f"| {what} | {result} |")
+
+
+def stage1(pack, table: Table, options: argparse.Namespace) -> None:
+    bench = Stage1(pack)
+    for concepts, times in {4: 3, **({} if options.quick else {20: options.repeats})}.items():
+        prompts = speed_models.make_prompts(pack, concepts)
+        n = len(prompts)
+        ratios = bench.compare(prompts, times, say)
+        for step, name, what in (
+            ("end_to_end", "stage1_end_to_end_ratio", "from prompts to edited projections"),
+            ("solve", "stage1_solve_ratio", "solving alone (the map / 32 matrices)"),
+            ("edit", "stage1_edit_ratio", "solving, and applying to 32 matrices"),
+        ):
+            median = ratios[step].median
+            what = f"stage 1, {n} pairs: {what}"
+            table.row(what, f"{ratios[step]}, n = {times}", **{name: median, f"{name}_{n}": median})
+        for name in ("official", "ours"):
+            table.figures[f"stage1_{name}_seconds_{n}"] = statistics.median(run["total"] for run in ratios[name])
+    context_map = bench.context_map(bench.solve(bench.embed(prompts)))
+    megabytes = 4 * sum(factor.numel() for factor in context_map.factors) / 1e6
+    table.row(f"delta of {n} pairs, rank {context_map.rank}", f"{megabytes:.2f} MB", delta_mb=megabytes)
+
+
+def growth(pack, table: Table, options: argparse.Namespace) -> None:
+    seconds = {
+        count: statistics.median(s) for count, s in Stage1(pack).growth(GROWTH, 1 if options.quick else 3).items()
+    }
+    table.row(
+        f"our stage 1 for {', '.join(map(str, GROWTH))} concepts, 15 prompts each, to the map",
+        " / ".join(f"{value:.2f} s" for value in seconds.values()),
+        growth_1_to_100=seconds[100] / seconds[1],
+        **{f"stage1_seconds_{count}_concepts": value for count, value in seconds.items()},
+    )
+
+
+def sdxl(pack, table: Table, options: argparse.Namespace) -> None:
+    seconds = time_sdxl(pack, 300, 1 if options.quick else 3)
+    median = {step: statistics.median(values) for step, values in seconds.items()}
+    table.row(
+        "our stage 1 at SDXL's shape, 300 pairs: solve, factorise and apply to 140 matrices",
+        f"{median['solve']:.2f} + {median['factorize']:.2f} + {median['apply']:.2f} s, n = {len(seconds['total'])}",
+        sdxl_solve_apply_seconds=median["total"],
+    )
+
+
+def memory(pack, table: Table, options: argparse.Namespace) -> None:
+    if not speed_memory.supported():
+        return
+    concepts = 4 if options.quick else 20
+    official, ours = (speed_memory.measure(name, concepts) for name in (speed_memory.OFFICIAL, speed_memory.OURS))
+    table.row(
+        f"stage 1, {15 * concepts} pairs: working set",
+        f"{official:.0f} / {ours:.0f} MB = {official / ours:.1f}x",
+        working_set_ratio=official / ours,
+        working_set_official_mb=official,
+        working_set_ours_mb=ours,
+    )
+
+
+def sampling(pack, table: Table, options: argparse.Namespace) -> None:
+    bench = Sampling(pack)
+    apply = bench.apply_seconds(3)
+    table.row(
+        "applying a dense delta while ComfyUI loads SD1.5",
+        f"{statistics.median(apply):.2f} s, n = {len(apply)}",
+        apply_seconds=statistics.median(apply),
+    )
+    steps = bench.compare(3 if options.quick else 7, say)
+    overheads = [erased / plain - 1 for plain, erased in zip(steps["plain"], steps["erased"])]
+    overhead = statistics.median(overheads)
+    table.row(
+        f"what the delta adds to a sampling step, {LATENT} x {LATENT} latent, CFG, {STEPS} steps by turns",
+        f"{overhead:+.1%} ({min(overheads):+.1%} to {max(overheads):+.1%}), n = {len(overheads)}",
+        sampling_overhead=overhead,
+    )
+
+
+def stage2(pack, table: Table, options: argparse.Namespace) -> None:
+    """UNet evaluations in the paper's settings, counted from the pack's own plan: nothing is run."""
+    paper = pack.tune_settings.PAPER
+    plans = pack.tuning.draw_plans(paper.trajectories, 0, paper, torch.Generator().manual_seed(paper.seed))
+    train = paper.steps * (2 * paper.batch + paper.empty_batch)  # two terms of erasing, one of keeping the empty prompt
+    for name, official, ours in (("data", OFFICIAL_DATA, plans.evaluations), ("train", OFFICIAL_TRAIN, train)):
+        table.row(
+            f"stage 2, the paper's settings: UNet evaluations, {name}",
+            f"{official:,} / {ours:,} = {official / ours:.1f}x",
+            **{
+                f"stage2_{name}_evaluations": official / ours,
+                f"stage2_{name}_evaluations_official": official,
+                f"stage2_{name}_evaluations_ours": ours,
+            },
+        )
+
+
+def gpu(pack, table: Table, options: argparse.Namespace) -> None:
+    if torch.cuda.is_available():
+        speed_gpu.run(pack, table.row)
+
+
+SECTIONS = {
+    "stage1": stage1,
+    "growth": growth,
+    "sdxl": sdxl,
+    "memory": memory,
+    "sampling": sampling,
+    "stage2": stage2,
+    "gpu": gpu,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="60 pairs instead of 300, and fewer repeats")
+    parser.add_argument("--repeats", type=int, default=3, help="of the official procedure with 300 pairs")
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    pack, table = speed_models.load(), Table(options.json)
+    with torch.inference_mode():  # as ComfyUI runs nodes
+        for name in options.sections:
+            SECTIONS[name](pack, table, options)
+    table.print()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""Stage 1 of the pack against the published procedure, one after the other in one process. See benchmarks/speed.py."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import official_stage1 as official
+import torch
+from speed_models import SDXL_ROWS, make_clip, make_projections, make_prompts
+from torch import Tensor
+
+CAPTIONS = 64  # everyday captions behind P: enough tokens for a full rank
+SOLVES = 5  # repeats of what takes milliseconds, the median of which counts
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Official CPU time over ours: the median of paired repeats, and the least and greatest of them."""
+
+    values: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+    def __str__(self) -> str:
+        span = f" ({min(self.values):,.0f} to {max(self.values):,.0f})" if len(self.values) > 1 else ""
+        return f"{self.median:,.0f}x{span}"
+
+
+def timed(function: Callable, *arguments, **options) -> tuple[float, object]:
+    """Seconds of CPU time, which other programs on the machine do not take part in; everything runs on one thread."""
+    began = time.process_time()
+    result = function(*arguments, **options)
+    return time.process_time() - began, result
+
+
+class Stage1:
+    """Both procedures on one text encoder and one set of projections, both at the published settings."""
+
+    def __init__(self, pack):
+        self.pack = pack
+        self.clip = make_clip()
+        self.encoder = pack.host.ClipEncoder(self.clip)
+        self.projections = make_projections()
+        self.weights = pack.tokens.TokenWeights(*(float(weight) for weight in (0, 0, 1, 0)))
+        captions = pack.erase.BENIGN_CAPTIONS[:CAPTIONS]
+        self.seconds_P, kept = timed(pack.preserve.keep_moment, captions, self.encoder)
+        self.P = kept.moment
+
+    # The published procedure
+
+    def _prompt(self, text: str, keyword: str) -> official.Prompt:
+        ids = self.encoder.tokenize(text)
+        eot = self.pack.tokens.first_eot(ids, self.encoder.eot_id)
+        words = self.pack.tokens.content(self.encoder.tokenize(keyword), self.encoder.eot_id)
+        found = self.pack.tokens.find_keyword(ids, words, self.encoder.eot_id)
+        return official.Prompt(ids, (0, eot, len(ids) - 1, found[0]))
+
+    def prepare(self, prompts) -> list[official.Prepared]:
+        pairs = [(self._prompt(p.source, p.keyword), self._prompt(p.target, p.safe_keyword)) for p in prompts]
+        return official.prepare(lambda ids: self.encoder.encode([ids], len(ids))[0], pairs, self.projections)
+
+    def cache(self) -> list[tuple[Tensor, Tensor]]:
+        return official.prior_cache(self.projections, self.P)
+
+    def time_official(self, prompts, cache) -> dict[str, float]:
+        encode, prepared = timed(self.prepare, prompts)
+        solve, _ = timed(official.refine, self.projections, prepared, cache)
+        return {"encode": encode, "edit": solve, "total": encode + solve}
+
+    # Ours
+
+    def embed(self, prompts):
+        return self.pack.embeddings.embed_pairs(prompts, self.encoder, self.weights)
+
+    def solve(self, pairs) -> Tensor:
+        return self.pack.closed_form.solve_context_map(
+            pairs.sources, pairs.targets, pairs.weights, self.P, preserve_scale=official.PRESERVE_MEAN, ridge=0.0
+        )
+
+    def context_map(self, T: Tensor):
+        return self.pack.closed_form.factorize(T - torch.eye(len(T), dtype=T.dtype))
+
+    def apply(self, context_map, projections: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """As ComfyUI does when it loads the model: the pack's patch on a copy of every projection."""
+        patch = self.pack.host.ContextMapPatch(set(), context_map.factors)
+        weights = self.projections if projections is None else projections
+        return [patch.calculate_weight(W.clone(), "", 1.0, 1.0, None, lambda a: a) for W in weights]
+
+    def time_ours(self, prompts) -> dict[str, float]:
+        encode, pairs = timed(self.embed, prompts)
+        solves, (T, *_) = zip(*(timed(self.solve, pairs) for _ in range(SOLVES)))
+        factor, context_map = timed(self.context_map, T)
+        apply, _ = timed(self.apply, context_map)
+        solve = statistics.median(solves)
+        return {
+            "encode": encode,
+            "solve": solve,
+            "edit": solve + factor + apply,
+            "total": encode + solve + factor + apply,
+        }
+
+    def compare(self, prompts, repeats: int, say: Callable[[str], None]) -> dict[str, Ratio | list[dict[str, float]]]:
+        """Ours before and after every official run; each official run is set against the mean of its neighbours."""
+        cache = self.cache()
+        ours, theirs = [self.time_ours(prompts)], []
+        for repeat in range(repeats):
+            theirs.append(self.time_official(prompts, cache))
+            ours.append(self.time_ours(prompts))
+            say(
+                f"  {len(prompts)} pairs, {repeat + 1} of {repeats}: official {theirs[-1]['total']:.1f} s "
+                f"({theirs[-1]['encode']:.1f} + {theirs[-1]['edit']:.1f}), ours {ours[-1]['total']:.2f} s "
+                f"({ours[-1]['encode']:.2f} encoding, {ours[-1]['solve']:.3f} solving)"
+            )
+
+        def ratio(step: str, our_step: str) -> Ratio:
+            around = [(a[our_step] + b[our_step]) / 2 for a, b in zip(ours, ours[1:])]
+            return Ratio(tuple(run[step] / mine for run, mine in zip(theirs, around)))
+
+        return {
+            "end_to_end": ratio("total", "total"),
+            "solve": ratio("edit", "solve"),
+            "edit": ratio("edit", "edit"),
+            "encode": ratio("encode", "encode"),
+            "official": theirs,
+            "ours": ours,
+        }
+
+    def growth(self, counts: Sequence[int], repeats: int) -> dict[int, list[float]]:
+        """Seconds from prompts to the map, for so many concepts, by turns."""
+        seconds = {count: [] for count in counts}
+        for _ in range(repeats):
+            for count in counts:
+                prompts = make_prompts(self.pack, count)
+                encode, pairs = timed(self.embed, prompts)
+                solve, _ = timed(lambda pairs=pairs: self.context_map(self.solve(pairs)))
+                seconds[count].append(encode + solve)
+        return seconds
+
+
+def time_sdxl(pack, pairs: int, repeats: int) -> dict[str, list[float]]:
+    """Solving and applying at SDXL's shape, 2,048 wide and 140 projections, for random embeddings."""
+    noise = torch.Generator().manual_seed(4)
+    width = 2048
+    projections = make_projections(SDXL_ROWS, width)
+    sources, targets = torch.randn(2, pairs, width, generator=noise)
+    K = torch.randn(4 * width, width, generator=noise)
+    P = (K.mT @ K).double() / len(K)
+    seconds = {"solve": [], "factorize": [], "apply": [], "total": []}
+    for _ in range(repeats):
+        solve, T = timed(
+            pack.closed_form.solve_context_map,
+            sources,
+            targets,
+            torch.ones(pairs),
+            P,
+            preserve_scale=official.PRESERVE_MEAN,
+            ridge=0.0,
+        )
+        factor, context_map = timed(pack.closed_form.factorize, T - torch.eye(width, dtype=T.dtype))
+        patch = pack.host.ContextMapPatch(set(), context_map.factors)
+        apply = 0.0
+        for W in projections:
+            apply += timed(patch.calculate_weight, W.clone(), "", 1.0, 1.0, None, lambda a: a)[0]
+        for step, value in (("solve", solve), ("factorize", factor), ("apply", apply)):
+            seconds[step].append(value)
+        seconds["total"].append(solve + factor + apply)
+    return seconds
