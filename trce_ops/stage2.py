@@ -21,7 +21,7 @@ from . import __version__, tuning_cache
 from .benign import BENIGN_CAPTIONS, COMPARISONS
 from .delta import ErasedDelta
 from .embeddings import TextEncoder, encode_batches
-from .templates import COMPARED, PLAIN, TEMPLATES, expand, fill, mentions
+from .templates import PLAIN, TEMPLATES, expand, fill, mentions
 from .tokens import CHUNK
 from .trajectories import Denoiser, Predictor
 from .tune_settings import QUICK, TuneSettings, check
@@ -97,22 +97,20 @@ def encode_prompts(
 ) -> Contexts:
     """Embed as many prompt pairs, and kept prompts, as there are trajectories for, drawn from all of them.
 
-    Kept are in equal parts the lines of the keep list, in the same sentences as the concepts and in comparisons, and
-    captions that mention no concept, everyday ones and ones that describe by comparison.
+    Kept are in equal parts the lines of the keep list in the same sentences as the concepts, everyday captions, and
+    captions that describe by comparison; the captions mention no concept.
     """
     info = delta.info
     names = [pair.concept for pair in info.concepts]
     templates = [t for t in (TEMPLATES if info.settings["templates"] else PLAIN) if not mentions(t, names)]
-    pairs = [expand([pair], templates) for pair in info.concepts]
-    listed = [[fill(template, line)[0] for template in (*templates, *COMPARED)] for line in info.keep]
-    others = [[text for text in texts if not mentions(text, names)] for texts in (BENIGN_CAPTIONS, COMPARISONS)]
-
-    pairs = draw_in_turn(pairs, settings.trajectories, generator)
+    pairs = draw_in_turn([expand([pair], templates) for pair in info.concepts], settings.trajectories, generator)
+    listed = [[fill(template, line)[0] for template in templates] for line in info.keep]
+    captions = ([text for text in texts if not mentions(text, names)] for texts in (BENIGN_CAPTIONS, COMPARISONS))
     keep = []
     if settings.keep:
         count = settings.keep_trajectories
-        keep = draw_in_turn(listed, count // 2, generator)
-        keep += draw_in_turn(others, count - len(keep), generator)
+        keep = draw_in_turn(listed, count // 3, generator)
+        keep += draw_in_turn(list(captions), count - len(keep), generator)
     columns = [[pair.source for pair in pairs], [pair.target for pair in pairs], [""], keep]
     ids = [[encoder.tokenize(text) for text in column] for column in columns]
     rows = dict.fromkeys((row for column in ids for row in column), CHUNK)

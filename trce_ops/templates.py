@@ -41,14 +41,6 @@ TEMPLATES = (  # {}: the text as written; {bare}: without its article
     "a drawing of a striped {bare}",
     "an image showing an old {bare} on a wall",
 )
-COMPARED = (  # for what is kept: it can be meant without being named
-    "something close to {}",
-    "a thing one could take for {}",
-    "a house in the shade of {bare}",
-    "a toy no different from {}",
-    "a cloud with the look of {}",
-    "a plate that could be {}",
-)
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ class TuneSettings:
     """
 
     steps: int = 400
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-4
     loss: str = "tau"
     goal: float = 1.2
     beta: float = 15.0
@@ -44,16 +44,16 @@ class TuneSettings:
     unconditional: float = 0.0
     early: float = 0.5
     projections: str = "text"
-    rank: int = 4
+    rank: int = 16
     trajectories: int = 72
     resolution: int = 512
     batch: int = 4
     seed: int = 0
 
     draws: int = 4  # points used of every unwanted trajectory
-    empty_trajectories: int = 16  # of the empty prompt
+    empty_trajectories: int = 24  # of the empty prompt
     empty_draws: int = 8
-    empty_batch: int = 2  # points a step
+    empty_batch: int = 4  # points a step
     keep_trajectories: int = 96  # of keep prompts
     keep_draws: int = 2
     keep_batch: int = 4
@@ -76,9 +76,7 @@ PAPER = TuneSettings(
     trajectories=100,
     batch=1,
     draws=3,
-    empty_trajectories=24,
     empty_draws=50,
-    empty_batch=4,
     keep_trajectories=24,
     keep_draws=50,
     sampling_steps=50,
