@@ -26,7 +26,7 @@ def measure(procedure: str, concepts: int) -> float:
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.split()[-1])
 
 
-def _status(field: str) -> float:
+def status(field: str) -> float:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(float(line.split()[1]) / 1024 for line in lines if line.startswith(field))
 
@@ -44,7 +44,7 @@ def _run(procedure: str, concepts: int) -> float:
         prompts = speed_models.make_prompts(pack, concepts)
         cache = stage1.cache() if procedure == OFFICIAL else None
         ctypes.CDLL(None).malloc_trim(0)  # what was freed so far is no part of what is held
-        before = _status("VmRSS")
+        before = status("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")
         # Both end with the edited projections in memory.
         if procedure == OFFICIAL:
@@ -52,7 +52,7 @@ def _run(procedure: str, concepts: int) -> float:
         else:
             edited = stage1.apply(stage1.context_map(stage1.solve(stage1.embed(prompts))))
         assert len(edited) == len(stage1.projections)
-        return _status("VmHWM") - before
+        return status("VmHWM") - before
 
 
 if __name__ == "__main__":
