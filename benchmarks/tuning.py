@@ -85,7 +85,7 @@ class Tuner:
             guided = points.e_u + settings.guidance * (points.e - points.e_u)
             x = points.x + (following - points.sigma).view(-1, 1, 1, 1) * guided
             neg, safe = contexts.neg[points.prompts], contexts.safe[points.prompts]
-            empty = contexts.empty.expand(len(x), -1, -1)
+            empty = contexts.empty.repeat(len(x))
             e, e_safe, e_u = (predict(x, points.sigma, context) for context in (neg, safe, empty))
             return dataclasses.replace(data, erase=dataclasses.replace(points, x=x, e=e, e_u=e_u), e_safe=e_safe)
 

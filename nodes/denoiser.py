@@ -25,11 +25,12 @@ from comfy.ldm.modules.attention import attention_pytorch
 from torch import Generator, Tensor
 
 from ..trce_ops.stage2 import TunableModel
+from ..trce_ops.texts import Texts
 from ..trce_ops.trajectories import Overrides
 from .fingerprint import model_fingerprint
 from .host import HostError, find_text_readers
 
-TUNED_FAMILIES = ("sd1", "sd2")
+TUNED_FAMILIES = ("sd1", "sd2", "sdxl")
 FLOATS = ("torch.float32", "torch.float16", "torch.bfloat16")
 BASE = "base."  # where Network has the model
 MEMORY = 12  # a graph takes about so many times what sampling the same picture does
@@ -56,6 +57,7 @@ class HostDenoiser:
         self.sampling = base.model_sampling
         self.device = model.load_device
         self.dtype = base.get_dtype_inference()
+        self.base, self.resolution = base, resolution
         size = resolution // getattr(base.latent_format, "spacial_downscale_ratio", 8)
         self.shape = (base.latent_format.latent_channels, size, size)
         # Some of the faster attentions have no gradient; this one has, everywhere.
@@ -68,14 +70,18 @@ class HostDenoiser:
         noise = torch.randn(n, *self.shape, generator=generator)
         return self.sampling.noise_scaling(sigma, noise, torch.zeros_like(noise), True)
 
-    def __call__(self, x: Tensor, sigma: Tensor, context: Tensor, overrides: Overrides) -> Tensor:
-        x, sigma, context = (tensor.to(self.device) for tensor in (x, sigma, context))
+    def __call__(self, x: Tensor, sigma: Tensor, texts: Texts, overrides: Overrides) -> Tensor:
+        x, sigma, texts = (part.to(self.device) for part in (x, sigma, texts))
+        conditions = {"c_crossattn": texts.sequence, "transformer_options": self.options}
+        if texts.pooled is not None:
+            size = {"width": self.resolution, "height": self.resolution}
+            conditions["y"] = self.base.encode_adm(pooled_output=texts.pooled, device=self.device, **size)
         weights = {**self.weights, **{name: W.to(self.dtype) for name, W in overrides.items()}}
         denoised = torch.func.functional_call(
             self.network,
             {BASE + name: W for name, W in weights.items()},
             (x, sigma),
-            {"c_crossattn": context, "transformer_options": self.options},
+            conditions,
         )
         return (x - denoised) / sigma.view(-1, 1, 1, 1)
 
@@ -125,10 +131,10 @@ def tunable(model, resolution: int) -> TunableModel:
     base = model.model
     if readers.family not in TUNED_FAMILIES:
         raise HostError(
-            f"The connected 'model' is a {readers.family} model, and tuning is for SD1.x and SD2.x; set 'mode' to "
-            "'closed form'."
+            f"The connected 'model' is a {readers.family} model, and tuning is for SD1.x, SD2.x and SDXL; set 'mode' "
+            "to 'closed form'."
         )
-    if base.concat_keys or base.adm_channels:
+    if base.concat_keys or base.adm_channels and readers.family != "sdxl":
         raise HostError(
             "The connected 'model' wants more than a text (a picture to inpaint, a depth map, ...), which tuning does "
             "not have; connect a text-to-image model, or set 'mode' to 'closed form'."

@@ -208,7 +208,14 @@ class TRCEErase(io.ComfyNode):
             text += f"\nNot reached: {readers.row.leaks}."
         if tuning:
             delta, tuned = tune_delta(
-                delta, encoder, trainable, tuning, cache_dir=cache, retrain=retrain, progress=progress
+                delta,
+                encoder,
+                trainable,
+                tuning,
+                pooled=encoders.get("pooled"),
+                cache_dir=cache,
+                retrain=retrain,
+                progress=progress,
             )
             text = f"{text}\n{tuned.text()}"
             losses = {"loss": list(tuned.tuning.losses)}

@@ -1,5 +1,8 @@
 """SDXL: two encoders side by side, each padded its own way, and a pooled vector that enters elsewhere."""
 
+import sys
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -219,3 +222,45 @@ def test_tuning_is_refused_for_a_family_it_is_not_for(run, make_sdxl, make_clip)
     clip = make_clip(kind="sdxl")
     with pytest.raises(ValueError, match="tuning is for SD1.x and SD2.x"):
         run("TRCEErase", model=make_sdxl(), clip=clip, concepts="a gun", keep="", mode="closed form + tuning (quick)")
+
+
+@pytest.fixture
+def denoiser(pack):
+    return sys.modules[f"{pack.module.__name__}.nodes.denoiser"]
+
+
+def test_what_is_tuned_sees_is_what_comfyui_samples_with_after_stage_1(pack, denoiser, erased):
+    """Mapped texts on the bare model, as in tuning, against ComfyUI's patched model on the texts as they are."""
+    import comfy.model_management
+
+    model, clip, result, delta, _ = erased
+    c, pooled = (z.clone() for z in encode(clip, "a gun in the rain"))
+    x, sigma = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(5)), torch.tensor([3.0])
+    with denoiser.tunable(model, 64).open() as denoise, torch.no_grad():
+        texts = pack.ops.texts.Texts(c, pooled)
+        plain = denoise(x, sigma, texts, {})
+        ours = denoise(x, sigma, texts.moved({"context": delta.context_map, **delta.streams}), {})
+    with torch.inference_mode():
+        comfy.model_management.load_models_gpu([result])
+        y = model.model.encode_adm(pooled_output=pooled, width=64, height=64)
+        theirs = (x - result.model.apply_model(x, sigma, c_crossattn=c, y=y)) / 3.0
+    comfy.model_management.unload_all_models()
+    assert (ours - plain).abs().max() > 1e-2
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+
+
+def test_sdxl_is_tuned_and_stays_as_it_was(run, pack, make_sdxl, make_clip, sample, monkeypatch, tmp_path):
+    monkeypatch.setattr(pack.host, "cache_folder", lambda: str(tmp_path))
+    with torch.inference_mode():
+        model = make_sdxl()
+    before = {key: weight.clone() for key, weight in model.model.state_dict().items()}
+    clip = make_clip(kind="sdxl")
+    knobs = dict(tune_steps=2, tune_trajectories=2, tune_resolution=64, tune_batch=1)
+    inputs = dict(concepts="a gun -> an umbrella", keep="a dog", templates=False, mode="custom", **knobs)
+    result, delta, report, losses = run("TRCEErase", model=model, clip=clip, **inputs)
+    assert all(torch.equal(weight, before[key]) for key, weight in model.model.state_dict().items())
+    assert len(losses["loss"]) == 2
+    assert delta.tuned and set(delta.streams) == {"pooled"}
+    stage1 = pack.host.apply_delta(model, replace(delta, tuned={}), 1.0)
+    prompts = conditioning(clip, "a gun"), conditioning(clip, "")
+    assert not torch.equal(sample(result, *prompts), sample(stage1, *prompts))

@@ -40,6 +40,11 @@ def small(pack, monkeypatch, cache):
 
 
 @pytest.fixture
+def texts(pack):
+    return pack.ops.texts.Texts
+
+
+@pytest.fixture
 def denoiser(pack):
     return sys.modules[f"{pack.module.__name__}.nodes.denoiser"]
 
@@ -126,7 +131,7 @@ def test_the_tuned_weight_is_w_t_plus_dw(erase, loaded, pack):
             torch.testing.assert_close(patched, expected, rtol=0, atol=1e-5)
 
 
-def test_the_model_in_training_is_the_one_that_samples_afterwards(erase, loaded, pack, denoiser, prompts):
+def test_the_model_in_training_is_the_one_that_samples_afterwards(erase, loaded, pack, denoiser, prompts, texts):
     """What stage 2 computes with overrides against ComfyUI's own patched model, with a LoRA below both."""
     import comfy.model_management
 
@@ -139,7 +144,7 @@ def test_the_model_in_training_is_the_one_that_samples_afterwards(erase, loaded,
         for module, change in delta.tuned.items():
             name = f"{module}.weight"
             weights[name] = weights.get(name, denoise.weights[name]) + change.dense()
-        ours = denoise(x, sigma, prompts[0], weights)
+        ours = denoise(x, sigma, texts(prompts[0]), weights)
     with torch.inference_mode():
         comfy.model_management.load_models_gpu([erased])
         theirs = (x - erased.model.apply_model(x, sigma, c_crossattn=prompts[0])) / 3.0
@@ -182,7 +187,7 @@ def test_offloaded_weights_are_tuned_all_the_same(erase, loaded):
     assert_untouched(model, before)
 
 
-def test_eps_and_v_prediction_are_the_same_thing_here(loaded, denoiser, prompts):
+def test_eps_and_v_prediction_are_the_same_thing_here(loaded, denoiser, prompts, texts):
     import comfy.model_sampling
 
     class VPrediction(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION):
@@ -196,7 +201,7 @@ def test_eps_and_v_prediction_are_the_same_thing_here(loaded, denoiser, prompts)
     found, out = {}, {}
     for name, model in (("eps", eps), ("v", v)):
         with denoiser.tunable(model, 64).open() as denoise, torch.no_grad():
-            found[name] = denoise(x, sigma, prompts[0].expand(2, -1, -1), {})
+            found[name] = denoise(x, sigma, texts(prompts[0].expand(2, -1, -1)), {})
             scale = (sigma**2 + 1).view(-1, 1, 1, 1).sqrt()
             t = denoise.sampling.timestep(sigma).float()
             out[name] = model.model.diffusion_model(x / scale, t, context=prompts[0].expand(2, -1, -1))

@@ -17,6 +17,7 @@ from trce_ops.delta import save_delta
 from trce_ops.erase import EraseSettings, erase
 from trce_ops.stage2 import TunableModel, encode_prompts, tune, tune_delta
 from trce_ops.templates import mentions
+from trce_ops.texts import Texts
 from trce_ops.trajectories import OutOfMemory, Predictor, draw_plan, follow
 from trce_ops.tune_settings import PAPER, QUICK, TuningError
 from trce_ops.tuned import Trained
@@ -71,16 +72,16 @@ class ToyDenoiser:
     def noise(self, n, generator, sigma):
         return sigma * torch.randn(n, 4, 3, 3, generator=generator)
 
-    def __call__(self, x, sigma, context, overrides):
+    def __call__(self, x, sigma, texts, overrides):
         if len(x) > self.memory:
             raise torch.OutOfMemoryError("toy")
-        assert len(x) == len(sigma) == len(context)
+        assert len(x) == len(sigma) == len(texts)
         self.evaluations += len(x)
         self.largest = max(self.largest, len(x))
         self.overridden |= set(overrides)
         w = {**self.weights, **overrides}
         h = (x / (1 + sigma.view(-1, 1, 1, 1) ** 2) ** 0.5).flatten(2).mT  # (n, 9, 4)
-        for name, text in (("attn1", None), ("attn2", context)):
+        for name, text in (("attn1", None), ("attn2", texts.sequence)):
             q, k, v = (w[f"block.{name}.to_{p}.weight"] for p in "qkv")
             text = h if text is None else text
             attention = (h @ q.mT @ (text @ k.mT).mT / 8**0.5).softmax(-1)
@@ -150,7 +151,7 @@ def test_points_are_of_their_own_step_and_hold_the_predictions_that_were_made_th
     """Against a sampler that follows one trajectory at a time to its very end."""
     denoise = ToyDenoiser()
     noise = generator(3)
-    contexts, empty = torch.randn(3, 77, 24, generator=noise), torch.randn(77, 24, generator=noise)
+    contexts, empty = (Texts(torch.randn(n, 77, 24, generator=noise)) for n in (3, 1))
     plan = draw_plan(3, 5, 2, 5, noise)
     x = denoise.noise(5, noise, torch.tensor(SIGMAS[0]))
     predict = Predictor(denoise, 2)
@@ -163,7 +164,7 @@ def test_points_are_of_their_own_step_and_hold_the_predictions_that_were_made_th
         y = x[i : i + 1].clone()
         for step in range(6):
             sigma = torch.tensor(SIGMAS[step : step + 1])
-            e, e_u = (denoise(y, sigma, c[None], {}) for c in (contexts[plan.prompts[i]], empty))
+            e, e_u = (denoise(y, sigma, c, {}) for c in (contexts[plan.prompts[i : i + 1]], empty))
             if step in plan.steps[i]:
                 (row,) = [r for r in range(len(points)) if torch.allclose(points.x[r], y[0], atol=1e-4)]
                 assert points.sigma[row] == SIGMAS[step]
@@ -180,7 +181,7 @@ def test_counters_agree_with_the_plan_and_with_the_network(delta, encoder):
     denoiser = ToyDenoiser()
     tuning = tune(delta, encoder, lend(denoiser)[0], SMALL)
     g = generator(SMALL.seed)
-    contexts = encode_prompts(delta, encoder, SMALL, g, lambda *_: None)
+    contexts = encode_prompts(delta, encoder, None, SMALL, g, lambda *_: None)
     assert tuning.data_evaluations == draw_plans(len(contexts.neg), len(contexts.keep), SMALL, g).evaluations
     assert tuning.train_evaluations == SMALL.steps * (2 * 3 + 2 + 2)
     assert denoiser.evaluations == tuning.data_evaluations + tuning.train_evaluations
@@ -193,7 +194,7 @@ def test_a_prediction_moves_to_the_safe_side_and_no_further_than_the_loss_asks(r
     noise = generator(4)
     denoise = ToyDenoiser()
     x, sigma = denoise.noise(1, noise, torch.tensor(5.0)), torch.tensor([5.0])
-    neg, safe, empty = (torch.randn(1, 77, 24, generator=noise) for _ in range(3))
+    neg, safe, empty = (Texts(torch.randn(1, 77, 24, generator=noise)) for _ in range(3))
     e_neg, e_safe, e_u = references = tuple(denoise(x, sigma, c, {}) for c in (neg, safe, empty))
 
     def ask(e, e_neg, e_safe, e_u):
@@ -230,7 +231,7 @@ def prepared(delta, encoder):
     def prepare(settings):
         noise = generator(settings.seed)
         predict = Predictor(ToyDenoiser(), 100)
-        contexts = encode_prompts(delta, encoder, settings, noise, lambda *_: None)
+        contexts = encode_prompts(delta, encoder, None, settings, noise, lambda *_: None)
         plans = draw_plans(len(contexts.neg), len(contexts.keep), settings, noise)
         return predict, contexts, collect(predict, contexts, plans, settings, noise, lambda *_: None), noise
 
@@ -242,7 +243,7 @@ def prepared(delta, encoder):
 def test_a_step_against_its_loss_written_out(delta, prepared, loss, rows):
     settings = replace(SMALL, loss=loss, steps=1, preserve=3.0)
     predict, contexts, data, noise = prepared(settings)
-    (step,) = terms(data, contexts, delta.context_map, settings, noise)
+    (step,) = terms(data, contexts, {"context": delta.context_map}, settings, noise)
     trained = Trained({name: W for name, W in predict.denoise.weights.items() if "attn2" in name}, 0, noise)
     for factor in trained.parameters:
         factor.data += 0.1
@@ -252,7 +253,7 @@ def test_a_step_against_its_loss_written_out(delta, prepared, loss, rows):
     for term, kind in zip(step, ("unwanted", "unwanted", "kept", "kept")):
         for i in range(len(term.x)):
             row = slice(i, i + 1)
-            made.append(predict.denoise(term.x[row], term.sigma[row], term.context[row], trained.overrides())[0])
+            made.append(predict.denoise(term.x[row], term.sigma[row], term.texts[row], trained.overrides())[0])
             if kind == "kept":
                 loss_of_row = (made[-1] - term.references[0][i]).square().mean()
                 if loss == "tau":
@@ -294,11 +295,12 @@ def test_reach_tunes_on_what_the_map_moves_by_a_share_of_the_way(delta, prepared
         settings = replace(SMALL, reach=reach, steps=20)
         _, contexts, data, noise = prepared(settings)
         shares = []
-        shift = delta.context_map.shift(contexts.neg)
-        for step in terms(data, contexts, delta.context_map, settings, noise):
-            for z in step[0].context:
-                p = min(range(len(contexts.neg)), key=lambda p: misses(z, contexts.neg[p], shift[p])[1])
-                share, miss = misses(z, contexts.neg[p], shift[p])
+        neg = contexts.neg.sequence
+        shift = delta.context_map.shift(neg)
+        for step in terms(data, contexts, {"context": delta.context_map}, settings, noise):
+            for z in step[0].texts.sequence:
+                p = min(range(len(neg)), key=lambda p: misses(z, neg[p], shift[p])[1])
+                share, miss = misses(z, neg[p], shift[p])
                 assert miss < 1e-3
                 shares.append(share)
         return shares
@@ -318,7 +320,7 @@ def test_preserve_keeps_the_rest_where_the_unedited_model_has_it(delta, encoder)
         settings = replace(SMALL, steps=60, learning_rate=1e-2, preserve=preserve)
         tuning = tune(delta, encoder, lend(ToyDenoiser())[0], settings)
         denoise = ToyDenoiser()
-        context = encode_prompts(delta, encoder, settings, generator(1), lambda *_: None).keep
+        context = encode_prompts(delta, encoder, None, settings, generator(1), lambda *_: None).keep
         x = denoise.noise(len(context), generator(9), torch.tensor(5.0))
         sigma = torch.full((len(context),), 5.0)
         tuned = stage_2(denoise.weights, tuning.tuned, delta.context_map.dense())
@@ -420,9 +422,9 @@ def test_less_memory_means_smaller_batches_and_the_same_tuning(delta, encoder, c
 
 def test_memory_that_runs_out_in_training_only_is_noticed_too(delta, encoder):
     class Tight(ToyDenoiser):
-        def __call__(self, x, sigma, context, overrides):
+        def __call__(self, x, sigma, texts, overrides):
             self.memory = 1 if torch.is_grad_enabled() else 1000
-            return super().__call__(x, sigma, context, overrides)
+            return super().__call__(x, sigma, texts, overrides)
 
     whole = tune(delta, encoder, lend(ToyDenoiser())[0], SMALL)
     assert tune(delta, encoder, lend(Tight())[0], SMALL).losses == pytest.approx(whole.losses, rel=5e-2)
@@ -432,8 +434,8 @@ def test_gradients_that_overflow_are_scaled_down_and_nan_is_refused(delta, encod
     class Half(ToyDenoiser):
         limit = 256.0
 
-        def __call__(self, x, sigma, context, overrides):
-            e = super().__call__(x, sigma, context, overrides)
+        def __call__(self, x, sigma, texts, overrides):
+            e = super().__call__(x, sigma, texts, overrides)
             if e.requires_grad:
                 e.register_hook(lambda grad: torch.where(grad.abs() > self.limit, torch.inf, grad))
             return e
@@ -527,7 +529,7 @@ def test_what_is_kept_is_listed_everyday_and_compared_and_mentions_no_concept(de
     settings = replace(SMALL, keep_trajectories=12)
     concepts = parse_concepts("cat -> cake\ncloud -> bread\nwoman -> bread")
     info = replace(delta.info, concepts=concepts, settings={**delta.info.settings, "templates": True})
-    encode_prompts(replace(delta, info=info), encoder, settings, generator(), lambda *_: None)
+    encode_prompts(replace(delta, info=info), encoder, None, settings, generator(), lambda *_: None)
     kept = told[-12:]
     assert told[-13] == ""
     assert all(("dog" in text) + ("water" in text) == 1 for text in kept[:4])
@@ -537,7 +539,7 @@ def test_what_is_kept_is_listed_everyday_and_compared_and_mentions_no_concept(de
 
 
 def test_without_keep_prompts_only_the_empty_one_is_kept(delta, encoder):
-    contexts = encode_prompts(delta, encoder, replace(SMALL, keep=False), generator(), lambda *_: None)
+    contexts = encode_prompts(delta, encoder, None, replace(SMALL, keep=False), generator(), lambda *_: None)
     assert contexts.keep is None
     assert tune(delta, encoder, lend(ToyDenoiser())[0], replace(SMALL, keep=False)).tuned
 
@@ -550,10 +552,10 @@ def test_the_delta_holds_what_was_trained_on_the_text_as_stage_1_leaves_it(delta
     monkeypatch.setattr(Trained, "result", lambda self: finished.append(result(self)) or finished[-1])
     tuning = tune(delta, encoder, lend(ToyDenoiser())[0], replace(SMALL, projections="wide", rank=rank))
     denoise = ToyDenoiser()
-    context = encode_prompts(delta, encoder, SMALL, generator(1), lambda *_: None).neg
+    context = encode_prompts(delta, encoder, None, SMALL, generator(1), lambda *_: None).neg
     x, sigma = denoise.noise(len(context), generator(9), torch.tensor(5.0)), torch.full((len(context),), 5.0)
     trained = {f"{m}.weight": denoise.weights[f"{m}.weight"] + change.dense() for m, change in finished[0].items()}
-    in_training = denoise(x, sigma, delta.context_map.apply(context), trained)
+    in_training = denoise(x, sigma, context.moved({"context": delta.context_map}), trained)
     applied = denoise(x, sigma, context, stage_2(denoise.weights, tuning.tuned, delta.context_map.dense()))
     assert (denoise(x, sigma, context, {}) - applied).abs().max() > 1e-3
     torch.testing.assert_close(applied, in_training, rtol=1e-4, atol=1e-4)

@@ -20,8 +20,9 @@ from torch import Generator, Tensor
 from . import __version__, tuning_cache
 from .benign import BENIGN_CAPTIONS, COMPARISONS
 from .delta import ErasedDelta
-from .embeddings import TextEncoder, encode_batches
+from .embeddings import Ids, TextEncoder, encode_batches
 from .templates import PLAIN, TEMPLATES, expand, fill, mentions
+from .texts import Texts
 from .tokens import CHUNK
 from .trajectories import Denoiser, Predictor
 from .tune_settings import QUICK, TuneSettings, check
@@ -93,7 +94,12 @@ def draw_in_turn(groups: Sequence[Sequence], count: int, generator: Generator) -
 
 
 def encode_prompts(
-    delta: ErasedDelta, encoder: TextEncoder, settings: TuneSettings, generator: Generator, progress: StepProgress
+    delta: ErasedDelta,
+    encoder: TextEncoder,
+    pooled: TextEncoder | None,
+    settings: TuneSettings,
+    generator: Generator,
+    progress: StepProgress,
 ) -> Contexts:
     """Embed as many prompt pairs, and kept prompts, as there are trajectories for, drawn from all of them.
 
@@ -114,11 +120,18 @@ def encode_prompts(
     columns = [[pair.source for pair in pairs], [pair.target for pair in pairs], [""], keep]
     ids = [[encoder.tokenize(text) for text in column] for column in columns]
     rows = dict.fromkeys((row for column in ids for row in column), CHUNK)
-    embedded: dict[tuple[int, ...], Tensor] = {}
+    embedded, in_one = {}, {}
     for batch, z in encode_batches(encoder, rows, partial(progress, "Prompts to tune on")):
-        embedded.update(zip(batch, z.detach()))
-    neg, safe, empty, kept = (torch.stack([embedded[row] for row in column]) if column else None for column in ids)
-    return Contexts(neg, safe, empty[0], kept)
+        embedded.update(zip(batch, z))
+    if pooled:
+        for batch, z in encode_batches(pooled, dict.fromkeys(rows, 1), lambda *_: None):
+            in_one.update(zip(batch, z[:, 0]))
+
+    def gather(column: Sequence[Ids]) -> Texts | None:
+        sequence, vectors = ([found[row] for row in column] for found in (embedded, in_one or embedded))
+        return Texts(torch.stack(sequence), torch.stack(vectors) if in_one else None) if column else None
+
+    return Contexts(*map(gather, ids))
 
 
 def tune(
@@ -127,6 +140,7 @@ def tune(
     model: TunableModel,
     settings: TuneSettings = QUICK,
     *,
+    pooled: TextEncoder | None = None,
     rows: int = ROWS,
     progress: StepProgress = lambda *_: None,
 ) -> Tuning:
@@ -139,20 +153,21 @@ def tune(
         return Tuning({}, (), (), ())
     generator = Generator().manual_seed(settings.seed)
     start = perf_counter()
-    contexts = encode_prompts(delta, encoder, settings, generator, progress)
+    contexts = encode_prompts(delta, encoder, pooled, settings, generator, progress)
     encoded = perf_counter()
     with model.open() as denoise:
         # clone: what was embedded in inference mode takes no part in a graph
-        contexts = Contexts(*(z if z is None else z.clone() for z in vars(contexts).values()))
+        contexts = Contexts(*(texts and texts.each(Tensor.clone) for texts in vars(contexts).values()))
         in_graph = max(1, GRAPH // math.prod(denoise.shape[1:]))
         predict = Predictor(denoise, max(rows, in_graph))
         plans = draw_plans(len(contexts.neg), 0 if contexts.keep is None else len(contexts.keep), settings, generator)
         data = collect(predict, contexts, plans, settings, generator, progress)
         sampled = perf_counter()
+        maps = {"context": delta.context_map, **delta.streams}
         names = choose(denoise.weights, settings.projections)
         trained = Trained({name: denoise.weights[name] for name in names}, settings.rank, generator)
         learner = Predictor(denoise, min(in_graph, predict.rows))
-        tuning = train(learner, data, contexts, delta.context_map, trained, settings, generator, progress)
+        tuning = train(learner, data, contexts, maps, trained, settings, generator, progress)
     readers = {name.removesuffix(".weight") for name in model.text_readers}
     tuned = {
         module: change.after(delta.context_map) if module in readers else change
@@ -172,6 +187,7 @@ def tune_delta(
     model: TunableModel,
     settings: TuneSettings = QUICK,
     *,
+    pooled: TextEncoder | None = None,
     cache_dir: str | os.PathLike | None = None,
     retrain: bool = False,
     progress: StepProgress = lambda *_: None,
@@ -183,7 +199,7 @@ def tune_delta(
     check(settings)
     path = cache_dir and settings.steps and tuning_cache.path(cache_dir, cache_key(delta, model, settings))
     cached = None if retrain or not path else tuning_cache.read(path)
-    tuning = cached or tune(delta, encoder, model, settings, progress=progress)
+    tuning = cached or tune(delta, encoder, model, settings, pooled=pooled, progress=progress)
     if path and not cached:
         tuning_cache.write(path, tuning)
     report = TuneReport(tuning, bool(cached))

@@ -15,6 +15,8 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
+from .texts import Texts
+
 log = logging.getLogger(__name__)
 
 Overrides = Mapping[str, Tensor]  # parameters that stand in for the model's own, by name
@@ -40,8 +42,8 @@ class Denoiser(Protocol):
     def noise(self, n: int, generator: Generator, sigma: Tensor) -> Tensor:  # (n, c, h, w) CPU, x at the first sigma
         ...
 
-    def __call__(self, x: Tensor, sigma: Tensor, context: Tensor, overrides: Overrides) -> Tensor:
-        """e (n, c, h, w) float32 on the device, for x (n, c, h, w), sigma (n,) and context (n, L, d)."""
+    def __call__(self, x: Tensor, sigma: Tensor, texts: Texts, overrides: Overrides) -> Tensor:
+        """e (n, c, h, w) float32 on the device, for x (n, c, h, w), sigma (n,) and n texts."""
 
 
 class Predictor:
@@ -65,14 +67,14 @@ class Predictor:
         log.warning("Out of memory while tuning; going on with %d at a time.", self.rows)
 
     @torch.no_grad()
-    def __call__(self, x: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, sigma: Tensor, texts: Texts) -> Tensor:
         """e (n, c, h, w) of the unedited model on the CPU, without a graph."""
         done = []
         start = 0
         while start < len(x):
             part = slice(start, start + self.rows)
             try:
-                done.append(self.denoise(x[part], sigma[part], context[part], {}).cpu())
+                done.append(self.denoise(x[part], sigma[part], texts[part], {}).cpu())
             except torch.OutOfMemoryError:
                 exhausted = True
             else:
@@ -131,17 +133,17 @@ def follow(
     plan: Plan,
     sigmas: Tensor,  # (steps + 1,)
     x: Tensor,  # (n, c, h, w) at the first sigma
-    contexts: Tensor,  # (p, L, d)
-    empty: Tensor,  # (L, d)
+    texts: Texts,  # p of them
+    empty: Texts,  # one
     guidance: float,
     progress: Progress = lambda *_: None,
 ) -> Points:
     """Sample the planned trajectories by Euler steps (DDIM) under guidance, and keep the planned points.
 
-    A trajectory of the empty prompt needs one prediction a step; with contexts=empty[None] only that one is made.
+    A trajectory of the empty prompt needs one prediction a step; with texts=empty only that one is made.
     x is used up.
     """
-    guided = len(contexts) > 1 or not torch.equal(contexts[0], empty)
+    guided = texts is not empty
     lengths = plan.lengths
     total = int(lengths.sum())
     done = 0
@@ -151,8 +153,8 @@ def follow(
         used = (plan.steps[active] == step).any(1)
         progress(done, total)
         sigma = sigmas[step].expand(len(active))
-        e = predict(x[active], sigma, contexts[plan.prompts[active]])
-        e_u = predict(x[active], sigma, empty.expand(len(active), -1, -1)) if guided else e
+        e = predict(x[active], sigma, texts[plan.prompts[active]])
+        e_u = predict(x[active], sigma, empty.repeat(len(active))) if guided else e
         kept = active[used]
         found.append((kept, x[kept], sigma[used], e[used], e_u[used]))
         x[active] += (sigmas[step + 1] - sigmas[step]) * (e_u + guidance * (e - e_u))

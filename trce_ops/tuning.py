@@ -17,6 +17,7 @@ from torch import Generator, Tensor
 
 from .context_map import ContextMap
 from .contrastive import drift, hinge, position, tau_hinge
+from .texts import Texts
 from .trajectories import Plan, Points, Predictor, draw_plan, follow, shuffled
 from .tune_settings import TuneSettings, TuningError
 from .tuned import Trained, Tuned
@@ -28,12 +29,12 @@ StepProgress = Callable[[str, int, int], None]  # (phase, done, in all); may rai
 
 @dataclass(frozen=True)
 class Contexts:
-    """Text embeddings of the prompts before stage 1, one row each."""
+    """The prompts before stage 1."""
 
-    neg: Tensor  # (p, L, d) unwanted prompts
-    safe: Tensor  # (p, L, d) the same prompts with the safe target
-    empty: Tensor  # (L, d)
-    keep: Tensor | None  # (q, L, d)
+    neg: Texts  # unwanted prompts
+    safe: Texts  # the same prompts with the safe target
+    empty: Texts  # the empty prompt
+    keep: Texts | None
 
 
 @dataclass(frozen=True)
@@ -84,14 +85,14 @@ def collect(
     """Sample the trajectories."""
     sigmas = predict.denoise.schedule(settings.sampling_steps)
 
-    def sample(name: str, plan: Plan, prompts: Tensor) -> Points:
+    def sample(name: str, plan: Plan, prompts: Texts) -> Points:
         x = predict.denoise.noise(len(plan), generator, sigmas[0])
         told = lambda done, total: progress(f"Trajectories, {name}", done, total)  # noqa: E731
         return follow(predict, plan, sigmas, x, prompts, contexts.empty, settings.guidance, told)
 
     erase = sample("unwanted", plans.erase, contexts.neg)
     e_safe = predict(erase.x, erase.sigma, contexts.safe[erase.prompts])
-    empty = sample("empty prompt", plans.empty, contexts.empty[None])
+    empty = sample("empty prompt", plans.empty, contexts.empty)
     keep = None if plans.keep is None else sample("kept", plans.keep, contexts.keep)
     return Data(erase, e_safe, empty, keep)
 
@@ -115,7 +116,7 @@ class Term:
 
     x: Tensor  # (n, c, h, w)
     sigma: Tensor  # (n,)
-    context: Tensor  # (n, L, d)
+    texts: Texts  # n of them
     references: tuple[Tensor, ...]  # (n, ...) each
     loss: Callable[..., Tensor]  # (e, *references) -> (n,)
     weight: float
@@ -136,7 +137,7 @@ def units(data: Data, sigma: Tensor) -> Tensor:  # (n,) -> (n,)
 
 
 def terms(
-    data: Data, contexts: Contexts, context_map: ContextMap, settings: TuneSettings, generator: Generator
+    data: Data, contexts: Contexts, maps: Mapping[str, ContextMap], settings: TuneSettings, generator: Generator
 ) -> Iterator[list[Term]]:
     """The terms of every step. The points are shuffled and come again when all of them have been used."""
 
@@ -148,33 +149,33 @@ def terms(
             return hinge(e, e_neg, e_safe, e_u, settings.beta, settings.margin)
         return tau_hinge(e, e_neg, e_safe, settings.goal)
 
-    def preserve(points: Points, i: Tensor, context: Tensor) -> Term:
+    def preserve(points: Points, i: Tensor, texts: Texts) -> Term:
         x, sigma = points.x[i], points.sigma[i]
         unit = units(data, sigma) if settings.loss == "tau" else torch.ones_like(sigma)
-        return Term(x, sigma, context, (points.e[i], unit), kept_loss, settings.preserve)
+        return Term(x, sigma, texts, (points.e[i], unit), kept_loss, settings.preserve)
 
     def kept_loss(e: Tensor, e_kept: Tensor, unit: Tensor) -> Tensor:
         return drift(e, e_kept) / unit
 
-    shift, empty_context = context_map.shift(contexts.neg), context_map.apply(contexts.empty)
-    keep_context = None if contexts.keep is None else context_map.apply(contexts.keep)
+    empty_texts, keep_texts = contexts.empty.moved(maps), contexts.keep and contexts.keep.moved(maps)
     erase, empty = batches(data.erase, settings.batch), batches(data.empty, settings.empty_batch)
     keep = data.keep and batches(data.keep, settings.keep_batch)
     for _ in range(settings.steps):
         i = next(erase)
-        points, row = data.erase, data.erase.prompts[i]
-        moved = 1 - settings.reach * torch.rand(len(i), 1, 1, generator=generator)  # by how much of the map
-        context = contexts.neg[row] + moved * shift[row]
+        points = data.erase
+        texts = contexts.neg[points.prompts[i]].moved(
+            maps, 1 - settings.reach * torch.rand(len(i), generator=generator)
+        )
         x, sigma, references = points.x[i], points.sigma[i], (points.e[i], data.e_safe[i], points.e_u[i])
-        step = [Term(x, sigma, context, references, erase_loss, 1 - settings.unconditional)]
+        step = [Term(x, sigma, texts, references, erase_loss, 1 - settings.unconditional)]
         if settings.unconditional:
-            context = empty_context.expand(len(i), -1, -1)
-            step.append(Term(x, sigma, context, references, erase_loss, settings.unconditional))
+            texts = empty_texts.repeat(len(i))
+            step.append(Term(x, sigma, texts, references, erase_loss, settings.unconditional))
         i = next(empty)
-        step.append(preserve(data.empty, i, empty_context.expand(len(i), -1, -1)))
+        step.append(preserve(data.empty, i, empty_texts.repeat(len(i))))
         if keep:
             i = next(keep)
-            step.append(preserve(data.keep, i, keep_context[data.keep.prompts[i]]))
+            step.append(preserve(data.keep, i, keep_texts[data.keep.prompts[i]]))
         yield step
 
 
@@ -183,11 +184,12 @@ def backward(predict: Predictor, step: Sequence[Term], trained: Trained, scale: 
 
     Returns the loss and the predictions (n, c, h, w), in the order of the terms.
     """
-    x, sigma, context = (torch.cat([getattr(term, name) for term in step]) for name in ("x", "sigma", "context"))
+    x, sigma = (torch.cat([getattr(term, name) for term in step]) for name in ("x", "sigma"))
+    texts = Texts.cat([term.texts for term in step])
     value, predictions = 0.0, []
     for start in range(0, len(x), predict.rows):
         part = slice(start, start + predict.rows)
-        e = predict.denoise(x[part], sigma[part], context[part], trained.overrides())
+        e = predict.denoise(x[part], sigma[part], texts[part], trained.overrides())
         loss, first = torch.zeros((), device=e.device), -start  # where the term begins, seen from e
         for term in step:
             last = first + len(term.x)
@@ -205,7 +207,7 @@ def train(
     predict: Predictor,
     data: Data,
     contexts: Contexts,
-    context_map: ContextMap,
+    maps: Mapping[str, ContextMap],
     trained: Trained,
     settings: TuneSettings,
     generator: Generator,
@@ -217,7 +219,7 @@ def train(
     scale = GRADIENT_SCALE
     evaluations = 0
     phase = "Tuning"
-    for number, step in enumerate(terms(data, contexts, context_map, settings, generator)):
+    for number, step in enumerate(terms(data, contexts, maps, settings, generator)):
         progress(phase, number, settings.steps)
         while True:
             optimizer.zero_grad()
