@@ -76,7 +76,7 @@ class HostDenoiser:
         if texts.pooled is not None:
             size = {"width": self.resolution, "height": self.resolution}
             conditions["y"] = self.base.encode_adm(pooled_output=texts.pooled, device=self.device, **size)
-        weights = {**self.weights, **{name: W.to(self.dtype) for name, W in overrides.items()}}
+        weights = {**self.weights, **overrides}
         denoised = torch.func.functional_call(
             self.network,
             {BASE + name: W for name, W in weights.items()},

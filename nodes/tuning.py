@@ -99,7 +99,7 @@ def tuning_inputs() -> list[io.Input]:
             io.Float.Input,
             "preserve",
             "How hard the empty prompt and the keep list hold on to what they draw. "
-            "Raise it when kept things change, lower it when the concept survives. 5 suits loss 'tau', 100 'hinge'.",
+            "Raise it when kept things change, lower it when the concept survives. 3 suits loss 'tau', 100 'hinge'.",
             min=0.0,
             max=100000.0,
             step=0.5,
@@ -134,8 +134,9 @@ def tuning_inputs() -> list[io.Input]:
         _knob(
             io.Combo.Input,
             "projections",
-            "What is trained. 'cross': cross-attention, where the text comes in; erases more and keeps more on the "
-            "demo model. 'paper': self-attention and the queries of cross-attention. 'wide': both.",
+            "What is trained. 'text': keys and values of cross-attention, where the text comes in; erases more and "
+            "keeps more on the demo model. 'cross': its queries too. 'paper': self-attention and the queries of "
+            "cross-attention. 'wide': everything.",
             options=list(TRAINED),
         ),
         _knob(

@@ -47,6 +47,7 @@ class ToyDenoiser:
     """One self- and one cross-attention over 3 x 3 pixels of 4 channels, for text of width 24."""
 
     shape = (4, 3, 3)
+    dtype = torch.float32
 
     def __init__(self, memory=1000):
         noise = torch.Generator().manual_seed(1)
@@ -253,7 +254,9 @@ def test_a_step_against_its_loss_written_out(delta, prepared, loss, rows):
     for term, kind in zip(step, ("unwanted", "unwanted", "kept", "kept")):
         for i in range(len(term.x)):
             row = slice(i, i + 1)
-            made.append(predict.denoise(term.x[row], term.sigma[row], term.texts[row], trained.overrides())[0])
+            made.append(
+                predict.denoise(term.x[row], term.sigma[row], term.texts[row], trained.overrides(torch.float32))[0]
+            )
             if kind == "kept":
                 loss_of_row = (made[-1] - term.references[0][i]).square().mean()
                 if loss == "tau":
@@ -340,14 +343,15 @@ def test_zero_steps_are_stage_1_exactly(delta, encoder, tmp_path):
 
 
 @pytest.mark.parametrize("rank", [2, 0])
-@pytest.mark.parametrize("projections", ["paper", "cross", "wide"])
+@pytest.mark.parametrize("projections", ["paper", "text", "cross", "wide"])
 def test_only_the_chosen_projections_change(delta, encoder, projections, rank):
     denoiser = ToyDenoiser()
     before = {name: W.clone() for name, W in denoiser.weights.items()}
     tuned, _ = tune_delta(delta, encoder, lend(denoiser)[0], replace(SMALL, projections=projections, rank=rank))
     attn1 = {f"block.attn1.to_{p}" for p in ("q", "k", "v", "out.0")}
     attn2 = {f"block.attn2.to_{p}" for p in "qkv"}
-    expected = {"paper": attn1 | {"block.attn2.to_q"}, "cross": attn2, "wide": attn1 | attn2}
+    query = {"block.attn2.to_q"}
+    expected = {"paper": attn1 | query, "text": attn2 - query, "cross": attn2, "wide": attn1 | attn2}
     assert set(tuned.tuned) == expected[projections]
     assert all(change.dense().any() for change in tuned.tuned.values())
     assert {len(change.factors) for change in tuned.tuned.values()} == ({2} if rank else {1})

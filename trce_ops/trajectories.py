@@ -35,6 +35,7 @@ class Denoiser(Protocol):
 
     weights: Mapping[str, Tensor]  # by name, on the device
     shape: tuple[int, int, int]  # (c, h, w) of x
+    dtype: torch.dtype  # that the network computes in
 
     def schedule(self, steps: int) -> Tensor:  # (steps + 1,) sigmas, falling to 0
         ...
@@ -161,4 +162,4 @@ def follow(
         done += len(active)
     progress(done, total)
     trajectory, x, sigma, e, e_u = (torch.cat(parts) for parts in zip(*found))
-    return Points(x, sigma, plan.prompts[trajectory], e, e_u)
+    return Points(x, sigma, plan.prompts[trajectory], e, e_u if guided else e)

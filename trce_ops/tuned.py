@@ -18,7 +18,8 @@ from torch import Generator, Tensor
 
 from .context_map import ContextMap
 
-# Which projections are trained, by the end of their names.
+# Which projections are trained, by the end of their names: self-attention and the queries of cross-attention (paper),
+# keys and values of cross-attention (text), all of cross-attention (cross), or everything (wide).
 TRAINED = {
     "paper": re.compile(r"\.(attn1\.(to_[qkv]|to_out\.0)|attn2\.to_q)\.weight$"),
     "text": re.compile(r"\.attn2\.to_[kv]\.weight$"),
@@ -60,7 +61,7 @@ Tuned = Mapping[str, WeightChange]  # by module, such as "diffusion_model.middle
 
 
 def choose(names: Iterable[str], trained: str) -> tuple[str, ...]:
-    """The parameters of a set: 'paper' (self-attention and attn2.to_q), 'cross' (attn2.to_q/k/v) or 'wide' (both)."""
+    """The parameters of one of the sets above."""
     return tuple(name for name in names if TRAINED[trained].search(name))
 
 
@@ -73,9 +74,9 @@ class Trained:
         self.parameters = [factor for change in self.changes.values() for factor in change.factors]
         self.norm = math.sqrt(sum(W.float().square().sum().item() for W in start.values()))
 
-    def overrides(self) -> dict[str, Tensor]:
-        """W + dW by name, with the graph from dW."""
-        return {name: self.start[name].float() + change.dense() for name, change in self.changes.items()}
+    def overrides(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """W + dW by name, added in float32, with the graph from dW."""
+        return {name: (self.start[name].float() + dW.dense()).to(dtype) for name, dW in self.changes.items()}
 
     @torch.no_grad()
     def change(self) -> float:

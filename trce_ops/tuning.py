@@ -189,7 +189,7 @@ def backward(predict: Predictor, step: Sequence[Term], trained: Trained, scale: 
     value, predictions = 0.0, []
     for start in range(0, len(x), predict.rows):
         part = slice(start, start + predict.rows)
-        e = predict.denoise(x[part], sigma[part], texts[part], trained.overrides())
+        e = predict.denoise(x[part], sigma[part], texts[part], trained.overrides(predict.denoise.dtype))
         loss, first = torch.zeros((), device=e.device), -start  # where the term begins, seen from e
         for term in step:
             last = first + len(term.x)
