@@ -40,7 +40,7 @@ class RandomEncoder:
 def whole_data(settings) -> float:
     """Megabytes of embeddings and points that a whole tuning keeps, for kept prompts too where there are any."""
     latent = 4 * (settings.resolution // 8) ** 2
-    prompts = 3 * settings.trajectories + (2 * settings.keep_trajectories if settings.keep else 0)
+    prompts = 2 * settings.trajectories + (2 * settings.keep_trajectories if settings.keep else 0)
     points = 4 * settings.trajectories * settings.draws + 2 * settings.empty_trajectories * settings.empty_draws
     points += 3 * settings.keep_trajectories * settings.keep_draws if settings.keep else 0
     return 4 * (prompts * TOKENS * WIDTH + points * latent) / 1e6
