@@ -99,7 +99,10 @@ class TRCEDeltaToLoRA(io.ComfyNode):
 
         lora, report = make_lora(changes(), settings)
         if not lora:
-            raise host.HostError("The delta changes nothing on the connected 'model'; connect a delta that erases.")
+            raise host.HostError(
+                "The delta changes no weight of the connected 'model', so that there is no LoRA of it; connect a delta "
+                "that erases, and a model whose weights it goes on (Krea 2, LTX-2 and SD3 take it on the text)."
+            )
         host.show_text(node_id, report.text())
         return io.NodeOutput(lora, report.text())
 
