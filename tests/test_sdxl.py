@@ -219,9 +219,10 @@ def test_a_delta_without_a_map_for_the_pooled_vector_says_so(pack, erased, run, 
 
 
 def test_tuning_is_refused_for_a_family_it_is_not_for(run, make_sdxl, make_clip):
-    clip = make_clip(kind="sdxl")
-    with pytest.raises(ValueError, match="tuning is for SD1.x and SD2.x"):
-        run("TRCEErase", model=make_sdxl(), clip=clip, concepts="a gun", keep="", mode="closed form + tuning (quick)")
+    refiner = make_sdxl(config="SDXLRefiner", context_dim=G, adm_in_channels=G + 1280)
+    inputs = dict(clip=make_clip(kind="refiner"), concepts="a gun", keep="", mode="closed form + tuning (quick)")
+    with pytest.raises(ValueError, match="sdxl-refiner model, and tuning is for SD1.x, SD2.x and SDXL"):
+        run("TRCEErase", model=refiner, **inputs)
 
 
 @pytest.fixture
