@@ -114,7 +114,7 @@ def encode_prompts(
     captions = ([text for text in texts if not mentions(text, names)] for texts in (BENIGN_CAPTIONS, COMPARISONS))
     keep = []
     if settings.keep:
-        count = settings.keep_trajectories
+        count = settings.keep_count
         keep = draw_in_turn(listed, count // 3, generator)
         keep += draw_in_turn(list(captions), count - len(keep), generator)
     columns = [[pair.source for pair in pairs], [pair.target for pair in pairs], [""], keep]

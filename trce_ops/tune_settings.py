@@ -51,14 +51,24 @@ class TuneSettings:
     seed: int = 0
 
     draws: int = 4  # points used of every unwanted trajectory
-    empty_trajectories: int = 24  # of the empty prompt
+    empty_trajectories: int = 24  # of the empty prompt, at most
     empty_draws: int = 8
     empty_batch: int = 4  # points a step
-    keep_trajectories: int = 96  # of keep prompts
+    keep_trajectories: int = 96  # of keep prompts, at most
     keep_draws: int = 2
     keep_batch: int = 4
     sampling_steps: int = 20
     guidance: float = 3.0
+
+    @property
+    def empty_count(self) -> int:
+        """Trajectories of the empty prompt: no more than there are unwanted ones."""
+        return min(self.empty_trajectories, self.trajectories)
+
+    @property
+    def keep_count(self) -> int:
+        """Trajectories of keep prompts: no more than twice as many as there are unwanted ones."""
+        return min(self.keep_trajectories, 2 * self.trajectories)
 
 
 QUICK = TuneSettings()

@@ -59,8 +59,8 @@ def draw_plans(prompts: int, keep: int, settings: TuneSettings, generator: Gener
     early = max(1, round(settings.early * all_steps))
     return Plans(
         draw_plan(prompts, settings.trajectories, min(settings.draws, early), early, generator),
-        draw_plan(1, settings.empty_trajectories, settings.empty_draws, all_steps, generator),
-        draw_plan(keep, settings.keep_trajectories, settings.keep_draws, all_steps, generator) if keep else None,
+        draw_plan(1, settings.empty_count, settings.empty_draws, all_steps, generator),
+        draw_plan(keep, settings.keep_count, settings.keep_draws, all_steps, generator) if keep else None,
     )
 
 
