@@ -73,6 +73,18 @@ def test_quantised_layers_are_edited_on_their_dequantised_weights(
     assert error(denoise(erased, prompts[0], on_the_fly), mapped, original) < tolerance
 
 
+def test_a_lora_can_be_made_for_a_quantised_model(pack, run, make_model, delta):
+    """Its change is to the dequantised weight, which is what Load LoRA changes too."""
+    model = make_model()
+    quantised(model.model)
+    W = model.model.get_parameter(KEY).data.dequantize()
+    lora, report = run("TRCEDeltaToLoRA", model=model, delta=delta)
+    expected = W @ delta.context_map.dense()
+    assert expected.norm() > 1
+    assert (lora[KEY.replace(".weight", ".diff")] - expected).norm() < 1e-5 * expected.norm()
+    assert "Error 0.00%" in report
+
+
 def quantised(base, layers=("attn2.to_k", "attn2.to_v")):
     """The same module with those layers as fp8 and a scale, loaded as ComfyUI loads them."""
     import comfy.ops
