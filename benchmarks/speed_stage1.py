@@ -130,15 +130,15 @@ class Stage1:
             "ours": ours,
         }
 
-    def growth(self, counts: Sequence[int], repeats: int) -> dict[int, list[float]]:
-        """Seconds from prompts to the map, for so many concepts, by turns."""
+    def growth(self, counts: Sequence[int], repeats: int) -> dict[int, list[tuple[float, float]]]:
+        """Seconds of encoding, and from there to the map, for so many concepts, by turns."""
         seconds = {count: [] for count in counts}
         for _ in range(repeats):
             for count in counts:
                 prompts = make_prompts(self.pack, count)
                 encode, pairs = timed(self.embed, prompts)
                 solve, _ = timed(lambda pairs=pairs: self.context_map(self.solve(pairs)))
-                seconds[count].append(encode + solve)
+                seconds[count].append((encode, solve))
         return seconds
 
 
