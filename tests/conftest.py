@@ -19,15 +19,16 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def load_package(name: str, folder: Path):
-    spec = importlib.util.spec_from_file_location(name, folder / "__init__.py")
+def load(name: str, path: Path):
+    spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
 
 
-load_package("trce_ops", ROOT / "trce_ops")
+load("trce_ops", ROOT / "trce_ops" / "__init__.py")
+dev = load("dev", ROOT / "dev.py")
 
 from trce_ops.embeddings import EotEncoder  # noqa: E402 - known by that name from here on
 
@@ -97,7 +98,7 @@ def pack(comfy_host):
     """The pack, loaded and registered as ComfyUI does it."""
     import asyncio
 
-    module = load_package(str(ROOT).replace(".", "_x_"), ROOT)
+    module = load(str(ROOT).replace(".", "_x_"), ROOT / "__init__.py")
 
     async def register():
         extension = await module.comfy_entrypoint()
@@ -237,3 +238,21 @@ def sample(comfy_host):
 
     yield draw
     comfy.model_management.unload_all_models()
+
+
+@pytest.fixture(scope="session")
+def server():
+    """A ComfyUI server with the pack and the demo model, driven over HTTP: dev.Host."""
+    with dev.Host() as host:
+        yield host
+
+
+@pytest.fixture
+def deltas(server):
+    """models/erased_deltas of the server; what a test adds goes away again."""
+    folder = server.installation.models / "erased_deltas"
+    before = set(folder.rglob("*"))
+    yield folder
+    for path in set(folder.rglob("*")) - before:
+        if path.is_file():
+            path.unlink()

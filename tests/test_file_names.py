@@ -1,6 +1,7 @@
 """What may be written into a 'filename_prefix', alike on every system."""
 
 import pytest
+
 from trce_ops.file_names import FileNameError, portable_name
 
 KEPT = ["star", "no violence", "set/no-guns_2", "v1.5", "Ж星é", "%date%", ".hidden", "com", "console/null", "a" * 150]
