@@ -86,6 +86,7 @@ def comfy_host(tmp_path_factory):
         comfy.options.enable_args_parsing()
         import comfy.sd
         import folder_paths
+        import utils.extra_config  # noqa: F401 - before nodes, as in main.py: older ones bring another `utils` along
 
         import nodes
     finally:

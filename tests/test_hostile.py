@@ -48,8 +48,10 @@ def graph(*leaves, **inputs):
     while todo:
         name = todo.pop()
         kind, given = GRAPH[name]
-        prompt[name] = {"class_type": kind, "inputs": copy.deepcopy(given) | inputs.get(name, {})}
-        todo += [value[0] for value in prompt[name]["inputs"].values() if isinstance(value, list) and value]
+        prompt[name] = {"class_type": kind, "inputs": copy.deepcopy(given)}
+        todo += [value[0] for value in given.values() if isinstance(value, list) and value[0] not in prompt]
+    for name, changed in inputs.items():
+        prompt[name]["inputs"] |= changed
     return prompt
 
 
@@ -213,16 +215,14 @@ def test_a_hundred_prompts_at_once_each_save_one_file(server, unharmed, deltas):
     assert len({path.read_bytes() for path in saved}) == 1  # strength is none of the delta's business
 
 
-def test_a_hundred_nodes_in_one_prompt(server, unharmed, deltas):
-    prompt = graph("save")
+def test_a_hundred_nodes_in_a_row(server, unharmed):
+    prompt, model = graph("picture"), ["checkpoint", 0]
     for number in range(100):
-        inputs = prompt["erase"]["inputs"] | {"strength": number / 100}
-        prompt[f"erase{number}"] = {"class_type": "TRCEErase", "inputs": inputs}
-        save = {"delta": [f"erase{number}", 1], "filename_prefix": "hostile/many"}
-        prompt[f"save{number}"] = {"class_type": "TRCESaveDelta", "inputs": save}
-    server.queue(prompt)
-    assert len({path.read_bytes() for path in (deltas / "hostile").glob("many*")}) == 1
-    assert len(list((deltas / "hostile").glob("many*"))) == 100
+        inputs = {"model": model, "delta": ["erase", 1], "strength": 0.01}
+        prompt[f"apply{number}"] = {"class_type": "TRCEApplyDelta", "inputs": inputs}
+        model = [f"apply{number}", 0]
+    prompt["sample"]["inputs"]["model"] = model
+    assert server.queue(prompt)["outputs"]["picture"]["images"]
 
 
 def test_two_clients_at_once_get_each_their_own(server, unharmed, deltas):
