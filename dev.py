@@ -309,16 +309,16 @@ class Installation:
 
     def prepare(self, offline: bool = False) -> None:
         """Make everything that the host needs."""
-        steps = [*self.tool_steps(), *self.host_steps()]
-        if self.version and self.layered:
-            default = Installation(self.host_dir, self.host_dir / "ComfyUI")
-            steps = [*default.tool_steps(), *default.host_steps(), *steps]
-        set_up([*steps, *self.demo_steps()], self.host_dir, offline)
+        set_up([*self.steps(), *self.demo_steps()], self.host_dir, offline)
         self.link_pack()
 
     def prepare_tools(self, offline: bool = False) -> None:
         """Make only what lint needs."""
         set_up(self.tool_steps(), self.host_dir, offline)
+
+    def steps(self) -> list[Step]:
+        below = Installation(self.host_dir, self.host_dir / "ComfyUI").steps() if self.version and self.layered else []
+        return [*below, *self.tool_steps(), *self.host_steps()]
 
     def tool_steps(self) -> list[Step]:
         stamps, tools, base = self.venv / "stamps", dev_requirements(), os.path.realpath(self.base_python)
