@@ -7,6 +7,7 @@
     python dev.py run WORKFLOW.json [--output DIR]    run one API-format workflow without the UI
     python dev.py bench NAME [arguments]              run benchmarks/NAME.py
     python dev.py lint                                ruff, the registry's checks and comfy-test's
+    python dev.py comfyui-tests                       ComfyUI's own tests, without the pack and with it
 
 Python 3.10 and a network connection are all that is needed: the first use makes .host/ (a virtual environment and
 ComfyUI) and takes a few minutes, later ones start at once. With --offline nothing is downloaded. With --host VERSION
@@ -808,7 +809,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__, parents=[common], formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for name in ("demo", "test", "serve", "run", "bench", "lint"):
+    for name in ("demo", "test", "serve", "run", "bench", "lint", "comfyui-tests"):
         verb = verbs.add_parser(name, parents=[common], allow_abbrev=False)
         if name != "lint":
             verb.add_argument("--host", choices=HOSTS, metavar="VERSION")
@@ -835,6 +836,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return serve(installation, options.port)
     if options.verb == "demo":
         return demo(installation, options.output)
+    if options.verb == "comfyui-tests":
+        script = [installation.python, ROOT / "tests" / "comfyui_tests.py", str(free_port())]
+        return call(script, COMFYUI_PATH=str(installation.comfyui))
     return bench(installation, rest)
 
 
