@@ -140,6 +140,7 @@ def fill(module, seed):
                 fan_in = weight[0].numel() if weight.ndim > 1 else 100
                 values = torch.randn(weight.shape, generator=noise) / fan_in**0.5
             weight.copy_(values)
+            weight.requires_grad_(False)  # older ComfyUI leaves it on, and computes in inference mode
     return module
 
 
