@@ -46,7 +46,8 @@ def main(comfyui: Path, port: int) -> int:
                 print(f"{suite} {name} the pack: {', '.join(f'{n} {kind}' for kind, n in kinds.items())}")
             worse = [test for test in before if after.get(test) != before[test] in ("passed", "skipped")]
             broken += len(worse) + (not before)
-            print(*(f"  with the pack only: {test} ({before[test]} -> {after.get(test)})" for test in worse), sep="\n")
+            for test in worse:
+                print(f"  with the pack only: {test} ({before[test]} -> {after.get(test)})")
     return min(broken, 1)
 
 
