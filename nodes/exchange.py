@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..trce_ops.delta import ErasedDelta
 from ..trce_ops.erase import StepProgress
+from ..trce_ops.file_names import portable_name
 from ..trce_ops.files import write_whole
 from ..trce_ops.weight_files import difference, differences, match, open_weights
 from .host import HostError, apply_delta
@@ -139,8 +140,7 @@ def write_diffusers(model, delta: ErasedDelta, prefix: str, progress: StepProgre
 
     In the type that MODEL's weights have. Never leaves the folder, never overwrites.
     """
-    if not os.path.basename(prefix).strip(". "):
-        raise HostError(f"'filename_prefix' is '{prefix}', which names no file; write a name such as 'no-violence'.")
+    prefix = portable_name(prefix)
     names = {key: name for name, key in diffusers_names(model).items()}
     base, tensors = base_weights(model), {}
     for key, W, changed, done, total in changed_weights(model, delta):
