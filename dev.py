@@ -15,6 +15,7 @@ Environment variables:
     COMFYUI_PATH            use this ComfyUI; nothing is put into it but a link to the pack in custom_nodes
     COMFYUI_PYTHON          the Python that runs that ComfyUI (default: the one that runs dev.py)
     COMFYUI_TRCE_HOST_DIR   where .host stands, for example to share one between clones (used by one of them at a time)
+    COMFYUI_TRCE_BROWSER    the Chromium or Chrome of the browser tests, or "none" to leave those tests out
 
 Tests drive the server through the class Host of this file.
 """
@@ -53,6 +54,7 @@ TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 
 ROOT = Path(__file__).resolve().parent
 PACK_NAME = "comfyui-trce"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 MODEL_FOLDERS = ("checkpoints", "erased_deltas", "loras", "text_encoders", "vae")
 START_SECONDS = 180
 
@@ -167,11 +169,12 @@ def try_lock(descriptor: int) -> bool:
     return True
 
 
-def run_logged(command: Sequence[str | Path], log: Path, report: Callable[[str], None]) -> None:
+def run_logged(command: Sequence[str | Path], log: Path, report: Callable[[str], None], **environment: str) -> None:
     """Run a step's command with its output in the log; a failure becomes one sentence."""
     with log.open("ab") as sink:
         begin = sink.tell()
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, env=child_environment())
+        inherited = child_environment() | environment
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, env=inherited)
         try:
             while process.poll() is None:
                 time.sleep(0.2)
@@ -651,6 +654,31 @@ def call(command: Sequence[str | Path], **environment: str) -> int:
         process.kill()
 
 
+def find_browser() -> str | None:
+    """The browser that COMFYUI_TRCE_BROWSER names ("none" for none), else the first Chromium or Chrome on the PATH."""
+    wanted = os.environ.get("COMFYUI_TRCE_BROWSER")
+    return wanted or next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+def provide_browser(installation: Installation) -> None:
+    """Install Debian's chromium for the browser tests where there is no browser and we are root; else leave it."""
+    if find_browser() or not shutil.which("apt-get") or os.geteuid() != 0:
+        return  # without a browser the tests say what to do
+    line, start = StatusLine(interval=30), time.monotonic()
+    quiet = ["apt-get", "-qq", "-o", "Dpkg::Use-Pty=0"]
+    try:
+        for arguments in (["update"], ["install", "--yes", "--no-install-recommends", "chromium"]):
+            run_logged(
+                [*quiet, *arguments],
+                installation.host_dir / "setup.log",
+                lambda _: line.show(f"chromium for the browser tests  {time.monotonic() - start:.0f} s"),
+                DEBIAN_FRONTEND="noninteractive",
+            )
+        line.end(f"chromium for the browser tests  done in {time.monotonic() - start:.0f} s")
+    except DevError as error:
+        line.end(f"chromium for the browser tests could not be installed: {error}")
+
+
 HAZARDS = """
 import sys
 from pathlib import Path
@@ -798,6 +826,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return lint(installation)
     installation.prepare(options.offline)
     if options.verb == "test":
+        if not options.offline:
+            provide_browser(installation)
         return test(installation, rest)
     if options.verb == "run":
         return run(installation, options.workflow, options.output)
