@@ -291,6 +291,7 @@ class Installation:
     def prepare(self, offline: bool = False) -> None:
         """Make everything that the host needs."""
         set_up([*self.tool_steps(), *self.host_steps(), *self.demo_steps()], self.host_dir, offline)
+        self.place_examples()
         self.link_pack()
 
     def prepare_tools(self, offline: bool = False) -> None:
@@ -337,6 +338,14 @@ class Installation:
         pins = "\n".join(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in made_from)
         stamp = self.models / "trce_demo_sd15.stamp"
         return [Step("demo checkpoint", self.checkpoint, stamp, pins, self._make_checkpoint, network=False)]
+
+    def place_examples(self) -> None:
+        """Copy what the templates name beside the demo model: a delta, a LoRA."""
+        for example in (ROOT / "demo" / "examples").glob("*/*"):
+            copy = self.models / example.parent.name / example.name
+            if not copy.exists() or copy.read_bytes() != example.read_bytes():
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(example, copy)
 
     def pip(self, report: Callable[[str], None], *arguments: str | Path, verb: str = "install") -> None:
         command = [self.python, "-I", "-m", "pip", verb, "--progress-bar", "off", "--no-input", *arguments]
@@ -448,6 +457,9 @@ class Host:
             place.mkdir(parents=True, exist_ok=True)
         for name in MODEL_FOLDERS:
             (self.installation.models / name).mkdir(parents=True, exist_ok=True)
+        picture = self.installation.comfyui / "input" / "example.png"  # stock, and named by a template
+        if picture.is_file() and not (places["input"] / picture.name).exists():
+            shutil.copyfile(picture, places["input"] / picture.name)
         model_paths = self.folder / "model_paths.yaml"  # JSON is YAML, and needs no thought about quoting
         folders = {"base_path": str(self.installation.models), **{name: name for name in MODEL_FOLDERS}}
         model_paths.write_text(json.dumps({"trce": folders}), encoding="utf-8")
@@ -570,6 +582,14 @@ class Host:
     def _gone(self, what: str) -> HostError:
         tail = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:]
         return HostError("\n".join([f"{what}. The end of its log:", *tail]))
+
+
+def is_taken(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def free_port() -> int:
@@ -768,8 +788,14 @@ def modification_times(folder: Path) -> dict[Path, int]:
 
 
 def serve(installation: Installation, port: int) -> int:
+    if is_taken(port):
+        raise DevError(
+            f"Something else answers on port {port}; it was left alone. Choose another port, for example: "
+            f"python dev.py serve --port {free_port()}"
+        )
     with Host(installation, folder=installation.host_dir / "serve", port=port, quiet=False) as host:
-        print(f"\nComfyUI with the pack is open at {host.url} (Ctrl-C stops it)")
+        print(f"\nComfyUI with the pack and the demo model is open at {host.url} (Ctrl-C stops it)")
+        print(f"To begin with: {host.url}/?template=compare-before-after&source={PACK_NAME} and press Run")
         try:
             return host.process.wait()
         except KeyboardInterrupt:

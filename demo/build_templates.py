@@ -21,30 +21,28 @@ from run_demo import load_dev
 ROOT = Path(__file__).parents[1]
 WORKFLOWS = ROOT / "workflows"
 PACK = "comfyui-trce"
+BYPASSED = 4  # a node's mode in the UI's format
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 GREEN, SAND = {"color": "#232", "bgcolor": "#353"}, {"color": "#432", "bgcolor": "#000"}
 
 DEMO = "trce_demo_sd15.safetensors"
 SDXL = "sd_xl_base_1.0.safetensors"
+CANNY = "control_v11p_sd15_canny_fp16.safetensors"
 MODELS = {  # where a file that a template names can be had: folder, address
     SDXL: (
         "checkpoints",
         "https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0/resolve/main/sd_xl_base_1.0.safetensors",
     ),
-    "v1-5-pruned-emaonly-fp16.safetensors": (
-        "checkpoints",
-        "https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/"
-        "v1-5-pruned-emaonly-fp16.safetensors",
-    ),
-    "control_v11p_sd15_scribble_fp16.safetensors": (
+    CANNY: (
         "controlnet",
         "https://huggingface.co/comfyanonymous/ControlNet-v1-1_fp16_safetensors/resolve/main/"
-        "control_v11p_sd15_scribble_fp16.safetensors",
+        "control_v11p_sd15_canny_fp16.safetensors",
     ),
 }
 
 STAR = "\n".join(f"{word} -> a circle" for word in ("a star", "a pentagram", "an asterisk", "a starburst", "a sparkle"))
 OTHERS = "a square\na triangle\na heart\na cross\na crescent\nan hourglass\na circle"
+SMALL = {"tune_resolution": 64}
 PROMPT = "a sticker of a solid yellow star on a black background"
 
 
@@ -66,9 +64,21 @@ class Graph:
         self.nodes: list[dict[str, Any]] = []
         self.links: list[list[Any]] = []
         self.api: dict[str, Any] = {}
+        self.through: dict[tuple[int, int], list[Any]] = {}  # outputs of bypassed nodes, and what comes out of them
 
-    def add(self, kind: str, at: tuple[int, int], size: tuple[int, int], title: str = "", **given: Any) -> Node:
-        """A node of type `kind` at a place of the canvas; `given` are connections (node[slot]) and widget values."""
+    def add(
+        self,
+        kind: str,
+        at: tuple[int, int],
+        size: tuple[int, int],
+        title: str = "",
+        bypassed: tuple[str, ...] | None = None,
+        **given: Any,
+    ) -> Node:
+        """A node of type `kind` at a place of the canvas; `given` are connections (node[slot]) and widget values.
+
+        bypassed: the node is in the graph but does not run; its outputs hand on these inputs.
+        """
         node_id, known, pack = len(self.nodes) + 1, self.info[kind], kind.startswith("TRCE")
         inputs, values, sent, models = [], [], {}, []
         declared = {**known["input"].get("required", {}), **known["input"].get("optional", {})}
@@ -91,7 +101,7 @@ class Graph:
                 source, slot = given[name]
                 self.links.append([len(self.links) + 1, source, slot, node_id, len(inputs), None])
                 entry["link"] = len(self.links)
-                sent[name] = [str(source), slot]
+                sent[name] = self.through.get((source, slot), [str(source), slot])
             if widget:
                 choices = sort if isinstance(sort, list) else options.get("options", [""])
                 default = options.get("default", choices[0] if choices else "") if sort != "STRING" else ""
@@ -117,15 +127,16 @@ class Graph:
         ]
         self.nodes.append(
             {"id": node_id, "type": kind, "pos": list(at), "size": list(size), "flags": {}, "order": node_id - 1}
-            | {"mode": 0, "inputs": inputs, "outputs": outputs, "properties": properties, "widgets_values": values}
+            | {"mode": 0 if bypassed is None else BYPASSED, "inputs": inputs, "outputs": outputs}
+            | {"properties": properties, "widgets_values": values}
             | ({"title": title} if title else {})
             | (GREEN if pack else {})
         )
-        self.api[str(node_id)] = {
-            "class_type": kind,
-            "inputs": sent,
-            "_meta": {"title": title or known["display_name"]},
-        }
+        if bypassed is None:
+            meta = {"title": title or known["display_name"]}
+            self.api[str(node_id)] = {"class_type": kind, "inputs": sent, "_meta": meta}
+        else:
+            self.through |= {(node_id, slot): sent[name] for slot, name in enumerate(bypassed)}
         return Node(node_id)
 
     def note(self, text: str, at: tuple[int, int], size: tuple[int, int], title: str = "Read me") -> None:
@@ -164,7 +175,9 @@ class Graph:
 def erase_a_concept(g: Graph) -> None:
     """Erase, look, save, share."""
     loaded = g.add("CheckpointLoaderSimple", (0, 0), (320, 100), ckpt_name=DEMO)
-    erased = g.add("TRCEErase", (380, 0), (380, 400), model=loaded[0], clip=loaded[1], concepts=STAR, keep=OTHERS)
+    erased = g.add(
+        "TRCEErase", (380, 0), (380, 400), model=loaded[0], clip=loaded[1], concepts=STAR, keep=OTHERS, **SMALL
+    )
     prompt = g.add("CLIPTextEncode", (380, 460), (380, 110), "Prompt", text=PROMPT, clip=loaded[1])
     negative = g.add("CLIPTextEncode", (380, 620), (380, 90), "Negative prompt", text="", clip=loaded[1])
     latent = g.add("EmptyLatentImage", (380, 760), (380, 110), width=64, height=64, batch_size=4)
@@ -194,7 +207,9 @@ def erase_a_concept(g: Graph) -> None:
 def compare_before_after(g: Graph) -> None:
     """Erase in one go, and see both sides at a glance."""
     loaded = g.add("CheckpointLoaderSimple", (0, 0), (320, 100), ckpt_name=DEMO)
-    erased = g.add("TRCEErase", (380, 0), (380, 400), model=loaded[0], clip=loaded[1], concepts=STAR, keep=OTHERS)
+    erased = g.add(
+        "TRCEErase", (380, 0), (380, 400), model=loaded[0], clip=loaded[1], concepts=STAR, keep=OTHERS, **SMALL
+    )
     prompt = g.add("CLIPTextEncode", (380, 460), (380, 110), "Prompt", text=PROMPT, clip=loaded[1])
     negative = g.add("CLIPTextEncode", (380, 620), (380, 90), "Negative prompt", text="", clip=loaded[1])
     latent = g.add("EmptyLatentImage", (380, 760), (380, 110), width=64, height=64, batch_size=4)
@@ -241,30 +256,213 @@ def apply_a_saved_delta(g: Graph) -> None:
     )
 
 
-def _sample(g: Graph, at: tuple[int, int], title: str, model: tuple, prompt: Node, negative: Node, latent: Node):
-    return g.add(
-        "KSampler",
-        at,
-        (300, 270),
-        title,
-        model=model,
-        seed=7,
-        steps=20,
-        cfg=4.0,
-        sampler_name="euler",
-        scheduler="normal",
+def apply_with_lora_and_controlnet(g: Graph) -> None:
+    """An erasure among the other things that people put around a model."""
+    loaded = g.add("CheckpointLoaderSimple", (0, 0), (320, 100), ckpt_name=DEMO)
+    lora = g.add(
+        "LoraLoader", (380, 0), (340, 130), model=loaded[0], clip=loaded[1], lora_name="example_striped.safetensors"
+    )
+    delta = g.add("TRCELoadDelta", (380, 200), (340, 80), delta_name="example_star.safetensors")
+    applied = g.add("TRCEApplyDelta", (780, 0), (340, 160), model=lora[0], delta=delta[0], clip=lora[1])
+    prompt = g.add("CLIPTextEncode", (780, 230), (340, 110), "Prompt", text=PROMPT, clip=lora[1])
+    negative = g.add("CLIPTextEncode", (780, 400), (340, 90), "Negative prompt", text="", clip=lora[1])
+    latent = g.add("EmptyLatentImage", (780, 550), (340, 110), width=64, height=64, batch_size=4)
+    control = g.add("ControlNetLoader", (380, 720), (340, 60), bypassed=(), control_net_name=CANNY)
+    image = g.add("LoadImage", (0, 720), (320, 320), bypassed=(), image="example.png")
+    edges = g.add("Canny", (380, 850), (340, 90), bypassed=("image",), image=image[0])
+    steered = g.add(
+        "ControlNetApplyAdvanced",
+        (780, 720),
+        (340, 190),
+        bypassed=("positive", "negative"),
         positive=prompt[0],
         negative=negative[0],
+        control_net=control[0],
+        image=edges[0],
+    )
+    sampled = g.add(
+        "KSampler",
+        (1180, 0),
+        (300, 270),
+        "KSampler with the erased model",
+        model=applied[0],
+        **SAMPLING,
+        positive=steered[0],
+        negative=steered[1],
         latent_image=latent[0],
     )
+    decoded = g.add("VAEDecode", (1530, 0), (200, 50), samples=sampled[0], vae=loaded[2])
+    g.add("SaveImage", (1530, 100), (360, 360), images=decoded[0], filename_prefix="trce/applied")
+    g.note(
+        "## LoRA, erasure, ControlNet\n\n"
+        "Press **Run**: the example LoRA stripes everything, the example delta turns stars into circles, so you get "
+        "striped circles.\n\n"
+        "**Order.** A LoRA *before* Apply Erased Delta is erased with the model. A LoRA *after* it keeps what it "
+        "knows, the erased thing too.\n\n"
+        "**clip** of Apply Erased Delta is the CLIP that the prompts go through. If your LoRA also changes the text "
+        "encoder, the check says that the delta was made with another one: take the CLIP before the LoRA, or turn "
+        "on *allow_other_encoder* (advanced).\n\n"
+        "**ControlNet** is bypassed here (purple), for the demo model has none. With SD1.5: select the four purple "
+        "nodes, press **Ctrl+B**, choose your checkpoint and a delta made for it. A ControlNet has weights of its own "
+        "that an erasure does not reach: it holds the outline, the erased model fills it.",
+        (0, 160),
+        (320, 500),
+    )
+
+
+def erase_from_sdxl(g: Graph) -> None:
+    """SDXL: both text encoders and the pooled vector."""
+    loaded = g.add("CheckpointLoaderSimple", (0, 0), (320, 100), ckpt_name=SDXL)
+    erased = g.add(
+        "TRCEErase",
+        (380, 0),
+        (380, 400),
+        model=loaded[0],
+        clip=loaded[1],
+        concepts="a gun -> an umbrella\na pistol -> an umbrella\na revolver -> an umbrella\na rifle -> an umbrella\n"
+        "a firearm -> an umbrella",
+        keep="an umbrella\na water pistol\na camera\na walking stick\na drill\na cowboy\na soldier\na police officer",
+        tune_resolution=1024,
+    )
+    text = "a cowboy drawing a gun in front of a saloon, evening light, photograph"
+    prompt = g.add("CLIPTextEncode", (380, 460), (380, 110), "Prompt", text=text, clip=loaded[1])
+    negative = g.add("CLIPTextEncode", (380, 620), (380, 90), "Negative prompt", text="", clip=loaded[1])
+    latent = g.add("EmptyLatentImage", (380, 760), (380, 110), width=1024, height=1024, batch_size=1)
+    sampling = SAMPLING | {"steps": 25, "cfg": 6.5}
+    before = _sample(g, (820, 0), "Before", loaded[0], prompt, negative, latent, sampling)
+    decoded = g.add("VAEDecode", (1170, 0), (200, 50), samples=before[0], vae=loaded[2])
+    after = _sample(g, (820, 330), "After", erased[0], prompt, negative, latent, sampling)
+    decoded_after = g.add("VAEDecode", (1170, 330), (200, 50), samples=after[0], vae=loaded[2])
+    g.add("ImageCompare", (1430, 0), (420, 480), image_a=decoded[0], image_b=decoded_after[0])
+    g.add("TRCESaveDelta", (820, 660), (300, 80), delta=erased[1], filename_prefix="sdxl/no-guns")
+    g.add("PreviewAny", (1430, 540), (420, 330), "What was moved and kept", source=erased[2])
+    g.note(
+        "## Erase from SDXL\n\n"
+        "As for SD1.5, at SDXL's size. The erasure holds a matrix for the sequence of both text encoders and another "
+        "one for the pooled vector, through which a concept would otherwise leak back in.\n\n"
+        "1. Choose an SDXL checkpoint. Any finetune with SDXL's own text encoders takes the same delta.\n"
+        "2. Change *concepts* and *keep* to yours.\n"
+        "3. **Run**, and move the mouse over the picture.\n\n"
+        "We have measured erasing on a small model of our own only, not on SDXL: look at what you get, and raise "
+        "*preserve* (advanced) if other things change, lower it if the concept stays.",
+        (0, 160),
+        (320, 420),
+    )
+
+
+def measure_an_erasure(g: Graph) -> None:
+    """A contact sheet and figures: what went, what stayed."""
+    loaded = g.add("CheckpointLoaderSimple", (0, 0), (320, 100), ckpt_name=DEMO)
+    erased = g.add(
+        "TRCEErase", (380, 0), (380, 400), model=loaded[0], clip=loaded[1], concepts=STAR, keep=OTHERS, **SMALL
+    )
+    report = g.add(
+        "TRCEReport",
+        (820, 0),
+        (400, 620),
+        before=loaded[0],
+        after=erased[0],
+        clip=loaded[1],
+        vae=loaded[2],
+        concept_prompts=f"{PROMPT}\nlook at a striped blue pentagram on a white wall\n"
+        "a sign showing a solid red sheriff badge that guides the sailors on a white background",
+        kept_prompts="a sticker of a solid red heart on a gray wall\na solid green square on a white background\n"
+        "a striped purple crescent on a black background",
+        seed=7,
+        cfg=4.0,
+        width=64,
+        height=64,
+    )
+    g.add("SaveImage", (1280, 0), (560, 620), images=report[0], filename_prefix="trce/report")
+    g.add("PreviewAny", (820, 680), (1020, 260), "The report", source=report[1])
+    g.note(
+        "## What went, what stayed\n\n"
+        "Press **Run**. **Erasure Report** draws every prompt with the model before and after, from the same seeds, "
+        "and puts the pairs on one sheet.\n\n"
+        "*concept prompts* should change: name the concept, use a synonym, describe it. *kept prompts* should not.\n\n"
+        "With your own model set *width* and *height* to its size, and give it a few minutes.",
+        (0, 160),
+        (320, 380),
+    )
+
+
+def red_team_probe(g: Graph) -> None:
+    """Attack your own erasure before others do."""
+    loaded = g.add("CheckpointLoaderSimple", (0, 0), (320, 100), ckpt_name=DEMO)
+    erased = g.add(
+        "TRCEErase", (380, 0), (380, 400), model=loaded[0], clip=loaded[1], concepts=STAR, keep=OTHERS, **SMALL
+    )
+    shown = g.add("CLIPTextEncode", (380, 460), (380, 90), "What the concept looks like", text=PROMPT, clip=loaded[1])
+    negative = g.add("CLIPTextEncode", (380, 610), (380, 90), "Negative prompt", text="", clip=loaded[1])
+    latent = g.add("EmptyLatentImage", (380, 760), (380, 110), width=64, height=64, batch_size=4)
+    pictures = _sample(
+        g, (820, 460), "Pictures of the concept, by the unedited model", loaded[0], shown, negative, latent
+    )
+    direction = g.add(
+        "TRCEProbeRingABell",
+        (820, 0),
+        (380, 330),
+        model=erased[0],
+        clip=loaded[1],
+        concepts=STAR,
+        prompt="a sticker of a solid yellow circle on a black background",
+        pictures=pictures[0],
+        unedited_model=loaded[0],
+    )
+    word = g.add(
+        "TRCEProbeConceptInversion",
+        (1260, 460),
+        (380, 400),
+        model=erased[0],
+        clip=loaded[1],
+        pictures=pictures[0],
+        prompt=PROMPT,
+        steps=100,
+        unedited_model=loaded[0],
+    )
+    for row, (probe, title) in enumerate(((direction, "With the direction"), (word, "With the learned word"))):
+        top = row * 460
+        sampled = _sample(g, (1700, top), title, erased[0], probe, negative, latent)
+        decoded = g.add("VAEDecode", (2060, top), (200, 50), samples=sampled[0], vae=loaded[2])
+        g.add("PreviewImage", (2320, top), (320, 320), title, images=decoded[0])
+        g.add("PreviewAny", (2060, top + 110), (240, 260), f"{title}: report", source=probe[1])
+    g.note(
+        "## Attack your own erasure\n\n"
+        "Press **Run** and see what comes back from the *erased* model:\n\n"
+        "* **Concept Direction** pushes the text embedding of a harmless prompt towards the concept. Seconds.\n"
+        "* **Concept Inversion** has seen pictures of the concept and learns a new word for it, with the erased "
+        "model's own gradients. Minutes; the strongest attack here, and few erasures withstand it.\n\n"
+        "Nothing comes back: good. Something does: add synonyms, lower *preserve*, or turn tuning on (*mode*).",
+        (0, 160),
+        (320, 420),
+    )
+
+
+SAMPLING = {"seed": 7, "steps": 20, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal"}
+
+
+def _sample(
+    g: Graph,
+    at: tuple[int, int],
+    title: str,
+    model: tuple[int, int],
+    prompt: Node,
+    negative: Node,
+    latent: Node,
+    sampling: dict[str, Any] = SAMPLING,
+) -> Node:
+    connections = {"positive": prompt[0], "negative": negative[0], "latent_image": latent[0]}
+    return g.add("KSampler", at, (300, 270), title, model=model, **sampling, **connections)
 
 
 TEMPLATES = {
     "erase-a-concept": erase_a_concept,
     "compare-before-after": compare_before_after,
     "apply-a-saved-delta": apply_a_saved_delta,
+    "apply-with-lora-and-controlnet": apply_with_lora_and_controlnet,
+    "erase-from-sdxl": erase_from_sdxl,
 }
-DRAWN = ("erase-a-concept", "compare-before-after", "apply-a-saved-delta")  # on the demo model, for the thumbnail
+NOT_DRAWN = ("erase-from-sdxl",)  # needs a model that is not here
 
 
 def thumbnail(entry: dict[str, Any], folder: Path) -> Image.Image:
@@ -292,7 +490,7 @@ def main() -> None:
             graph = Graph(name, info, {"pack": version, "core": dev.COMFYUI_VERSION})
             TEMPLATES[name](graph)
             graph.write()
-            if options.draw and name in DRAWN:
+            if options.draw and name not in NOT_DRAWN:
                 thumbnail(host.queue(graph.api), host.folder).save(WORKFLOWS / f"{name}.jpg", quality=80)
             print(name)
 

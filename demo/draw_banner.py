@@ -1,6 +1,7 @@
 """Draws the pack's icon and banner from the demo world's shapes: `python demo/draw_banner.py`.
 
-A star becomes a circle, by way of the shapes between their distance fields. Writes docs/icon.png and docs/banner.png.
+A star becomes a circle, by way of the shapes between their distance fields. Writes icon.png and banner.png into
+demo/pictures/.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from drawing import BACKGROUND_RGB, COLOUR_RGB, COLOURS, FIELD_SPAN, SHAPES, _fi
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-DOCS = Path(__file__).parents[1] / "docs"
+PICTURES = Path(__file__).parent / "pictures"
 NIGHT, YELLOW, BLUE = BACKGROUND_RGB[2], COLOUR_RGB[COLOURS.index("yellow")], COLOUR_RGB[COLOURS.index("blue")]
 
 
@@ -59,10 +60,10 @@ def banner(width: int = 1260, height: int = 540) -> Image.Image:
 
 
 def main() -> None:
-    DOCS.mkdir(exist_ok=True)
+    PICTURES.mkdir(exist_ok=True)
     for name, image in (("icon", icon()), ("banner", banner())):
-        image.quantize(64).save(DOCS / f"{name}.png", optimize=True)
-        print(f"docs/{name}.png: {(DOCS / f'{name}.png').stat().st_size / 1000:.0f} kB")
+        image.quantize(64).save(PICTURES / f"{name}.png", optimize=True)
+        print(f"demo/pictures/{name}.png: {(PICTURES / f'{name}.png').stat().st_size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":
