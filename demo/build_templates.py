@@ -2,8 +2,8 @@
 
 A template is described once, below, and written twice: as a graph for the UI (workflows/NAME.json) and in API format
 (workflows/api/NAME.json). Which inputs a node has, and in which order, is asked of a real ComfyUI, so that running
-this again after a node has gained an input brings the templates up to date. With --draw those that work on the demo
-model are run, and their pictures become the thumbnails (workflows/NAME.jpg).
+this again after a node has gained an input brings the templates up to date. With --draw they are run,
+without erasing and with, and the first pictures become the thumbnails (workflows/NAME.jpg).
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from draw_banner import picture
+from PIL import Image, ImageDraw, ImageFont
 from run_demo import load_dev
 
 ROOT = Path(__file__).parents[1]
@@ -176,16 +177,16 @@ def erase_a_concept(g: Graph) -> None:
     """Erase, look, save, share."""
     loaded = g.add("CheckpointLoaderSimple", (0, 0), (320, 100), ckpt_name=DEMO)
     erased = g.add(
-        "TRCEErase", (380, 0), (380, 400), model=loaded[0], clip=loaded[1], concepts=STAR, keep=OTHERS, **SMALL
+        "TRCEErase", (380, 0), (400, 900), model=loaded[0], clip=loaded[1], concepts=STAR, keep=OTHERS, **SMALL
     )
-    prompt = g.add("CLIPTextEncode", (380, 460), (380, 110), "Prompt", text=PROMPT, clip=loaded[1])
-    negative = g.add("CLIPTextEncode", (380, 620), (380, 90), "Negative prompt", text="", clip=loaded[1])
-    latent = g.add("EmptyLatentImage", (380, 760), (380, 110), width=64, height=64, batch_size=4)
-    sampled = _sample(g, (820, 0), "KSampler with the erased model", erased[0], prompt, negative, latent)
-    decoded = g.add("VAEDecode", (1170, 0), (200, 50), samples=sampled[0], vae=loaded[2])
-    g.add("SaveImage", (1170, 100), (360, 360), images=decoded[0], filename_prefix="trce/erased")
-    g.add("TRCESaveDelta", (820, 330), (300, 80), delta=erased[1], filename_prefix="star")
-    g.add("PreviewAny", (820, 510), (710, 360), "What was moved and kept", source=erased[2])
+    prompt = g.add("CLIPTextEncode", (840, 0), (380, 130), "Prompt", text=PROMPT, clip=loaded[1])
+    negative = g.add("CLIPTextEncode", (840, 190), (380, 100), "Negative prompt", text="", clip=loaded[1])
+    latent = g.add("EmptyLatentImage", (840, 350), (380, 110), width=64, height=64, batch_size=4)
+    sampled = _sample(g, (1280, 0), "KSampler with the erased model", erased[0], prompt, negative, latent)
+    decoded = g.add("VAEDecode", (1640, 0), (200, 50), samples=sampled[0], vae=loaded[2])
+    g.add("SaveImage", (1640, 110), (360, 380), images=decoded[0], filename_prefix="trce/erased")
+    g.add("TRCESaveDelta", (1280, 330), (300, 80), delta=erased[1], filename_prefix="star")
+    g.add("PreviewAny", (840, 550), (1160, 350), "What was moved and kept", source=erased[2])
     g.note(
         "## Erase, save, share\n\n"
         "Press **Run** (top right). As it stands this teaches the little demo model to draw circles where you ask for "
@@ -200,7 +201,7 @@ def erase_a_concept(g: Graph) -> None:
         "**Save Erased Delta** has written a small file into `models/erased_deltas`. That file is the erasure: give it "
         "away, and open the template *apply-a-saved-delta* to use it.",
         (0, 160),
-        (320, 560),
+        (320, 740),
     )
 
 
@@ -208,17 +209,17 @@ def compare_before_after(g: Graph) -> None:
     """Erase in one go, and see both sides at a glance."""
     loaded = g.add("CheckpointLoaderSimple", (0, 0), (320, 100), ckpt_name=DEMO)
     erased = g.add(
-        "TRCEErase", (380, 0), (380, 400), model=loaded[0], clip=loaded[1], concepts=STAR, keep=OTHERS, **SMALL
+        "TRCEErase", (380, 0), (400, 900), model=loaded[0], clip=loaded[1], concepts=STAR, keep=OTHERS, **SMALL
     )
-    prompt = g.add("CLIPTextEncode", (380, 460), (380, 110), "Prompt", text=PROMPT, clip=loaded[1])
-    negative = g.add("CLIPTextEncode", (380, 620), (380, 90), "Negative prompt", text="", clip=loaded[1])
-    latent = g.add("EmptyLatentImage", (380, 760), (380, 110), width=64, height=64, batch_size=4)
-    before = _sample(g, (820, 0), "Before", loaded[0], prompt, negative, latent)
-    decoded = g.add("VAEDecode", (1170, 0), (200, 50), samples=before[0], vae=loaded[2])
-    after = _sample(g, (820, 330), "After", erased[0], prompt, negative, latent)
-    decoded_after = g.add("VAEDecode", (1170, 330), (200, 50), samples=after[0], vae=loaded[2])
-    g.add("ImageCompare", (1430, 0), (420, 480), image_a=decoded[0], image_b=decoded_after[0])
-    g.add("PreviewAny", (1430, 540), (420, 330), "What was moved and kept", source=erased[2])
+    prompt = g.add("CLIPTextEncode", (840, 0), (380, 130), "Prompt", text=PROMPT, clip=loaded[1])
+    negative = g.add("CLIPTextEncode", (840, 190), (380, 100), "Negative prompt", text="", clip=loaded[1])
+    latent = g.add("EmptyLatentImage", (840, 350), (380, 110), width=64, height=64, batch_size=4)
+    before = _sample(g, (1280, 0), "Before", loaded[0], prompt, negative, latent)
+    decoded = g.add("VAEDecode", (1640, 0), (200, 50), samples=before[0], vae=loaded[2])
+    after = _sample(g, (1280, 330), "After", erased[0], prompt, negative, latent)
+    decoded_after = g.add("VAEDecode", (1640, 330), (200, 50), samples=after[0], vae=loaded[2])
+    g.add("ImageCompare", (1900, 0), (480, 600), image_a=decoded[0], image_b=decoded_after[0])
+    g.add("PreviewAny", (840, 660), (1000, 300), "What was moved and kept", source=erased[2])
     g.note(
         "## Before and after\n\n"
         "Press **Run**, then move the mouse over the picture on the right: one side is the model as it was, the other "
@@ -228,7 +229,7 @@ def compare_before_after(g: Graph) -> None:
         "* something that only describes it: *a sheriff badge that guides the sailors*\n"
         "* something else, which should stay as it was: *a sticker of a solid red heart on a gray wall*",
         (0, 160),
-        (320, 420),
+        (320, 520),
     )
 
 
@@ -316,7 +317,7 @@ def erase_from_sdxl(g: Graph) -> None:
     erased = g.add(
         "TRCEErase",
         (380, 0),
-        (380, 400),
+        (400, 900),
         model=loaded[0],
         clip=loaded[1],
         concepts="a gun -> an umbrella\na pistol -> an umbrella\na revolver -> an umbrella\na rifle -> an umbrella\n"
@@ -325,17 +326,17 @@ def erase_from_sdxl(g: Graph) -> None:
         tune_resolution=1024,
     )
     text = "a cowboy drawing a gun in front of a saloon, evening light, photograph"
-    prompt = g.add("CLIPTextEncode", (380, 460), (380, 110), "Prompt", text=text, clip=loaded[1])
-    negative = g.add("CLIPTextEncode", (380, 620), (380, 90), "Negative prompt", text="", clip=loaded[1])
-    latent = g.add("EmptyLatentImage", (380, 760), (380, 110), width=1024, height=1024, batch_size=1)
+    prompt = g.add("CLIPTextEncode", (840, 0), (380, 130), "Prompt", text=text, clip=loaded[1])
+    negative = g.add("CLIPTextEncode", (840, 190), (380, 100), "Negative prompt", text="", clip=loaded[1])
+    latent = g.add("EmptyLatentImage", (840, 350), (380, 110), width=1024, height=1024, batch_size=1)
     sampling = SAMPLING | {"steps": 25, "cfg": 6.5}
-    before = _sample(g, (820, 0), "Before", loaded[0], prompt, negative, latent, sampling)
-    decoded = g.add("VAEDecode", (1170, 0), (200, 50), samples=before[0], vae=loaded[2])
-    after = _sample(g, (820, 330), "After", erased[0], prompt, negative, latent, sampling)
-    decoded_after = g.add("VAEDecode", (1170, 330), (200, 50), samples=after[0], vae=loaded[2])
-    g.add("ImageCompare", (1430, 0), (420, 480), image_a=decoded[0], image_b=decoded_after[0])
-    g.add("TRCESaveDelta", (820, 660), (300, 80), delta=erased[1], filename_prefix="sdxl/no-guns")
-    g.add("PreviewAny", (1430, 540), (420, 330), "What was moved and kept", source=erased[2])
+    before = _sample(g, (1280, 0), "Before", loaded[0], prompt, negative, latent, sampling)
+    decoded = g.add("VAEDecode", (1640, 0), (200, 50), samples=before[0], vae=loaded[2])
+    after = _sample(g, (1280, 330), "After", erased[0], prompt, negative, latent, sampling)
+    decoded_after = g.add("VAEDecode", (1640, 330), (200, 50), samples=after[0], vae=loaded[2])
+    g.add("ImageCompare", (1900, 0), (480, 600), image_a=decoded[0], image_b=decoded_after[0])
+    g.add("TRCESaveDelta", (840, 520), (380, 80), delta=erased[1], filename_prefix="sdxl/no-guns")
+    g.add("PreviewAny", (840, 660), (1000, 300), "What was moved and kept", source=erased[2])
     g.note(
         "## Erase from SDXL\n\n"
         "As for SD1.5, at SDXL's size. The erasure holds a matrix for the sequence of both text encoders and another "
@@ -346,7 +347,7 @@ def erase_from_sdxl(g: Graph) -> None:
         "We have measured erasing on a small model of our own only, not on SDXL: look at what you get, and raise "
         "*preserve* (advanced) if other things change, lower it if the concept stays.",
         (0, 160),
-        (320, 420),
+        (320, 560),
     )
 
 
@@ -354,11 +355,11 @@ def measure_an_erasure(g: Graph) -> None:
     """A contact sheet and figures: what went, what stayed."""
     loaded = g.add("CheckpointLoaderSimple", (0, 0), (320, 100), ckpt_name=DEMO)
     erased = g.add(
-        "TRCEErase", (380, 0), (380, 400), model=loaded[0], clip=loaded[1], concepts=STAR, keep=OTHERS, **SMALL
+        "TRCEErase", (380, 0), (400, 900), model=loaded[0], clip=loaded[1], concepts=STAR, keep=OTHERS, **SMALL
     )
     report = g.add(
         "TRCEReport",
-        (820, 0),
+        (840, 0),
         (400, 620),
         before=loaded[0],
         after=erased[0],
@@ -373,8 +374,8 @@ def measure_an_erasure(g: Graph) -> None:
         width=64,
         height=64,
     )
-    g.add("SaveImage", (1280, 0), (560, 620), images=report[0], filename_prefix="trce/report")
-    g.add("PreviewAny", (820, 680), (1020, 260), "The report", source=report[1])
+    g.add("SaveImage", (1300, 0), (560, 640), images=report[0], filename_prefix="trce/report")
+    g.add("PreviewAny", (840, 700), (1020, 260), "The report", source=report[1])
     g.note(
         "## What went, what stayed\n\n"
         "Press **Run**. **Erasure Report** draws every prompt with the model before and after, from the same seeds, "
@@ -382,7 +383,7 @@ def measure_an_erasure(g: Graph) -> None:
         "*concept prompts* should change: name the concept, use a synonym, describe it. *kept prompts* should not.\n\n"
         "With your own model set *width* and *height* to its size, and give it a few minutes.",
         (0, 160),
-        (320, 380),
+        (320, 460),
     )
 
 
@@ -390,17 +391,17 @@ def red_team_probe(g: Graph) -> None:
     """Attack your own erasure before others do."""
     loaded = g.add("CheckpointLoaderSimple", (0, 0), (320, 100), ckpt_name=DEMO)
     erased = g.add(
-        "TRCEErase", (380, 0), (380, 400), model=loaded[0], clip=loaded[1], concepts=STAR, keep=OTHERS, **SMALL
+        "TRCEErase", (380, 0), (400, 900), model=loaded[0], clip=loaded[1], concepts=STAR, keep=OTHERS, **SMALL
     )
-    shown = g.add("CLIPTextEncode", (380, 460), (380, 90), "What the concept looks like", text=PROMPT, clip=loaded[1])
-    negative = g.add("CLIPTextEncode", (380, 610), (380, 90), "Negative prompt", text="", clip=loaded[1])
-    latent = g.add("EmptyLatentImage", (380, 760), (380, 110), width=64, height=64, batch_size=4)
+    shown = g.add("CLIPTextEncode", (840, 0), (380, 110), "What the concept looks like", text=PROMPT, clip=loaded[1])
+    negative = g.add("CLIPTextEncode", (840, 170), (380, 100), "Negative prompt", text="", clip=loaded[1])
+    latent = g.add("EmptyLatentImage", (840, 330), (380, 110), width=64, height=64, batch_size=4)
     pictures = _sample(
-        g, (820, 460), "Pictures of the concept, by the unedited model", loaded[0], shown, negative, latent
+        g, (840, 500), "Pictures of the concept, by the unedited model", loaded[0], shown, negative, latent
     )
     direction = g.add(
         "TRCEProbeRingABell",
-        (820, 0),
+        (1280, 0),
         (380, 330),
         model=erased[0],
         clip=loaded[1],
@@ -411,7 +412,7 @@ def red_team_probe(g: Graph) -> None:
     )
     word = g.add(
         "TRCEProbeConceptInversion",
-        (1260, 460),
+        (1280, 520),
         (380, 400),
         model=erased[0],
         clip=loaded[1],
@@ -421,11 +422,11 @@ def red_team_probe(g: Graph) -> None:
         unedited_model=loaded[0],
     )
     for row, (probe, title) in enumerate(((direction, "With the direction"), (word, "With the learned word"))):
-        top = row * 460
-        sampled = _sample(g, (1700, top), title, erased[0], probe, negative, latent)
-        decoded = g.add("VAEDecode", (2060, top), (200, 50), samples=sampled[0], vae=loaded[2])
-        g.add("PreviewImage", (2320, top), (320, 320), title, images=decoded[0])
-        g.add("PreviewAny", (2060, top + 110), (240, 260), f"{title}: report", source=probe[1])
+        top = row * 520
+        sampled = _sample(g, (1720, top), title, erased[0], probe, negative, latent)
+        decoded = g.add("VAEDecode", (2080, top), (200, 50), samples=sampled[0], vae=loaded[2])
+        g.add("PreviewImage", (2380, top), (320, 320), title, images=decoded[0])
+        g.add("PreviewAny", (2080, top + 110), (260, 300), f"{title}: report", source=probe[1])
     g.note(
         "## Attack your own erasure\n\n"
         "Press **Run** and see what comes back from the *erased* model:\n\n"
@@ -434,7 +435,7 @@ def red_team_probe(g: Graph) -> None:
         "model's own gradients. Minutes; the strongest attack here, and few erasures withstand it.\n\n"
         "Nothing comes back: good. Something does: add synonyms, lower *preserve*, or turn tuning on (*mode*).",
         (0, 160),
-        (320, 420),
+        (320, 560),
     )
 
 
@@ -462,19 +463,44 @@ TEMPLATES = {
     "apply-with-lora-and-controlnet": apply_with_lora_and_controlnet,
     "erase-from-sdxl": erase_from_sdxl,
 }
-NOT_DRAWN = ("erase-from-sdxl",)  # needs a model that is not here
+NEED_OTHER_MODELS = {"erase-from-sdxl": "SDXL"}  # cannot be drawn here
+SLATE, CARD, PICTURE = (51, 60, 72), (480, 240), (200, 200)
 
 
-def thumbnail(entry: dict[str, Any], folder: Path) -> Image.Image:
-    """The pictures that a workflow showed, four at most, side by side or before | after."""
+def without_erasing(api: dict[str, Any]) -> dict[str, Any]:
+    """The same workflow with every erasure at strength 0."""
+    strength = {"strength": 0.0}
+    erase = ("TRCEErase", "TRCEApplyDelta")
+    return {
+        node_id: node | {"inputs": node["inputs"] | strength} if node["class_type"] in erase else node
+        for node_id, node in api.items()
+    }
+
+
+def first_picture(entry: dict[str, Any], folder: Path) -> Image.Image:
+    """The last node's first picture of a run."""
     shown = [items for node in entry["outputs"].values() for items in node.values() if isinstance(items, list)]
-    files = [item for items in shown for item in items if isinstance(item, dict) and "filename" in item]
-    pictures = [Image.open(folder / item["type"] / item["subfolder"] / item["filename"]) for item in files]
-    pictures = pictures[::4] if len(pictures) == 8 else pictures[:4]
-    sheet = Image.new("RGB", (256 * min(len(pictures), 2), 256 * (1 + (len(pictures) > 2))), "white")
-    for i, picture in enumerate(pictures):
-        sheet.paste(picture.convert("RGB").resize((256, 256), Image.Resampling.LANCZOS), (i % 2 * 256, i // 2 * 256))
-    return sheet
+    item = next(items[0] for items in reversed(shown) if items and isinstance(items[0], dict))
+    return Image.open(folder / item["type"] / item["subfolder"] / item["filename"]).convert("RGB")
+
+
+def thumbnail(before: Image.Image, after: Image.Image, text: str = "") -> Image.Image:
+    """Before, an arrow, after; with a word below it when there is one."""
+    card = Image.new("RGB", CARD, SLATE)
+    pen = ImageDraw.Draw(card)
+    for left, side in ((15, before), (CARD[0] - PICTURE[0] - 15, after)):
+        card.paste(side.resize(PICTURE, Image.Resampling.LANCZOS), (left, 20))
+    pen.line([(222, 120), (244, 120)], "white", 5)
+    pen.polygon([(242, 108), (258, 120), (242, 132)], "white")
+    pen.text((CARD[0] // 2, 64), text, "white", ImageFont.load_default(22), anchor="mm")
+    return card
+
+
+def draw(host: Any, name: str, api: dict[str, Any]) -> Image.Image:
+    if name in NEED_OTHER_MODELS:
+        return thumbnail(picture(0.0, 200), picture(1.0, 200), NEED_OTHER_MODELS[name])
+    before = host.queue(without_erasing(api))
+    return thumbnail(first_picture(before, host.folder), first_picture(host.queue(api), host.folder))
 
 
 def main() -> None:
@@ -490,8 +516,8 @@ def main() -> None:
             graph = Graph(name, info, {"pack": version, "core": dev.COMFYUI_VERSION})
             TEMPLATES[name](graph)
             graph.write()
-            if options.draw and name not in NOT_DRAWN:
-                thumbnail(host.queue(graph.api), host.folder).save(WORKFLOWS / f"{name}.jpg", quality=80)
+            if options.draw:
+                draw(host, name, graph.api).save(WORKFLOWS / f"{name}.jpg", quality=85)
             print(name)
 
 

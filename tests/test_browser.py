@@ -145,7 +145,8 @@ def open_tab(browser, server):
 
     yield open_tab
     context.close()
-    assert [error for tab in tabs for error in tab.errors] == []
+    problems = [error for tab in tabs for error in tab.errors]
+    assert not problems, "\n".join(problems)
 
 
 def test_every_template_opens_from_the_template_browser(open_tab):
@@ -155,7 +156,7 @@ def test_every_template_opens_from_the_template_browser(open_tab):
     for name in NAMES:
         if not dialog.is_visible():
             page.locator(".templates-tab-button").first.click()
-        dialog.locator("nav").get_by_text(PACK, exact=True).click()
+        page.locator("nav").get_by_text(PACK, exact=True).click()
         card = page.get_by_test_id(f"template-workflow-{name}")
         expect(card).to_be_visible()
         thumbnail = card.locator("img").first
