@@ -201,7 +201,7 @@ def erase_a_concept(g: Graph) -> None:
         "**Save Erased Delta** has written a small file into `models/erased_deltas`. That file is the erasure: give it "
         "away, and open the template *apply-a-saved-delta* to use it.",
         (0, 160),
-        (320, 740),
+        (320, 500),
     )
 
 
@@ -229,7 +229,7 @@ def compare_before_after(g: Graph) -> None:
         "* something that only describes it: *a sheriff badge that guides the sailors*\n"
         "* something else, which should stay as it was: *a sticker of a solid red heart on a gray wall*",
         (0, 160),
-        (320, 520),
+        (320, 400),
     )
 
 

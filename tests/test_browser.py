@@ -19,6 +19,8 @@ SCREENSHOTS = ROOT / "browser_output"
 SECONDS = 180  # that a busy machine may take for anything but a workflow
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 ARGUMENTS = "no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-component-update"
+NEED_OTHER_MODELS = ("erase-from-sdxl",)
+SHOWING = ("ImageCompare", "PreviewAny", "VAEDecode", "PreviewImage")  # the frontend keeps what they show in them
 SETTINGS = {
     "Comfy.TutorialCompleted": True,
     "Comfy.Locale": "en",
@@ -26,6 +28,13 @@ SETTINGS = {
     "Comfy.RightSidePanel.IsOpen": False,
     "Comfy.Workflow.Persist": False,
 }
+HARMLESS = (  # what a fresh ComfyUI says whatever is installed
+    "/user.css",
+    "/api/userdata",  # nothing is saved yet
+    ".md",  # help is asked for in the user's language first
+    "ComfyApp graph accessed before initialization",
+    "https://",  # outside, for models of the stock workflow
+)
 READY = "() => window.app && app.vueAppReady && app.extensionManager && app.rootGraph"
 LISTEN = """() => {
     window.seen = [];
@@ -82,10 +91,9 @@ class Tab:
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
 
     def _listen(self, message):
-        place = message.location["url"]
-        expected = place.endswith(("/user.css", "/comfy.templates.json", ".md")) or self.server.url not in place
-        if message.type == "error" and not expected:
-            self.errors.append(f"{message.text} ({place})")
+        text = f"{message.text} ({message.location['url']})"
+        if message.type == "error" and not any(harmless in text for harmless in HARMLESS):
+            self.errors.append(text)
 
     def open(self, template=None):
         query = f"/?template={template}&source={PACK}" if template else "/"
@@ -170,7 +178,8 @@ def test_every_template_opens_from_the_template_browser(open_tab):
         page.wait_for_function(f"() => app.rootGraph.nodes.length === {len(graph['nodes'])}")
         missing = "() => app.rootGraph.nodes.filter(n => !LiteGraph.registered_node_types[n.type]).map(n => n.type)"
         assert page.evaluate(missing) == []
-        expect(page.get_by_test_id("error-overlay")).to_have_count(0)
+        if name not in NEED_OTHER_MODELS:  # the others say that a model is missing, and offer it
+            expect(page.get_by_test_id("error-overlay")).to_have_count(0)
         expect(page.get_by_text("Missing Node Packs")).to_have_count(0)
         opened = page.evaluate("() => app.rootGraph.serialize()")
         assert outline(opened) == outline(graph)
@@ -180,13 +189,11 @@ def test_every_template_opens_from_the_template_browser(open_tab):
 
 
 def outline(graph):
-    """What of a graph decides what it does."""
-    nodes = {}
-    for node in graph["nodes"]:
-        names = [entry["name"] for entry in node.get("inputs", [])]
-        values = None if node["type"] == "ImageCompare" else node.get("widgets_values") or None
-        nodes[node["id"]] = (node["type"], names, values)
-    return nodes, sorted(link[1:5] for link in graph["links"])
+    """What of a graph decides what it does. The frontend puts sockets before widgets, so inputs go by name."""
+    nodes = {node["id"]: node for node in graph["nodes"]}
+    values = {i: node.get("widgets_values") for i, node in nodes.items() if node["type"] not in SHOWING}
+    links = [(source, slot, nodes[to]["inputs"][at]["name"], to) for _, source, slot, to, at, _ in graph["links"]]
+    return {i: (node["type"], node["mode"]) for i, node in nodes.items()}, values, sorted(links)
 
 
 @pytest.mark.parametrize("vue_nodes", [False, True], ids=["classic nodes", "new nodes"])
@@ -247,9 +254,18 @@ def test_a_delta_saved_in_one_tab_is_offered_in_another_after_refresh(open_tab, 
             path.unlink()
 
 
-def test_help_opens_for_every_node_of_the_pack(open_tab):
+def test_help_opens(open_tab):
     tab = open_tab("erase-a-concept")
-    tab.page.evaluate("() => app.canvas.selectNode(app.rootGraph.nodes.find(n => n.type === 'TRCEErase'))")
-    tab.page.get_by_test_id("info-button").click()
+    button = tab.page.get_by_test_id("info-button")
+    select = """() => {
+        app.canvas.deselectAll();
+        app.canvas.selectNode(app.rootGraph.nodes.find(n => n.type === 'TRCEErase'));
+    }"""
+    for _ in range(10):  # right after a load the toolbox may come without the button
+        tab.page.evaluate(select)
+        tab.page.wait_for_timeout(500)
+        if button.is_visible():
+            break
+    button.click()
     expect(tab.page.locator(".node-help-content")).to_contain_text("concepts")
     tab.screenshot("help")
