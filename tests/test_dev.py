@@ -229,7 +229,9 @@ def test_examples_are_placed_beside_the_demo_model(dev, tmp_path):
     for _ in range(2):
         installation.place_examples()
     placed = {path.relative_to(installation.models) for path in installation.models.rglob("*.safetensors")}
-    assert placed == {path.relative_to(ROOT / "demo" / "examples") for path in (ROOT / "demo/examples").glob("*/*")}
+    assert placed == {
+        path.relative_to(ROOT / "demo" / "examples") for path in (ROOT / "demo/examples").glob("*/*.safetensors")
+    }
     named = {
         (WORKFLOWS / f"{name}.json").read_text() for name in ("apply-a-saved-delta", "apply-with-lora-and-controlnet")
     }
