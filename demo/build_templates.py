@@ -21,6 +21,7 @@ from run_demo import load_dev
 
 ROOT = Path(__file__).parents[1]
 WORKFLOWS = ROOT / "workflows"
+EXAMPLES = ROOT / "demo" / "examples"
 PACK = "comfyui-trce"
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 GREEN, SAND = {"color": "#232", "bgcolor": "#353"}, {"color": "#432", "bgcolor": "#000"}
@@ -469,15 +470,18 @@ def thumbnail(before: Image.Image, after: Image.Image, text: str = "") -> Image.
         card.paste(side.resize(PICTURE, Image.Resampling.LANCZOS), (left, 20))
     pen.line([(222, 120), (244, 120)], "white", 5)
     pen.polygon([(242, 108), (258, 120), (242, 132)], "white")
-    pen.text((CARD[0] // 2, 64), text, "white", ImageFont.load_default(22), anchor="mm")
+    pen.text((CARD[0] // 2, 90), text, "white", ImageFont.load_default(16), anchor="mm")
     return card
 
 
 def draw(host: Any, name: str, api: dict[str, Any]) -> Image.Image:
     if name in NEED_OTHER_MODELS:
         return thumbnail(picture(0.0, 200), picture(1.0, 200), NEED_OTHER_MODELS[name])
-    before = host.queue(without_erasing(api))
-    return thumbnail(first_picture(before, host.folder), first_picture(host.queue(api), host.folder))
+    after = first_picture(host.queue(api), host.folder)
+    for node in api.values():
+        if node["class_type"] == "LoadImage":  # what it was drawn after says more than what it was without erasing
+            return thumbnail(Image.open(EXAMPLES / "input" / node["inputs"]["image"]).convert("RGB"), after)
+    return thumbnail(first_picture(host.queue(without_erasing(api)), host.folder), after)
 
 
 def main() -> None:
