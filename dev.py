@@ -803,7 +803,12 @@ def serve(installation: Installation, port: int) -> int:
             f"Something else answers on port {port}; it was left alone. Choose another port, for example: "
             f"python dev.py serve --port {free_port()}"
         )
-    with Host(installation, folder=installation.host_dir / "serve", port=port, quiet=False) as host:
+    folder = installation.host_dir / "serve"
+    settings = folder / "user" / "default" / "comfy.settings.json"
+    if not settings.exists():  # Nodes 2.0 fold advanced inputs away, and Compare Images works only with them
+        settings.parent.mkdir(parents=True, exist_ok=True)
+        settings.write_text('{"Comfy.VueNodes.Enabled": true}', encoding="utf-8")
+    with Host(installation, folder=folder, port=port, quiet=False) as host:
         print(f"\nComfyUI with the pack and the demo model is open at {host.url} (Ctrl-C stops it)")
         print(f"To begin with: {host.url}/?template=compare-before-after&source={PACK_NAME} and press Run")
         try:

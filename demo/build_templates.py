@@ -37,7 +37,6 @@ MODELS = {  # where a file that a template names can be had: folder, address
 
 STAR = "\n".join(f"{word} -> a circle" for word in ("a star", "a pentagram", "an asterisk", "a starburst", "a sparkle"))
 OTHERS = "a square\na triangle\na heart\na cross\na crescent\nan hourglass\na circle"
-SMALL = {"tune_resolution": 64}
 PROMPT = "a sticker of a solid yellow star on a black background"
 
 
@@ -150,195 +149,211 @@ class Graph:
 
 
 # The templates ---------------------------------------------------------------------------------------------------
+#
+# Five columns at most and 1000 high, for the frontend draws no text on nodes that it has to show at half their size.
+
+SAMPLING = {"seed": 7, "steps": 20, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal"}
+
+
+@dataclass(frozen=True)
+class Start:
+    """The first column of a template."""
+
+    model: tuple[int, int]
+    clip: tuple[int, int]
+    vae: tuple[int, int]
+    positive: tuple[int, int]
+    negative: tuple[int, int]
+    latent: tuple[int, int]
+
+
+def _start(g: Graph, note: str, checkpoint: str = DEMO, text: str = PROMPT, size: int = 64, batch: int = 4) -> Start:
+    g.note(note, (0, 0), (320, 330))
+    loaded = g.add("CheckpointLoaderSimple", (0, 380), (320, 100), ckpt_name=checkpoint)
+    positive = g.add("CLIPTextEncode", (0, 530), (320, 120), "Prompt", text=text, clip=loaded[1])
+    negative = g.add("CLIPTextEncode", (0, 700), (320, 90), "Negative prompt", text="", clip=loaded[1])
+    latent = g.add("EmptyLatentImage", (0, 840), (320, 110), width=size, height=size, batch_size=batch)
+    return Start(*(loaded[slot] for slot in range(3)), positive[0], negative[0], latent[0])
+
+
+def _erase(g: Graph, start: Start, **given: Any) -> Node:
+    given = {"concepts": STAR, "keep": OTHERS, "tune_resolution": 64} | given
+    return g.add("TRCEErase", (360, 0), (360, 950), model=start.model, clip=start.clip, **given)
+
+
+def _draw(
+    g: Graph,
+    start: Start,
+    at: tuple[int, int],
+    title: str,
+    model: tuple[int, int],
+    positive: tuple[int, int] | None = None,
+    sampling: dict[str, Any] = SAMPLING,
+) -> Node:
+    """KSampler with VAE Decode below it."""
+    connections = {"positive": positive or start.positive, "negative": start.negative, "latent_image": start.latent}
+    sampled = g.add("KSampler", at, (300, 270), title, model=model, **sampling, **connections)
+    return g.add("VAEDecode", (at[0], at[1] + 310), (300, 50), samples=sampled[0], vae=start.vae)
+
+
+def _compare(g: Graph, start: Start, erased: Node, sampling: dict[str, Any] = SAMPLING) -> None:
+    """The same seeds before and after, as pictures side by side and in Compare Images."""
+    pictures = []
+    for top, title, model in ((0, "Before", start.model), (420, "After", erased[0])):
+        decoded = _draw(g, start, (760, top), title, model, sampling=sampling)
+        g.add("PreviewImage", (1100, top), (320, 360), title, images=decoded[0])
+        pictures.append(decoded[0])
+    g.add("ImageCompare", (1460, 0), (360, 420), image_a=pictures[0], image_b=pictures[1])
 
 
 def erase_a_concept(g: Graph) -> None:
     """Erase, look, save, share."""
-    loaded = g.add("CheckpointLoaderSimple", (0, 0), (320, 100), ckpt_name=DEMO)
-    erased = g.add(
-        "TRCEErase", (380, 0), (400, 900), model=loaded[0], clip=loaded[1], concepts=STAR, keep=OTHERS, **SMALL
-    )
-    prompt = g.add("CLIPTextEncode", (840, 0), (380, 130), "Prompt", text=PROMPT, clip=loaded[1])
-    negative = g.add("CLIPTextEncode", (840, 190), (380, 100), "Negative prompt", text="", clip=loaded[1])
-    latent = g.add("EmptyLatentImage", (840, 350), (380, 110), width=64, height=64, batch_size=4)
-    sampled = _sample(g, (1280, 0), "KSampler with the erased model", erased[0], prompt, negative, latent)
-    decoded = g.add("VAEDecode", (1640, 0), (200, 50), samples=sampled[0], vae=loaded[2])
-    g.add("SaveImage", (1640, 110), (360, 380), images=decoded[0], filename_prefix="trce/erased")
-    g.add("TRCESaveDelta", (1280, 330), (300, 80), delta=erased[1], filename_prefix="star")
-    g.add("PreviewAny", (840, 550), (1160, 350), "What was moved and kept", source=erased[2])
-    g.note(
+    start = _start(
+        g,
         "## Erase, save, share\n\n"
-        "Press **Run** (top right). As it stands this teaches the little demo model to draw circles where you ask for "
-        "stars, in a minute or two on a CPU.\n\n"
-        "With your own model:\n\n"
-        "1. Choose the checkpoint above, and the size that it likes in **Empty Latent Image** (demo model 64, SD1.5 "
-        "512, SDXL 1024).\n"
+        "Press **Run** (top right): the demo model learns to draw circles where you ask for stars, in a minute or two "
+        "on a CPU. With your own model:\n\n"
+        "1. Choose the checkpoint, and its size in **Empty Latent Image** (demo 64, SD1.5 512, SDXL 1024).\n"
         "2. In **TRCE Erase** write what should go, one a line: `concept -> what to draw instead`. Synonyms get lines "
-        "of their own.\n"
-        "3. Write what is close to it and must stay into **keep**.\n"
-        "4. **Run**. The picture comes from the erased model.\n\n"
+        "of their own. What is close to it and must stay goes into **keep**.\n"
+        "3. **Run**. The picture comes from the erased model.\n\n"
         "**Save Erased Delta** has written a small file into `models/erased_deltas`. That file is the erasure: give it "
-        "away, and open the template *apply-a-saved-delta* to use it.",
-        (0, 160),
-        (320, 500),
+        "away; the template *apply-a-saved-delta* uses it.",
     )
+    erased = _erase(g, start)
+    decoded = _draw(g, start, (760, 0), "KSampler with the erased model", erased[0])
+    g.add("TRCESaveDelta", (760, 420), (300, 80), delta=erased[1], filename_prefix="star")
+    g.add("SaveImage", (1100, 0), (400, 500), images=decoded[0], filename_prefix="trce/erased")
+    g.add("PreviewAny", (760, 560), (740, 390), "What was moved and kept", source=erased[2])
 
 
 def compare_before_after(g: Graph) -> None:
     """Erase in one go, and see both sides at a glance."""
-    loaded = g.add("CheckpointLoaderSimple", (0, 0), (320, 100), ckpt_name=DEMO)
-    erased = g.add(
-        "TRCEErase", (380, 0), (400, 900), model=loaded[0], clip=loaded[1], concepts=STAR, keep=OTHERS, **SMALL
-    )
-    prompt = g.add("CLIPTextEncode", (840, 0), (380, 130), "Prompt", text=PROMPT, clip=loaded[1])
-    negative = g.add("CLIPTextEncode", (840, 190), (380, 100), "Negative prompt", text="", clip=loaded[1])
-    latent = g.add("EmptyLatentImage", (840, 350), (380, 110), width=64, height=64, batch_size=4)
-    before = _sample(g, (1280, 0), "Before", loaded[0], prompt, negative, latent)
-    decoded = g.add("VAEDecode", (1640, 0), (200, 50), samples=before[0], vae=loaded[2])
-    after = _sample(g, (1280, 330), "After", erased[0], prompt, negative, latent)
-    decoded_after = g.add("VAEDecode", (1640, 330), (200, 50), samples=after[0], vae=loaded[2])
-    g.add("ImageCompare", (1900, 0), (480, 600), image_a=decoded[0], image_b=decoded_after[0])
-    g.add("PreviewAny", (840, 660), (1000, 300), "What was moved and kept", source=erased[2])
-    g.note(
+    start = _start(
+        g,
         "## Before and after\n\n"
-        "Press **Run**, then move the mouse over the picture on the right: one side is the model as it was, the other "
-        "the erased one.\n\n"
-        "Both samplers have the same fixed seed and the same prompt: whatever differs is the erasure.\n\n"
+        "Press **Run** (top right). Both samplers have the same seed and the same prompt: whatever differs is the "
+        "erasure. In **Compare Images** move the mouse from side to side (it needs *Nodes 2.0*, in the menu).\n\n"
         "Then change the prompt and run again:\n\n"
         "* something that only describes it: *a sheriff badge that guides the sailors*\n"
-        "* something else, which should stay as it was: *a sticker of a solid red heart on a gray wall*",
-        (0, 160),
-        (320, 400),
+        "* something else, which should stay: *a sticker of a solid red heart on a gray wall*\n\n"
+        "What goes and what stays is written in **TRCE Erase**.",
     )
+    erased = _erase(g, start)
+    _compare(g, start, erased)
+    g.add("PreviewAny", (1460, 480), (360, 470), "What was moved and kept", source=erased[2])
 
 
 def apply_a_saved_delta(g: Graph) -> None:
     """Somebody else's erasure on your model."""
-    loaded = g.add("CheckpointLoaderSimple", (0, 0), (320, 100), ckpt_name=DEMO)
-    delta = g.add("TRCELoadDelta", (0, 160), (320, 80), delta_name="example_star.safetensors")
-    applied = g.add("TRCEApplyDelta", (380, 0), (380, 160), model=loaded[0], delta=delta[0], clip=loaded[1])
-    prompt = g.add("CLIPTextEncode", (380, 220), (380, 110), "Prompt", text=PROMPT, clip=loaded[1])
-    negative = g.add("CLIPTextEncode", (380, 380), (380, 90), "Negative prompt", text="", clip=loaded[1])
-    latent = g.add("EmptyLatentImage", (380, 520), (380, 110), width=64, height=64, batch_size=4)
-    sampled = _sample(g, (820, 0), "KSampler with the erased model", applied[0], prompt, negative, latent)
-    decoded = g.add("VAEDecode", (1170, 0), (200, 50), samples=sampled[0], vae=loaded[2])
-    g.add("SaveImage", (1170, 100), (360, 360), images=decoded[0], filename_prefix="trce/applied")
-    g.note(
+    start = _start(
+        g,
         "## Apply a saved delta\n\n"
-        "Put the `.safetensors` file that you were given, or made with *erase-a-concept*, into "
-        "`models/erased_deltas`, press **R**, and choose it in **Load Erased Delta**. Beside `python dev.py serve` an "
-        "example is in place already.\n\n"
+        "Press **Run**: the example delta erases stars.\n\n"
+        "Put the file that you were given, or made with *erase-a-concept*, into `models/erased_deltas`, press **R**, "
+        "and choose it in **Load Erased Delta**.\n\n"
         "It works on every checkpoint with the same text encoder. With **clip** connected, a delta made for another "
         "encoder is refused.\n\n"
         "**strength** fades the erasure: 0 is the model as it was. Several Apply nodes in a row add up.",
-        (0, 300),
-        (320, 380),
     )
+    delta = g.add("TRCELoadDelta", (360, 0), (360, 80), delta_name="example_star.safetensors")
+    applied = g.add("TRCEApplyDelta", (360, 130), (360, 160), model=start.model, delta=delta[0], clip=start.clip)
+    decoded = _draw(g, start, (760, 0), "KSampler with the erased model", applied[0])
+    g.add("SaveImage", (1100, 0), (400, 500), images=decoded[0], filename_prefix="trce/applied")
 
 
 def apply_with_lora_and_controlnet(g: Graph) -> None:
     """An erasure among the other things that people put around a model."""
-    loaded = g.add("CheckpointLoaderSimple", (0, 0), (320, 100), ckpt_name=DEMO)
-    lora = g.add(
-        "LoraLoader", (380, 0), (340, 130), model=loaded[0], clip=loaded[1], lora_name="example_striped.safetensors"
+    g.note(
+        "## LoRA, erasure, ControlNet\n\n"
+        "Press **Run**: the example LoRA stripes everything, the ControlNet holds the outline, the prompt asks for a "
+        "heart. Then ask for a *star*: the erasure draws none.\n\n"
+        "**Order.** A LoRA *before* Apply Erased Delta is erased with the model. One *after* it keeps what it knows, "
+        "the erased thing too.\n\n"
+        "**clip** is the CLIP that the prompts go through. If your LoRA changes the text encoder, the check says so: "
+        "take the CLIP before the LoRA, or turn on *allow_other_encoder* (advanced).\n\n"
+        "**ControlNet** has weights of its own, which an erasure does not reach: with a strong one, look twice.\n\n"
+        "The files beginning with *example* and *trce_demo* come with `python dev.py serve`. In your own ComfyUI "
+        "choose yours.",
+        (0, 0),
+        (320, 480),
     )
-    delta = g.add("TRCELoadDelta", (380, 200), (340, 80), delta_name="example_star.safetensors")
-    applied = g.add("TRCEApplyDelta", (780, 0), (360, 160), model=lora[0], delta=delta[0], clip=lora[1])
+    loaded = g.add("CheckpointLoaderSimple", (0, 530), (320, 100), ckpt_name=DEMO)
+    lora = g.add(
+        "LoraLoader", (360, 0), (320, 130), model=loaded[0], clip=loaded[1], lora_name="example_striped.safetensors"
+    )
+    delta = g.add("TRCELoadDelta", (360, 180), (320, 80), delta_name="example_star.safetensors")
+    control = g.add("ControlNetLoader", (360, 310), (320, 60), control_net_name="trce_demo_outline.safetensors")
+    image = g.add("LoadImage", (360, 420), (320, 340), image="example_outline.png")
+    applied = g.add("TRCEApplyDelta", (720, 0), (320, 160), model=lora[0], delta=delta[0], clip=lora[1])
     text = "a sticker of a solid yellow heart on a black background"
-    prompt = g.add("CLIPTextEncode", (780, 230), (360, 130), "Prompt", text=text, clip=lora[1])
-    negative = g.add("CLIPTextEncode", (780, 430), (360, 100), "Negative prompt", text="", clip=lora[1])
-    latent = g.add("EmptyLatentImage", (780, 600), (360, 110), width=64, height=64, batch_size=4)
-    control = g.add("ControlNetLoader", (380, 350), (340, 60), control_net_name="trce_demo_outline.safetensors")
-    image = g.add("LoadImage", (380, 480), (340, 340), image="example_outline.png")
+    positive = g.add("CLIPTextEncode", (720, 210), (320, 120), "Prompt", text=text, clip=lora[1])
+    negative = g.add("CLIPTextEncode", (720, 380), (320, 90), "Negative prompt", text="", clip=lora[1])
+    latent = g.add("EmptyLatentImage", (720, 520), (320, 110), width=64, height=64, batch_size=4)
     steered = g.add(
         "ControlNetApplyAdvanced",
-        (1200, 0),
-        (320, 190),
-        positive=prompt[0],
+        (1080, 0),
+        (300, 190),
+        positive=positive[0],
         negative=negative[0],
         control_net=control[0],
         image=image[0],
     )
-    sampled = g.add(
-        "KSampler",
-        (1200, 260),
-        (320, 270),
-        "KSampler with the erased model",
-        model=applied[0],
-        **SAMPLING,
-        positive=steered[0],
-        negative=steered[1],
-        latent_image=latent[0],
-    )
-    decoded = g.add("VAEDecode", (1580, 0), (200, 50), samples=sampled[0], vae=loaded[2])
-    g.add("SaveImage", (1580, 110), (400, 420), images=decoded[0], filename_prefix="trce/applied")
-    g.note(
-        "## LoRA, erasure, ControlNet\n\n"
-        "Press **Run**: the example LoRA stripes everything, the ControlNet holds the outline, and the prompt asks for "
-        "a heart. Then ask for a *star*: the erasure draws no star.\n\n"
-        "**Order.** A LoRA *before* Apply Erased Delta is erased with the model. A LoRA *after* it keeps what it "
-        "knows, the erased thing too.\n\n"
-        "**clip** of Apply Erased Delta is the CLIP that the prompts go through. If your LoRA also changes the text "
-        "encoder, the check says that the delta was made with another one: take the CLIP before the LoRA, or turn "
-        "on *allow_other_encoder* (advanced).\n\n"
-        "**ControlNet.** It has weights of its own, which an erasure does not reach: with a strong one, look twice.\n\n"
-        "The files beginning with *example* and *trce_demo* come with `python dev.py serve`. In your own ComfyUI "
-        "choose yours.",
-        (0, 160),
-        (320, 560),
-    )
+    start = Start(loaded[0], lora[1], loaded[2], steered[0], steered[1], latent[0])
+    decoded = _draw(g, start, (1080, 250), "KSampler with the erased model", applied[0])
+    g.add("SaveImage", (1420, 0), (380, 460), images=decoded[0], filename_prefix="trce/applied")
 
 
 def erase_from_sdxl(g: Graph) -> None:
     """SDXL: both text encoders and the pooled vector."""
-    loaded = g.add("CheckpointLoaderSimple", (0, 0), (320, 100), ckpt_name=SDXL)
-    erased = g.add(
-        "TRCEErase",
-        (380, 0),
-        (400, 900),
-        model=loaded[0],
-        clip=loaded[1],
-        concepts="a gun -> an umbrella\na pistol -> an umbrella\na revolver -> an umbrella\na rifle -> an umbrella\n"
-        "a firearm -> an umbrella",
-        keep="an umbrella\na water pistol\na camera\na walking stick\na drill\na cowboy\na soldier\na police officer",
-        tune_resolution=1024,
-    )
-    text = "a cowboy drawing a gun in front of a saloon, evening light, photograph"
-    prompt = g.add("CLIPTextEncode", (840, 0), (380, 130), "Prompt", text=text, clip=loaded[1])
-    negative = g.add("CLIPTextEncode", (840, 190), (380, 100), "Negative prompt", text="", clip=loaded[1])
-    latent = g.add("EmptyLatentImage", (840, 350), (380, 110), width=1024, height=1024, batch_size=1)
-    sampling = SAMPLING | {"steps": 25, "cfg": 6.5}
-    before = _sample(g, (1280, 0), "Before", loaded[0], prompt, negative, latent, sampling)
-    decoded = g.add("VAEDecode", (1640, 0), (200, 50), samples=before[0], vae=loaded[2])
-    after = _sample(g, (1280, 330), "After", erased[0], prompt, negative, latent, sampling)
-    decoded_after = g.add("VAEDecode", (1640, 330), (200, 50), samples=after[0], vae=loaded[2])
-    g.add("ImageCompare", (1900, 0), (480, 600), image_a=decoded[0], image_b=decoded_after[0])
-    g.add("TRCESaveDelta", (840, 520), (380, 80), delta=erased[1], filename_prefix="sdxl/no-guns")
-    g.add("PreviewAny", (840, 660), (1000, 300), "What was moved and kept", source=erased[2])
-    g.note(
+    start = _start(
+        g,
         "## Erase from SDXL\n\n"
-        "As for SD1.5, at SDXL's size. The erasure holds a matrix for the sequence of both text encoders and another "
-        "one for the pooled vector, through which a concept would otherwise leak back in.\n\n"
-        "1. Choose an SDXL checkpoint. Any finetune with SDXL's own text encoders takes the same delta.\n"
-        "2. Change *concepts* and *keep* to yours.\n"
-        "3. **Run**, and move the mouse over the picture.\n\n"
-        "We have measured erasing on a small model of our own only, not on SDXL: look at what you get, and raise "
-        "*preserve* (advanced) if other things change, lower it if the concept stays.",
-        (0, 160),
-        (320, 560),
+        "As for SD1.5, at SDXL's size. The erasure has a matrix for the sequence of both text encoders and one for "
+        "the pooled vector, through which a concept would otherwise leak back in.\n\n"
+        "1. Choose an SDXL checkpoint. Every finetune with SDXL's own text encoders takes the same delta.\n"
+        "2. Change *concepts* and *keep* to yours, and **Run**.\n\n"
+        "We have measured how well concepts go on a small model of our own only, not on SDXL: look at what you get. "
+        "Raise *preserve* (advanced) if other things change, lower it if the concept stays.",
+        checkpoint=SDXL,
+        text="a cowboy drawing a gun in front of a saloon, evening light, photograph",
+        size=1024,
+        batch=1,
     )
+    guns = "\n".join(f"{word} -> an umbrella" for word in ("a gun", "a pistol", "a revolver", "a rifle", "a firearm"))
+    keep = "an umbrella\na water pistol\na camera\na walking stick\na drill\na cowboy\na soldier\na police officer"
+    erased = _erase(g, start, concepts=guns, keep=keep, tune_resolution=1024)
+    _compare(g, start, erased, SAMPLING | {"steps": 25, "cfg": 6.5})
+    g.add("TRCESaveDelta", (1460, 480), (360, 80), delta=erased[1], filename_prefix="sdxl/no-guns")
+    g.add("PreviewAny", (1460, 620), (360, 330), "What was moved and kept", source=erased[2])
 
 
 def measure_an_erasure(g: Graph) -> None:
     """A contact sheet and figures: what went, what stayed."""
-    loaded = g.add("CheckpointLoaderSimple", (0, 0), (320, 100), ckpt_name=DEMO)
+    g.note(
+        "## What went, what stayed\n\n"
+        "Press **Run**. **Erasure Report** draws every prompt with the model before and after, from the same seeds, "
+        "and puts the pairs on one sheet.\n\n"
+        "*concept prompts* should change: name the concept, use a synonym, describe it. *kept prompts* should not.\n\n"
+        "With your own model set *width* and *height* to its size, and give it some minutes.",
+        (0, 0),
+        (320, 330),
+    )
+    loaded = g.add("CheckpointLoaderSimple", (0, 380), (320, 100), ckpt_name=DEMO)
     erased = g.add(
-        "TRCEErase", (380, 0), (400, 900), model=loaded[0], clip=loaded[1], concepts=STAR, keep=OTHERS, **SMALL
+        "TRCEErase",
+        (360, 0),
+        (360, 950),
+        model=loaded[0],
+        clip=loaded[1],
+        concepts=STAR,
+        keep=OTHERS,
+        tune_resolution=64,
     )
     report = g.add(
         "TRCEReport",
-        (840, 0),
-        (400, 620),
+        (760, 0),
+        (400, 660),
         before=loaded[0],
         after=erased[0],
         clip=loaded[1],
@@ -352,86 +367,44 @@ def measure_an_erasure(g: Graph) -> None:
         width=64,
         height=64,
     )
-    g.add("SaveImage", (1300, 0), (560, 640), images=report[0], filename_prefix="trce/report")
-    g.add("PreviewAny", (840, 700), (1020, 260), "The report", source=report[1])
-    g.note(
-        "## What went, what stayed\n\n"
-        "Press **Run**. **Erasure Report** draws every prompt with the model before and after, from the same seeds, "
-        "and puts the pairs on one sheet.\n\n"
-        "*concept prompts* should change: name the concept, use a synonym, describe it. *kept prompts* should not.\n\n"
-        "With your own model set *width* and *height* to its size, and give it a few minutes.",
-        (0, 160),
-        (320, 460),
-    )
+    g.add("SaveImage", (1200, 0), (560, 660), images=report[0], filename_prefix="trce/report")
+    g.add("PreviewAny", (760, 720), (1000, 230), "The report", source=report[1])
 
 
 def red_team_probe(g: Graph) -> None:
     """Attack your own erasure before others do."""
-    loaded = g.add("CheckpointLoaderSimple", (0, 0), (320, 100), ckpt_name=DEMO)
-    erased = g.add(
-        "TRCEErase", (380, 0), (400, 900), model=loaded[0], clip=loaded[1], concepts=STAR, keep=OTHERS, **SMALL
-    )
-    shown = g.add("CLIPTextEncode", (840, 0), (380, 110), "What the concept looks like", text=PROMPT, clip=loaded[1])
-    negative = g.add("CLIPTextEncode", (840, 170), (380, 100), "Negative prompt", text="", clip=loaded[1])
-    latent = g.add("EmptyLatentImage", (840, 330), (380, 110), width=64, height=64, batch_size=4)
-    pictures = _sample(
-        g, (840, 500), "Pictures of the concept, by the unedited model", loaded[0], shown, negative, latent
-    )
-    direction = g.add(
-        "TRCEProbeRingABell",
-        (1280, 0),
-        (380, 330),
-        model=erased[0],
-        clip=loaded[1],
-        concepts=STAR,
-        prompt="a sticker of a solid yellow circle on a black background",
-        pictures=pictures[0],
-        unedited_model=loaded[0],
-    )
-    word = g.add(
-        "TRCEProbeConceptInversion",
-        (1280, 520),
-        (380, 400),
-        model=erased[0],
-        clip=loaded[1],
-        pictures=pictures[0],
-        prompt=PROMPT,
-        steps=100,
-        unedited_model=loaded[0],
-    )
-    for row, (probe, title) in enumerate(((direction, "With the direction"), (word, "With the learned word"))):
-        top = row * 520
-        sampled = _sample(g, (1720, top), title, erased[0], probe, negative, latent)
-        decoded = g.add("VAEDecode", (2080, top), (200, 50), samples=sampled[0], vae=loaded[2])
-        g.add("PreviewImage", (2380, top), (320, 320), title, images=decoded[0])
-        g.add("PreviewAny", (2080, top + 110), (260, 300), f"{title}: report", source=probe[1])
-    g.note(
+    start = _start(
+        g,
         "## Attack your own erasure\n\n"
         "Press **Run** and see what comes back from the *erased* model:\n\n"
-        "* **Concept Direction** pushes the text embedding of a harmless prompt towards the concept. Seconds.\n"
-        "* **Concept Inversion** has seen pictures of the concept and learns a new word for it, with the erased "
-        "model's own gradients. Minutes; the strongest attack here, and few erasures withstand it.\n\n"
+        "* **Concept Direction** pushes the embedding of a harmless prompt towards the concept. Seconds.\n"
+        "* **Concept Inversion** has seen pictures of the concept and learns a new word for it, by the erased model's "
+        "own gradients. Minutes; few erasures withstand it.\n\n"
         "Nothing comes back: good. Something does: add synonyms, lower *preserve*, or turn tuning on (*mode*).",
-        (0, 160),
-        (320, 560),
     )
-
-
-SAMPLING = {"seed": 7, "steps": 20, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal"}
-
-
-def _sample(
-    g: Graph,
-    at: tuple[int, int],
-    title: str,
-    model: tuple[int, int],
-    prompt: Node,
-    negative: Node,
-    latent: Node,
-    sampling: dict[str, Any] = SAMPLING,
-) -> Node:
-    connections = {"positive": prompt[0], "negative": negative[0], "latent_image": latent[0]}
-    return g.add("KSampler", at, (300, 270), title, model=model, **sampling, **connections)
+    erased = _erase(g, start)
+    sampled = g.add(
+        "KSampler",
+        (760, 0),
+        (300, 270),
+        "The unedited model draws it",
+        model=start.model,
+        **SAMPLING,
+        positive=start.positive,
+        negative=start.negative,
+        latent_image=start.latent,
+    )
+    shared = {"model": erased[0], "clip": start.clip, "pictures": sampled[0], "unedited_model": start.model}
+    harmless = "a sticker of a solid yellow circle on a black background"
+    direction = g.add("TRCEProbeRingABell", (1100, 0), (340, 400), **shared, concepts=STAR, prompt=harmless)
+    word = g.add("TRCEProbeConceptInversion", (1480, 0), (340, 400), **shared, prompt=PROMPT, steps=100)
+    for left, top, probe, title in (
+        (1100, 320, direction, "With the direction"),
+        (1480, 640, word, "With the new word"),
+    ):
+        decoded = _draw(g, start, (left, 450), title, erased[0], probe[0])
+        g.add("PreviewImage", (left, 860), (340, 300), title, images=decoded[0])
+        g.add("PreviewAny", (760, top), (300, 270), f"{title}: report", source=probe[1])
 
 
 TEMPLATES = {
