@@ -28,10 +28,16 @@ GREEN, SAND = {"color": "#232", "bgcolor": "#353"}, {"color": "#432", "bgcolor":
 
 DEMO = "trce_demo_sd15.safetensors"
 SDXL = "sd_xl_base_1.0.safetensors"
+SD15 = "v1-5-pruned-emaonly-fp16.safetensors"
 MODELS = {  # where a file that a template names can be had: folder, address
     SDXL: (
         "checkpoints",
         "https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0/resolve/main/sd_xl_base_1.0.safetensors",
+    ),
+    SD15: (
+        "checkpoints",
+        "https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/"
+        "v1-5-pruned-emaonly-fp16.safetensors",
     ),
 }
 
@@ -50,6 +56,10 @@ class Node:
         return self.id, slot
 
 
+class NotHere(Exception):
+    """This ComfyUI lacks a node of the template."""
+
+
 class Graph:
     """A workflow, written down node by node. Inputs that are not given have their defaults."""
 
@@ -61,6 +71,8 @@ class Graph:
 
     def add(self, kind: str, at: tuple[int, int], size: tuple[int, int], title: str = "", **given: Any) -> Node:
         """A node of type `kind` at a place of the canvas; `given` are connections (node[slot]) and widget values."""
+        if kind not in self.info:
+            raise NotHere(f"{self.name}: not written, for this ComfyUI has no {kind}")
         node_id, known, pack = len(self.nodes) + 1, self.info[kind], kind.startswith("TRCE")
         inputs, values, sent, models = [], [], {}, []
         declared = {**known["input"].get("required", {}), **known["input"].get("optional", {})}
@@ -222,9 +234,9 @@ def erase_a_concept(g: Graph) -> None:
     )
     erased = _erase(g, start)
     decoded = _draw(g, start, (760, 0), "KSampler with the erased model", erased[0])
-    g.add("TRCESaveDelta", (760, 420), (300, 80), delta=erased[1], filename_prefix="star")
+    g.add("TRCESaveDelta", (760, 420), (300, 110), delta=erased[1], filename_prefix="star")
     g.add("SaveImage", (1100, 0), (400, 500), images=decoded[0], filename_prefix="trce/erased")
-    g.add("PreviewAny", (760, 560), (740, 390), "What was moved and kept", source=erased[2])
+    g.add("PreviewAny", (760, 590), (740, 360), "What was moved and kept", source=erased[2])
 
 
 def compare_before_after(g: Graph) -> None:
@@ -256,8 +268,8 @@ def apply_a_saved_delta(g: Graph) -> None:
         "encoder is refused.\n\n"
         "**strength** fades the erasure: 0 is the model as it was. Several Apply nodes in a row add up.",
     )
-    delta = g.add("TRCELoadDelta", (360, 0), (360, 80), delta_name="example_star.safetensors")
-    applied = g.add("TRCEApplyDelta", (360, 130), (360, 160), model=start.model, delta=delta[0], clip=start.clip)
+    delta = g.add("TRCELoadDelta", (360, 0), (360, 110), delta_name="example_star.safetensors")
+    applied = g.add("TRCEApplyDelta", (360, 170), (360, 160), model=start.model, delta=delta[0], clip=start.clip)
     decoded = _draw(g, start, (760, 0), "KSampler with the erased model", applied[0])
     g.add("SaveImage", (1100, 0), (400, 500), images=decoded[0], filename_prefix="trce/applied")
 
@@ -282,9 +294,9 @@ def apply_with_lora_and_controlnet(g: Graph) -> None:
     lora = g.add(
         "LoraLoader", (360, 0), (320, 130), model=loaded[0], clip=loaded[1], lora_name="example_striped.safetensors"
     )
-    delta = g.add("TRCELoadDelta", (360, 180), (320, 80), delta_name="example_star.safetensors")
-    control = g.add("ControlNetLoader", (360, 310), (320, 60), control_net_name="trce_demo_outline.safetensors")
-    image = g.add("LoadImage", (360, 420), (320, 340), image="example_outline.png")
+    delta = g.add("TRCELoadDelta", (360, 190), (320, 110), delta_name="example_star.safetensors")
+    control = g.add("ControlNetLoader", (360, 360), (320, 60), control_net_name="trce_demo_outline.safetensors")
+    image = g.add("LoadImage", (360, 480), (320, 340), image="example_outline.png")
     applied = g.add("TRCEApplyDelta", (720, 0), (320, 160), model=lora[0], delta=delta[0], clip=lora[1])
     text = "a sticker of a solid yellow heart on a black background"
     positive = g.add("CLIPTextEncode", (720, 210), (320, 120), "Prompt", text=text, clip=lora[1])
@@ -302,6 +314,58 @@ def apply_with_lora_and_controlnet(g: Graph) -> None:
     start = Start(loaded[0], lora[1], loaded[2], steered[0], steered[1], latent[0])
     decoded = _draw(g, start, (1080, 250), "KSampler with the erased model", applied[0])
     g.add("SaveImage", (1420, 0), (380, 460), images=decoded[0], filename_prefix="trce/applied")
+
+
+def erase_from_a_preset(g: Graph) -> None:
+    """Lists to start from, for what to erase and what to keep."""
+    start = _start(
+        g,
+        "## Erase from a preset\n\n"
+        "1. Choose a checkpoint.\n"
+        "2. In **Erase Concepts** choose a preset: its list is written below, one concept a line with what to draw "
+        "instead. Read it, change it. *neighbours* adds what the text encoder holds to be nearest.\n"
+        "3. In **Keep Concepts** choose what must stay.\n"
+        "4. **Run**. The lists that were used stand at the right.\n\n"
+        "A synonym or keep list that a language model wrote goes into *generated*: connect Generate Text.",
+        checkpoint=SD15,
+        text="a knight after the battle, oil painting",
+        size=512,
+        batch=1,
+    )
+    preset, kept = "violence", "red, tools and sport (with violence)"
+    keep = g.add("TRCEKeepConcepts", (360, 500), (360, 450), preset=kept, keep=_preset(g, "TRCEKeepConcepts", kept))
+    concepts = g.add(
+        "TRCEEraseConcepts",
+        (360, 0),
+        (360, 450),
+        preset=preset,
+        concepts=_preset(g, "TRCEEraseConcepts", preset),
+        clip=start.clip,
+        keep=keep[0],
+    )
+    erased = g.add(
+        "TRCEErase",
+        (760, 0),
+        (320, 950),
+        model=start.model,
+        clip=start.clip,
+        concepts=concepts[0],
+        keep=keep[0],
+    )
+    sampling = SAMPLING | {"cfg": 7.0}
+    pictures = []
+    for top, title, model in ((0, "Before", start.model), (420, "After", erased[0])):
+        pictures.append(_draw(g, start, (1120, top), title, model, sampling=sampling)[0])
+    g.add("ImageCompare", (1460, 0), (360, 420), image_a=pictures[0], image_b=pictures[1])
+    g.add("PreviewImage", (1460, 480), (360, 220), "After", images=pictures[1])
+    g.add("PreviewAny", (1460, 750), (360, 200), "What is erased", source=concepts[1])
+
+
+def _preset(g: Graph, kind: str, name: str) -> str:
+    """The list that the UI writes when a preset is chosen."""
+    if kind not in g.info:
+        raise NotHere(f"{g.name}: not written, for this ComfyUI has no {kind}")
+    return g.info[kind]["input"]["required"]["preset"][1]["lists"][name]
 
 
 def erase_from_sdxl(g: Graph) -> None:
@@ -324,8 +388,8 @@ def erase_from_sdxl(g: Graph) -> None:
     keep = "an umbrella\na water pistol\na camera\na walking stick\na drill\na cowboy\na soldier\na police officer"
     erased = _erase(g, start, concepts=guns, keep=keep, tune_resolution=1024)
     _compare(g, start, erased, SAMPLING | {"steps": 25, "cfg": 6.5})
-    g.add("TRCESaveDelta", (1460, 480), (360, 80), delta=erased[1], filename_prefix="sdxl/no-guns")
-    g.add("PreviewAny", (1460, 620), (360, 330), "What was moved and kept", source=erased[2])
+    g.add("TRCESaveDelta", (1460, 480), (360, 110), delta=erased[1], filename_prefix="sdxl/no-guns")
+    g.add("PreviewAny", (1460, 650), (360, 300), "What was moved and kept", source=erased[2])
 
 
 def measure_an_erasure(g: Graph) -> None:
@@ -412,9 +476,12 @@ TEMPLATES = {
     "compare-before-after": compare_before_after,
     "apply-a-saved-delta": apply_a_saved_delta,
     "apply-with-lora-and-controlnet": apply_with_lora_and_controlnet,
+    "erase-from-a-preset": erase_from_a_preset,
     "erase-from-sdxl": erase_from_sdxl,
+    "measure-an-erasure": measure_an_erasure,
+    "red-team-probe": red_team_probe,
 }
-NEED_OTHER_MODELS = {"erase-from-sdxl": "SDXL"}  # cannot be drawn here
+NEED_OTHER_MODELS = {"erase-from-sdxl": "SDXL", "erase-from-a-preset": "SD1.5"}  # cannot be drawn here
 SLATE, CARD, PICTURE = (51, 60, 72), (480, 240), (200, 200)
 
 
@@ -468,7 +535,11 @@ def main() -> None:
         info = host.object_info()
         for name in options.names:
             graph = Graph(name, info, {"pack": version, "core": dev.COMFYUI_VERSION})
-            TEMPLATES[name](graph)
+            try:
+                TEMPLATES[name](graph)
+            except NotHere as error:
+                print(error)
+                continue
             graph.write()
             if options.draw:
                 draw(host, name, graph.api).save(WORKFLOWS / f"{name}.jpg", quality=85)

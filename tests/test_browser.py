@@ -19,7 +19,7 @@ SCREENSHOTS = ROOT / "browser_output"
 SECONDS = 180  # that a busy machine may take for anything but a workflow
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 ARGUMENTS = "no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-component-update"
-NEED_OTHER_MODELS = ("erase-from-sdxl",)
+NEED_OTHER_MODELS = {name for name in NAMES if '"models"' in (WORKFLOWS / f"{name}.json").read_text()}
 SHOWING = ("ImageCompare", "PreviewAny", "VAEDecode", "PreviewImage")  # the frontend keeps what they show in them
 SETTINGS = {
     "Comfy.TutorialCompleted": True,

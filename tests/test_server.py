@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS = ROOT / "workflows"
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 DONE_ABOVE = ("erase-a-concept", "apply-a-saved-delta", "compare-before-after")
-NEED_OTHER_MODELS = ("erase-from-sdxl",)
+NEED_OTHER_MODELS = {name for name in NAMES if '"models"' in (WORKFLOWS / f"{name}.json").read_text()}
 STOCK = ("trce_demo_sd15", "trce_demo_outline", "example_star", "example_striped")  # what dev.py puts in place
 
 
