@@ -248,6 +248,26 @@ def test_a_browser_is_found_or_named_or_declined(dev, monkeypatch):
     assert dev.find_browser() == "none"
 
 
+@pytest.mark.parametrize("root, apt_works", [(True, True), (True, False), (False, True)])
+def test_debians_chromium_is_installed_by_root_and_never_stops_the_tests(
+    dev, tmp_path, monkeypatch, capsys, root, apt_works
+):
+    monkeypatch.delenv("COMFYUI_TRCE_BROWSER", raising=False)
+    monkeypatch.setattr(dev.shutil, "which", lambda name: "/usr/bin/apt-get" if name == "apt-get" else None)
+    monkeypatch.setattr(dev.os, "geteuid", lambda: 0 if root else 1000, raising=False)
+    started = []
+
+    def run_logged(command, log, report, **environment):
+        started.append(command)
+        if not apt_works:
+            raise dev.DevError("The package registry could not be reached")
+
+    monkeypatch.setattr(dev, "run_logged", run_logged)
+    dev.provide_browser(dev.Installation(tmp_path, tmp_path))
+    assert [command[-1] for command in started] == (["update", "chromium"][: 1 + apt_works] if root else [])
+    assert ("could not be installed" in capsys.readouterr().out) == (root and not apt_works)
+
+
 # -- talking to the server
 
 
