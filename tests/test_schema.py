@@ -17,6 +17,8 @@ IDS = [
     "TRCEDeltaToLoRA",
     "TRCESaveDiffusers",
     "TRCELoadWeights",
+    "TRCEEraseConcepts",
+    "TRCEKeepConcepts",
 ]
 
 
