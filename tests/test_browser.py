@@ -258,6 +258,18 @@ def test_a_delta_saved_in_one_tab_is_offered_in_another_after_refresh(open_tab, 
             path.unlink()
 
 
+def test_choosing_a_preset_writes_its_list(open_tab):
+    choose = """() => {
+        const node = app.rootGraph.nodes.find(node => node.type === 'TRCEEraseConcepts');
+        const [preset, text] = ['preset', 'concepts'].map(name => node.widgets.find(w => w.name === name));
+        preset.value = 'art style';
+        preset.callback(preset.value, app.canvas, node);
+        return [text.value, preset.options.lists['art style']];
+    }"""
+    written, wanted = open_tab("erase-from-a-preset").page.evaluate(choose)
+    assert written == wanted and "->" in wanted
+
+
 def test_help_opens(open_tab):
     tab = open_tab("erase-a-concept")
     button = tab.page.get_by_test_id("info-button")
