@@ -264,7 +264,7 @@ def test_choosing_a_preset_writes_its_list(open_tab):
         const [preset, text] = ['preset', 'concepts'].map(name => node.widgets.find(w => w.name === name));
         preset.value = 'art style';
         preset.callback(preset.value, app.canvas, node);
-        return [text.value, preset.options.lists['art style']];
+        return [text.value, node.constructor.nodeData.input.required.preset[1].lists['art style']];
     }"""
     written, wanted = open_tab("erase-from-a-preset").page.evaluate(choose)
     assert written == wanted and "->" in wanted
