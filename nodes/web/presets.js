@@ -11,8 +11,9 @@ function fill(text, lists, chosen) {
 app.registerExtension({
   name: "trce.presets",
   nodeCreated(node) {
+    const declared = node.constructor.nodeData?.input?.required ?? {}; // a widget's options do not carry what is ours
     for (const combo of node.widgets ?? []) {
-      const { fills, lists } = combo.options ?? {};
+      const { fills, lists } = declared[combo.name]?.[1] ?? {};
       const text = node.widgets.find((widget) => widget.name === fills);
       if (!text || !lists) continue;
       const callback = combo.callback;
