@@ -120,8 +120,6 @@ def load_world(compact: Path = COMPACT) -> World:
     return World(model, clip, autoencoder.eval(), load_judge())
 
 
-
-
 def load_pack() -> ModuleType:
     """The node pack, loaded as ComfyUI loads it: from its path, with the repository's root not on sys.path."""
     root = Path(__file__).parents[1]

@@ -52,8 +52,10 @@ def read_answer(answer: str, names: Sequence[str] = ()) -> tuple[Item, ...]:
     answer = THINKING.sub("", answer[:MAX_ANSWER])
     if fenced := FENCE.findall(answer):
         answer = "\n".join(fenced)
-    items = list(_from_json(answer)) or list(_from_lines(answer, names))
-    return tuple({item.text.lower(): item for item in reversed(items)}.values())[::-1][:MAX_ITEMS]
+    items: dict[str, Item] = {}
+    for item in list(_from_json(answer)) or _from_lines(answer, names):
+        items.setdefault(item.text.lower(), item)
+    return tuple(items.values())[:MAX_ITEMS]
 
 
 # JSON
@@ -138,7 +140,7 @@ def _named(text: str, names: Sequence[str]) -> str:
 def _item(text: str, of: str) -> Iterator[Item]:
     """The item that a text holds, if there is one left when marks, quotes and explanations are gone."""
     parts = [_tidy(_before_explanation(part)) for part in ARROW.split(text)[:2]]
-    if not re.search(r"\w", parts[0]) or any(len(part) > MAX_LINE_LENGTH // 3 for part in parts):
+    if not re.search(r"[^\W\d_]", parts[0]) or any(len(part) > MAX_LINE_LENGTH // 3 for part in parts):
         return
     safe = None if len(parts) == 1 else "" if parts[1].lower() in NOTHING else parts[1]
     yield Item(parts[0], safe, of)

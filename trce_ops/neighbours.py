@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .embeddings import Ids, Progress, TextEncoder, encode_prefixes
-from .templates import bare
+from .templates import bare, mentions
 
 
 def embed_texts(texts: Sequence[str], encoder: TextEncoder, progress: Progress = lambda *_: None) -> Tensor:  # (n, d)
@@ -45,7 +45,7 @@ def nearest(
 ) -> list[list[tuple[str, float]]]:
     """For every text, up to `count` of the words with their likeness, the most alike first; none under `least`.
 
-    Articles make no difference, and a text is no neighbour of its own.
+    Articles make no difference. A word that has the text in it is no neighbour: what moves the one moves the other.
     """
     bared = [bare(text) for text in (*texts, *words)]
     z = embed_texts(bared, encoder, progress)
@@ -53,5 +53,5 @@ def nearest(
     found = []
     for text, row in zip(bared, table):
         ranked = ((words[i], row[i].item()) for i in row.argsort(descending=True, stable=True).tolist())
-        found.append([(w, x) for w, x in ranked if x >= least and bare(w).lower() != text.lower()][:count])
+        found.append([(w, x) for w, x in ranked if x >= least and not mentions(w, [text])][:count])
     return found

@@ -195,7 +195,7 @@ tomato sauce
 red wine
 a rose
 a kitchen knife
-a water pistol
+a hair dryer
 a camera on a tripod
 a hammer
 fireworks
