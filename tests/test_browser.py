@@ -4,14 +4,14 @@ A Chromium is driven by Playwright. `python dev.py test` installs Debian's where
 showed are left in browser_output/.
 """
 
-import importlib.util
 import json
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect, sync_playwright
+
+import dev
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS = ROOT / "workflows"
@@ -45,14 +45,6 @@ LISTEN = """() => {
 }"""
 
 
-def load_dev():
-    spec = importlib.util.spec_from_file_location("dev", ROOT / "dev.py")
-    sys.modules["dev"] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-dev = load_dev()
 PACK = dev.PACK_NAME
 
 
