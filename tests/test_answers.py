@@ -47,7 +47,7 @@ def test_the_list_in_an_answer(answer):
     "answer",
     [
         "1. gun -> umbrella\n2. blood => water",
-        "- gun → umbrella\n- **blood** → **water**",
+        "- gun \u2192 umbrella\n- **blood** \u2192 **water**",
         '{"gun": "umbrella", "blood": "water"}',
         '[{"concept": "gun", "safe": "umbrella"}, {"concept": "blood", "replacement": "water"}]',
         "| concept | safe |\n|:--|--:|\n| gun | umbrella |\n| blood | water |",

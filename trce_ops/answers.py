@@ -19,17 +19,20 @@ MAX_ITEMS = 200
 
 THINKING = re.compile(r"<(think|thinking|reasoning)>.*?(?:</\1>|\Z)|\A.*</(?:think|thinking|reasoning)>", re.S | re.I)
 FENCE = re.compile(r"^[ \t]*```[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.S | re.M)
-MARK = re.compile(r"\s*(?:>\s*)*(?:[-*+•·‣◦●▪–—]\s+|\(?\d{1,3}[.):](?!\d)\s*|\(?[a-zA-Z]\)\s+)(?:\[[ xX]\]\s+)?")
-HEADING = re.compile(r"\s*#{1,6}\s|.*[:：][\s*_]*$")
+MARK = re.compile(
+    r"\s*(?:>\s*)*(?:[-*+•·\u2023\u25e6\u25cf\u25aa–—]\s+|\(?\d{1,3}[.):](?!\d)\s*|\(?[a-zA-Z]\)\s+)"
+    r"(?:\[[ xX]\]\s+)?"
+)
+HEADING = re.compile(r"\s*#{1,6}\s|.*[:\uff1a][\s*_]*$")
 BOLD = re.compile(r"\s*\*\*[^*]+\*\*\s*")
-ARROW = re.compile(r"\s*(?:[-=–—]{1,2}>|→|⇒|➡️?|⟶|➔)\s*")
+ARROW = re.compile(r"\s*(?:[-=–—]{1,2}>|\u2192|\u21d2|\u27a1\ufe0f?|\u27f6|\u2794)\s*")
 TALK = re.compile(
     r"(?:sure|certainly|of course|absolutely|okay|ok|great|here(?:'s|’s| is| are)|let me|let's|please|note|hope|sorry|"
     r"unfortunately|however|these|those|this|below|above|the following|as an|feel free|if you|in summary|remember|"
     r"i(?:'m|’m|'ve|’ve|'d|’d|'ll|’ll| am| can| cannot| can't| hope| have| will| would| apologi[sz]e))\b",
     re.I,
 )
-QUOTES = {'"': '"', "“": "”", "„": "“", "«": "»", "「": "」", "'": "'", "‘": "’"}
+QUOTES = {'"': '"', "“": "”", "„": "“", "«": "»", "\u300c": "\u300d", "'": "'", "‘": "’"}
 TARGETS = {"safe", "target", "to", "replacement", "replace_with", "substitute", "safe_target", "alternative"}
 NOTHING = {"nothing", "none", "empty", "n/a", "null"}
 
@@ -156,4 +159,4 @@ def _before_explanation(text: str) -> str:
 def _tidy(text: str) -> str:
     """Without markup, comment signs, quotes and closing punctuation, in single spaces."""
     text = re.sub(r"\*\*|__|[`#|<>\x00-\x1f\x7f]", " ", text)
-    return " ".join(text.split()).strip(" *_\"“”„«»「」'‘’,;.!?:[]{}\\")
+    return " ".join(text.split()).strip(" *_\"“”„«»\u300c\u300d'‘’,;.!?:[]{}\\")
