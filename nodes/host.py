@@ -16,6 +16,7 @@ import folder_paths
 from server import PromptServer
 
 from ..trce_ops.delta import ErasedDelta, load_delta, save_delta
+from ..trce_ops.file_names import portable_name
 from .encoders import ClipEncoder, nearness_encoder, text_encoders, text_fingerprint
 from .patches import ContextMapPatch, apply_delta
 from .readers import HostError, TextReaders, find_text_readers
@@ -106,8 +107,7 @@ def delta_stamp(name: str) -> tuple[int, int]:
 
 def write_delta(delta: ErasedDelta, prefix: str) -> str:
     """Save under the next free number and return the name. Never leaves the deltas' folder, never overwrites."""
-    if not os.path.basename(prefix).strip(". "):
-        raise HostError(f"'filename_prefix' is '{prefix}', which names no file; write a name such as 'no-violence'.")
+    prefix = portable_name(prefix)
     folder = folder_paths.get_folder_paths(DELTA_FOLDER)[0]
     path, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, folder)
     file = f"{name}_{counter:05}_.safetensors"

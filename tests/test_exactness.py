@@ -29,6 +29,7 @@ def denoise(comfy_host):
     noise = torch.Generator().manual_seed(5)
     x, sigma = torch.randn(1, 4, 8, 8, generator=noise), torch.tensor([3.0])
 
+    @torch.no_grad()
     def draw(model, context, on_the_fly=False):
         model.patch_model(torch.device("cpu"), lowvram_model_memory=int(on_the_fly))
         try:
@@ -71,6 +72,33 @@ def test_quantised_layers_are_edited_on_their_dequantised_weights(
     original, mapped = (denoise(model, c, True) for c in (prompts[0], delta.context_map.apply(prompts[0])))
     erased = pack.host.apply_delta(model, delta, 1.0)
     assert error(denoise(erased, prompts[0], on_the_fly), mapped, original) < tolerance
+
+
+def test_a_lora_can_be_made_for_a_quantised_model(pack, run, make_model, delta):
+    """Its change is to the dequantised weight, which is what Load LoRA changes too."""
+    model = make_model()
+    quantised(model.model)
+    W = model.model.get_parameter(KEY).data.dequantize()
+    lora, report = run("TRCEDeltaToLoRA", model=model, delta=delta)
+    expected = W @ delta.context_map.dense()
+    assert expected.norm() > 1
+    assert (lora[KEY.replace(".weight", ".diff")] - expected).norm() < 1e-5 * expected.norm()
+    assert "Error 0.00%" in report
+
+
+def test_weights_for_diffusers_of_a_quantised_model_are_dequantised(
+    run, make_model, delta, comfy_host, tmp_path, monkeypatch
+):
+    from safetensors.torch import load_file
+
+    monkeypatch.setattr(comfy_host.folder_paths, "output_directory", str(tmp_path))
+    model = make_model()
+    quantised(model.model)
+    W = model.model.get_parameter(KEY).data.dequantize()
+    run("TRCESaveDiffusers", model=model, delta=delta, filename_prefix="unet")
+    (path,) = tmp_path.iterdir()
+    saved = load_file(path)["mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"]
+    assert torch.allclose(saved, W + W @ delta.context_map.dense(), atol=1e-5)
 
 
 def quantised(base, layers=("attn2.to_k", "attn2.to_v")):
