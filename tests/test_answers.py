@@ -1,6 +1,7 @@
 """Lists out of language models' answers: the forms they come in, and nothing in them breaks the widget."""
 
 import json
+from time import perf_counter
 
 import pytest
 from hypothesis import given
@@ -47,7 +48,7 @@ def test_the_list_in_an_answer(answer):
     "answer",
     [
         "1. gun -> umbrella\n2. blood => water",
-        "- gun → umbrella\n- **blood** → **water**",
+        "- gun \u2192 umbrella\n- **blood** \u2192 **water**",
         '{"gun": "umbrella", "blood": "water"}',
         '[{"concept": "gun", "safe": "umbrella"}, {"concept": "blood", "replacement": "water"}]',
         "| concept | safe |\n|:--|--:|\n| gun | umbrella |\n| blood | water |",
@@ -96,7 +97,15 @@ def test_nothing_in_its_place():
 
 def test_an_endless_answer_is_cut():
     assert len(read_answer("\n".join(f"{i}. thing {i}" for i in range(1000)))) == MAX_ITEMS
-    assert read_answer("[" * 200_000) == ()
+
+
+@pytest.mark.parametrize(
+    "endless", ["[", '["a",', "{", " ", "a" + " " * 50_000, "-", "* ", ":", "|", "**", '"', "a -> ", "<think>", "```\n"]
+)
+def test_no_answer_takes_long(endless):
+    start = perf_counter()
+    read_answer("x" + endless * (200_000 // len(endless)) + "x", NAMES)
+    assert perf_counter() - start < 5
 
 
 pieces = st.sampled_from(["- ", "1. ", "->", "|", "#", "**", '"', "[", "{", ":", "```", "\n", ", ", "a gun", "b", "\\"])
@@ -111,7 +120,7 @@ def test_whatever_is_read_can_stand_in_the_widgets(answer):
             assert parse_concepts(format_concepts([pair])) == (pair,)
 
 
-words = st.lists(st.from_regex(r"[a-z]{2,8}( [a-z]{2,8})?", fullmatch=True), min_size=1, max_size=8, unique=True)
+words = st.lists(st.text("abcdefgh", min_size=2, max_size=8), min_size=1, max_size=8, unique=True)
 
 
 @given(words)

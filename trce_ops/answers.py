@@ -10,12 +10,14 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from .concepts import MAX_LINE_LENGTH
 from .templates import mentions
 
 MAX_ANSWER = 100_000  # characters that are read
 MAX_ITEMS = 200
+MAX_STARTS = 50  # brackets at which JSON may begin
 
 THINKING = re.compile(r"<(think|thinking|reasoning)>.*?(?:</\1>|\Z)|\A.*</(?:think|thinking|reasoning)>", re.S | re.I)
 FENCE = re.compile(r"^[ \t]*```[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.S | re.M)
@@ -62,7 +64,7 @@ def read_answer(answer: str, names: Sequence[str] = ()) -> tuple[Item, ...]:
 
 
 def _from_json(answer: str) -> Iterator[Item]:
-    for start in re.finditer(r"[\[{]", answer):
+    for start in islice(re.finditer(r"[\[{]", answer), MAX_STARTS):
         try:
             data, _ = json.JSONDecoder().raw_decode(answer, start.start())
         except (ValueError, RecursionError):
@@ -95,7 +97,7 @@ def _walk(data: object, of: str) -> Iterator[Item]:
 
 
 def _from_lines(answer: str, names: Sequence[str]) -> Iterator[Item]:
-    lines = [line for line in answer.splitlines() if line.strip()]
+    lines = [" ".join(line.split()) for line in answer.splitlines() if line.strip()]
     if rows := [line.strip().strip("|").split("|") for line in lines if line.strip().startswith("|")]:
         rule = next((i for i, row in enumerate(rows) if all(re.fullmatch(r"\s*:?-+:?\s*", cell) for cell in row)), -1)
         for row in rows[rule + 1 :]:
@@ -139,6 +141,7 @@ def _named(text: str, names: Sequence[str]) -> str:
 
 def _item(text: str, of: str) -> Iterator[Item]:
     """The item that a text holds, if there is one left when marks, quotes and explanations are gone."""
+    text = " ".join(text.split())
     parts = [_tidy(_before_explanation(part)) for part in ARROW.split(text)[:2]]
     if not re.search(r"[^\W\d_]", parts[0]) or any(len(part) > MAX_LINE_LENGTH // 3 for part in parts):
         return
