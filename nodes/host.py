@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from textwrap import shorten
 from time import perf_counter
 
 import comfy.model_management
@@ -15,7 +16,8 @@ import comfy.utils
 import folder_paths
 from server import PromptServer
 
-from ..trce_ops.delta import ErasedDelta, load_delta, save_delta
+from ..trce_ops import files
+from ..trce_ops.delta import ErasedDelta, delta_bytes, load_delta
 from .encoders import ClipEncoder, text_encoders, text_fingerprint
 from .patches import ContextMapPatch, apply_delta
 from .readers import HostError, TextReaders, find_text_readers
@@ -37,6 +39,7 @@ __all__ = [
     "text_encoders",
     "text_fingerprint",
     "write_delta",
+    "write_numbered",
 ]
 
 DELTA_FOLDER = "erased_deltas"
@@ -104,11 +107,28 @@ def delta_stamp(name: str) -> tuple[int, int]:
 
 
 def write_delta(delta: ErasedDelta, prefix: str) -> str:
-    """Save under the next free number and return the name. Never leaves the deltas' folder, never overwrites."""
+    """Save in models/erased_deltas under the next free number and return the name."""
+    return write_numbered(prefix, folder_paths.get_folder_paths(DELTA_FOLDER)[0], delta_bytes(delta))
+
+
+def write_numbered(prefix: str, root: str, data: bytes) -> str:
+    """Save below `root` as the widget `filename_prefix` says, under the next free number, and return the name.
+
+    Never leaves the folder, never overwrites. Raises HostError, and then nothing has been written.
+    """
+    given = f"'filename_prefix' is {shorten(repr(prefix), 100)}"
     if not os.path.basename(prefix).strip(". "):
-        raise HostError(f"'filename_prefix' is '{prefix}', which names no file; write a name such as 'no-violence'.")
-    folder = folder_paths.get_folder_paths(DELTA_FOLDER)[0]
-    path, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, folder)
-    file = f"{name}_{counter:05}_.safetensors"
-    save_delta(delta, os.path.join(path, file))
-    return os.path.join(subfolder, file)
+        raise HostError(f"{given}, which names no file; write a name such as 'no-violence'.")
+    try:
+        prefix.encode()
+        folder, name, number, subfolder, _ = folder_paths.get_save_image_path(prefix, root)
+        return os.path.join(subfolder, files.write_numbered(folder, name, number, data))
+    except OSError as error:
+        raise HostError(
+            f"Nothing was saved in {root}: {error.strerror or error}. Make room or allow writing there; if it is the "
+            f"name that is refused, change it ({given})."
+        ) from error
+    except ValueError:
+        raise HostError(f"{given}, which no file can be called; write letters and digits.") from None
+    except Exception:  # how ComfyUI refuses a folder elsewhere
+        raise HostError(f"{given}, which is outside of {root}; that is not allowed.") from None
