@@ -14,6 +14,8 @@ from comfy_api.latest import io
 
 from .readers import HostError
 
+LARGE = 1e300  # whole numbers beyond may have too many digits to be written out
+
 
 def within_bounds(execute: Callable) -> Callable:
     """For a node's execute, which then raises HostError, naming the widget, before anything else is done."""
@@ -34,7 +36,8 @@ def within_bounds(execute: Callable) -> Callable:
 def _check(widget: io.Input, value) -> None:
     if isinstance(widget, (io.Int.Input, io.Float.Input)):
         if not widget.min <= value <= widget.max:
-            raise HostError(f"'{widget.id}' is {value:g}; it must be between {widget.min:g} and {widget.max:g}.")
+            shown = f"{value:g}" if abs(value) < LARGE or value != value else "too large"
+            raise HostError(f"'{widget.id}' is {shown}; it must be between {widget.min:g} and {widget.max:g}.")
     elif isinstance(widget, io.Combo.Input) and widget.default is not None and value not in widget.options:
         # those without a default choose a file, which is looked for where it is opened
         raise HostError(f"'{widget.id}' is '{value}'; choose one of {', '.join(widget.options)}.")

@@ -19,7 +19,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from textwrap import shorten
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -27,7 +26,7 @@ from torch import Tensor
 
 from .concepts import MAX_LINE_LENGTH, MAX_LINES, ConceptPair
 from .context_map import ContextMap
-from .files import CHECKSUM, checksum, write_whole
+from .files import CHECKSUM, brief, checksum, write_whole
 from .tuned import Tuned, WeightChange
 
 FORMAT = "trce.erased_delta"
@@ -35,7 +34,6 @@ VERSION = "1"
 MAX_HEADER = 1 << 22  # bytes: the longest lists that the widgets take fit
 MAX_BYTES = 1 << 33  # of the file: whole matrices for all attention of SDXL fit
 MAX_NAME = 200  # characters of the short texts in the metadata
-MAX_REFUSAL = 400  # characters: what is quoted from a file is not to fill the screen
 MAX_WIDTH = 16384
 
 KINDS = ("context", "pooled", "clip", "llama")  # of text, each with a map of its own; only the first must be there
@@ -128,11 +126,10 @@ def load_delta(path: str | os.PathLike) -> ErasedDelta:
     try:
         return _load(path)
     except DeltaError as error:
-        raise DeltaError(f"'{path.name}' cannot be used: {shorten(str(error), MAX_REFUSAL)}") from None
+        raise DeltaError(f"'{path.name}' cannot be used: {brief(error)}") from None
     except (SafetensorError, OSError) as error:
         raise DeltaError(
-            f"'{path.name}' cannot be read as a safetensors file; save or download it again "
-            f"({shorten(str(error), MAX_REFUSAL)})."
+            f"'{path.name}' cannot be read as a safetensors file; save or download it again ({brief(error)})."
         ) from None
 
 

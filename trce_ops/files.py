@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+MAX_TEXT = 400  # characters
 CHECKSUM = "sha256"  # its name in the metadata
 
 
@@ -55,6 +56,12 @@ def _written(folder: Path, data: bytes) -> Iterator[Path]:
         yield part
     finally:
         part.unlink(missing_ok=True)
+
+
+def brief(error: Exception) -> str:
+    """What an error says, in one line that does not fill the screen, whatever it quotes from a file."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]} [...]."
 
 
 def checksum(tensors: Mapping[str, Tensor], text: str = "") -> str:
