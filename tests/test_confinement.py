@@ -77,8 +77,16 @@ def test_the_pack_opens_no_socket_starts_no_process_and_writes_where_it_says(
     import importlib.util
 
     model, clip, paths = make_model(), make_clip(), comfy_host.folder_paths
-    weights = Path(paths.get_folder_paths("diffusion_models")[0])
-    for folder in (weights, Path(paths.get_user_directory())):  # ComfyUI's own, which are there before any node runs
+    home = comfy_host.base / "confined"
+    weights = home / "diffusion_models"
+    monkeypatch.setattr(paths, "output_directory", str(home / "output"))
+    for kind in ("diffusion_models", "erased_deltas"):
+        monkeypatch.setitem(paths.folder_names_and_paths, kind, ([str(home / kind)], {".safetensors"}))
+    for folder in (
+        weights,
+        home / "output",
+        Path(paths.get_user_directory()),
+    ):  # ComfyUI's own, which are there before any node runs
         folder.mkdir(parents=True, exist_ok=True)
     key = next(key for key in model.model.state_dict() if key.endswith("attn2.to_k.weight"))
     save_file({key: torch.zeros_like(model.model.state_dict()[key])}, weights / "part.safetensors")
