@@ -1,5 +1,18 @@
 """comfyui-trce: type a concept, get a MODEL that no longer draws it."""
 
+import re
+
+import comfyui_version
+
+OLDEST = (0, 16, 3)  # that the tests pass in
+
+found = tuple(int(number) for number in re.findall(r"\d+", comfyui_version.__version__)[:3])
+if found < OLDEST:
+    raise ImportError(
+        f"comfyui-trce needs ComfyUI {'.'.join(map(str, OLDEST))} or newer, and this is {comfyui_version.__version__}; "
+        "update ComfyUI, then restart it."
+    )
+
 from comfy_api.latest import ComfyExtension, io
 
 from .nodes import NODES

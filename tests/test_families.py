@@ -187,6 +187,8 @@ def test_every_class_named_is_one_of_comfyuis(pack):
     import comfy.supported_models
 
     named = [config for row in pack.module.nodes.families.FAMILIES for config in row.configs]
+    for config in named:
+        getattr(comfy.supported_models, config)
     assert {kind.__name__ for kind in comfy.supported_models.models} >= set(named)
 
 

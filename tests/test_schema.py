@@ -1,6 +1,7 @@
 """What saved workflows rely on: node ids, inputs, defaults. Change the snapshot only on purpose, with
 `TRCE_UPDATE_GOLDEN=1 pytest tests/test_schema.py`, and never take an input or an id away."""
 
+import importlib.util
 import json
 import os
 import re
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-GOLDEN = Path(__file__).parent / "golden" / "object_info.json"
+ROOT = Path(__file__).resolve().parent.parent
+GOLDEN = ROOT / "tests" / "golden" / "object_info.json"
 IDS = [
     "TRCEErase",
     "TRCEApplyDelta",
@@ -28,7 +30,9 @@ def test_object_info_is_the_snapshot(pack, comfy_host, tmp_path, monkeypatch):
     info = json.loads(json.dumps(info))
     if os.environ.get("TRCE_UPDATE_GOLDEN"):
         GOLDEN.write_text(json.dumps(info, indent=2) + "\n")
-    assert info == json.loads(GOLDEN.read_text())
+    golden = json.loads(GOLDEN.read_text())
+    # Field by field of what this ComfyUI tells: older ones know fewer fields.
+    assert info == {node_id: {name: node[name] for name in info[node_id]} for node_id, node in golden.items()}
 
 
 def test_the_ids_are_literal_and_complete(pack):
@@ -48,3 +52,14 @@ def test_everything_has_a_tooltip(pack, node_id):
 def test_the_pack_has_one_version(pack):
     pyproject = (Path(pack.module.__file__).parent / "pyproject.toml").read_text()
     assert re.search(r'^version = "(.+)"$', pyproject, re.M)[1] == pack.ops.__version__
+
+
+def test_a_comfyui_that_is_too_old_is_told_so_in_a_sentence(pack, monkeypatch):
+    import comfyui_version
+
+    wanted = re.search(r'requires-comfyui = ">=(.+)"', (ROOT / "pyproject.toml").read_text())[1]
+    assert ".".join(map(str, pack.module.OLDEST)) == wanted
+    spec = importlib.util.spec_from_file_location("too_old", ROOT / "__init__.py", submodule_search_locations=[])
+    monkeypatch.setattr(comfyui_version, "__version__", "0.3.75")
+    with pytest.raises(ImportError, match=f"needs ComfyUI {wanted} or newer, and this is 0.3.75; update ComfyUI"):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))

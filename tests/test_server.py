@@ -1,26 +1,16 @@
 """The shipped workflows on a real ComfyUI server, over HTTP, as `dev.py run` and the browser send them."""
 
 import copy
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
+import dev
+
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS = ROOT / "workflows"
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
-
-
-def load_dev():
-    spec = importlib.util.spec_from_file_location("dev", ROOT / "dev.py")
-    sys.modules["dev"] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-dev = load_dev()
 
 
 def api(name):
@@ -43,23 +33,6 @@ def quick(prompt):
             if name in node["inputs"]:
                 node["inputs"][name] = value
     return prompt
-
-
-@pytest.fixture(scope="module")
-def server():
-    with dev.Host() as host:
-        yield host
-
-
-@pytest.fixture
-def deltas(server):
-    """models/erased_deltas of the server; what a test adds goes away again."""
-    folder = server.installation.models / "erased_deltas"
-    before = set(folder.rglob("*"))
-    yield folder
-    for path in set(folder.rglob("*")) - before:
-        if path.is_file():
-            path.unlink()
 
 
 def test_every_workflow_runs(server, deltas):
