@@ -138,7 +138,9 @@ def test_text_is_read_or_refused(pack, clip):
             try:
                 roles = encoder.locate(encoder.tokenize(prompt.source), prompt.keyword)
             except tokens.TokenError as error:
-                assert_sentence(error, prompt.keyword[:20], "The concept's tokens", "reads nothing in")
+                assert_sentence(
+                    error, prompt.keyword[:20], "textual inversion", "The concept's tokens", "reads nothing in"
+                )
             else:
                 assert roles.keyword and max(roles.keyword) < roles.first_eot < tokens.CHUNK
 
