@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import struct
 import sys
 import time
@@ -173,9 +174,10 @@ def test_text_through_the_node(pack, run, make_model, clip, monkeypatch, tmp_pat
 
 def test_file_names(pack, tmp_path):
     root = tmp_path / "root"
-    root.mkdir()
 
     def check(prefix):
+        shutil.rmtree(root, ignore_errors=True)
+        root.mkdir()
         try:
             name = pack.host.write_numbered(prefix, str(root), b"data")
         except ValueError as error:
