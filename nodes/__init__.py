@@ -1,5 +1,6 @@
 """The node faces: schemas, tooltips, and the adapters that know ComfyUI (host.py and those beside it)."""
 
+from .concepts import TRCEEraseConcepts, TRCEKeepConcepts
 from .delta import TRCEApplyDelta, TRCELoadDelta, TRCESaveDelta
 from .erase import TRCEErase
 from .export import TRCEDeltaToLoRA, TRCESaveDiffusers
@@ -13,4 +14,6 @@ NODES = [
     TRCEDeltaToLoRA,
     TRCESaveDiffusers,
     TRCELoadWeights,
+    TRCEEraseConcepts,
+    TRCEKeepConcepts,
 ]

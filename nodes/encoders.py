@@ -189,6 +189,13 @@ def text_encoders(clip, readers: TextReaders) -> dict[str, TextEncoder]:
     return encoders
 
 
+def nearness_encoder(clip) -> TextEncoder:
+    """The encoder to tell near texts from far ones by: the CLIPs where there are some, for they learnt that."""
+    clips = [name for name in ORDER if getattr(clip.cond_stage_model, f"clip_{name}", None)]
+    clips = [name for name in clips if name in clip.tokenize("")]
+    return ClipEncoder(clip, clips) if clips else SequenceEncoder(clip)
+
+
 def check_width(read: int, given: int, kind: str = CONTEXT) -> None:
     """Raises HostError when MODEL does not read the embeddings of this CLIP."""
     if read != given:

@@ -205,7 +205,7 @@ class TRCEErase(io.ComfyNode):
             cache_dir=cache,
             progress=progress,
         )
-        text, losses, curve = report.text(), ExecutionBlocker(None), None
+        text, losses, shown = report.text(), ExecutionBlocker(None), {}
         if readers.row.leaks:
             text += f"\nNot reached: {readers.row.leaks}."
         if tuning:
@@ -221,6 +221,8 @@ class TRCEErase(io.ComfyNode):
             )
             text = f"{text}\n{tuned.text()}"
             losses = {"loss": list(tuned.tuning.losses)}
-            curve = show_curve(tuned, cls)
+            shown = show_curve(tuned, cls)
         host.show_text(node_id, text)
-        return io.NodeOutput(host.apply_delta(model, delta, strength), delta, text, losses, ui=curve)
+        return io.NodeOutput(
+            host.apply_delta(model, delta, strength), delta, text, losses, ui={"text": [text], **shown}
+        )

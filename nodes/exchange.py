@@ -10,6 +10,7 @@ import comfy.model_base
 import comfy.utils
 import folder_paths
 import torch
+from comfy.model_patcher import get_key_weight
 from safetensors.torch import save
 from torch import Tensor
 
@@ -67,11 +68,15 @@ def portable_module(model) -> Callable[[str], str]:
 
 def base_weights(model) -> Callable[[str], Tensor]:
     """The weights as they were loaded, without any patch, also while ComfyUI has patched ones in their place."""
-    weights = {key: entry[0] for key, entry in model.get_key_patches(PREFIX).items()}
+    # ModelPatcher.get_key_patches would do, but stumbles over the scales and settings that quantised layers have.
 
     def base(key: str) -> Tensor:
-        weight, dequantize = weights[key]
-        return dequantize(weight, inplace=False).detach()
+        weight, _, dequantize = get_key_weight(model.model, key)
+        if key in model.backup:
+            weight = model.backup[key].weight
+        if key in model.hook_backup:
+            weight = model.hook_backup[key][0]
+        return (dequantize(weight, inplace=False) if dequantize else weight).detach()
 
     return base
 

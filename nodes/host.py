@@ -18,7 +18,7 @@ from server import PromptServer
 from ..trce_ops import files
 from ..trce_ops.delta import ErasedDelta, delta_bytes, load_delta
 from ..trce_ops.file_names import portable_name
-from .encoders import ClipEncoder, text_encoders, text_fingerprint
+from .encoders import ClipEncoder, nearness_encoder, text_encoders, text_fingerprint
 from .patches import ContextMapPatch, apply_delta
 from .readers import HostError, TextReaders, find_text_readers
 
@@ -32,6 +32,7 @@ __all__ = [
     "delta_names",
     "delta_stamp",
     "find_text_readers",
+    "nearness_encoder",
     "node_progress",
     "read_delta",
     "register_delta_folder",

@@ -52,7 +52,7 @@ class ContextMapPatch(WeightAdapterBase):
         shift = text.to(dtype)
         for factor in self.weights:
             shift = shift @ comfy.model_management.cast_to_device(factor, weight.device, dtype)
-        text += function(strength * shift)
+        text += function(shift.mul_(strength))
         return weight
 
 

@@ -195,11 +195,11 @@ def tune_settings(mode: str, knobs: dict) -> TuneSettings:
     return replace(PRESETS[mode], **{name: value for name, value in given.items() if mode == CUSTOM or name in SHARED})
 
 
-def show_curve(report: TuneReport, node) -> dict | None:
-    """The course of the tuning as a preview on the node."""
+def show_curve(report: TuneReport, node) -> dict:
+    """The course of the tuning as a preview on the node; nothing where there was no step."""
     tuning = report.tuning
     if not tuning.losses:
-        return None
+        return {}
     picture = draw_curves({"loss": tuning.losses, "place (1 = safe target)": tuning.positions})
     # Not ui.PreviewImage, which draws its file name from the global random numbers.
     files = ui.ImageSaveHelper.save_images(picture, "trce_tuning", io.FolderType.temp, node, compress_level=1)

@@ -1,11 +1,13 @@
 """The solver against the objective it claims to minimise."""
 
+import time
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trce_ops.closed_form import NotPositiveDefinite, factorize, solve_context_map
+from trce_ops.closed_form import NotPositiveDefinite, factorize, solve_context_map, solve_factors
 
 
 def problem(n, d, seed=0):
@@ -107,6 +109,40 @@ def test_factors_are_as_small_as_they_can_be_and_exact(n, factors):
     assert (context_map.dense() - D).norm() < 2e-5 * D.norm()
     c = torch.randn(7, 24, generator=torch.Generator().manual_seed(1))
     assert torch.allclose(context_map.apply(c, 0.5), c + 0.5 * c @ D.float().mT, atol=1e-4)
+
+
+@pytest.mark.parametrize("n", [0, 1, 5, 11, 12, 20, 24, 30])
+def test_factors_straight_from_the_solve_are_those_of_the_whole_matrix(n):
+    """Without a (d, d) matrix in between, and with pairs that say the same twice."""
+    sources, targets, weights, P = problem(n, 24)
+    sources[n // 2 :], targets[n // 2 :] = sources[: n - n // 2].clone(), targets[: n - n // 2].clone()
+    asked = dict(preserve_scale=1, ridge=1)
+    D = solve_context_map(sources, targets, weights, P, **asked) - torch.eye(24)
+    factors = solve_factors(sources, targets, weights, P, **asked)
+    assert [tuple(factor.shape) for factor in factors] == ([(24, n), (n, 24)] if n <= 24 else [(24, 24)])
+    direct, dense = factorize(*factors), factorize(D)
+    distinct = n - n // 2
+    assert direct.rank == dense.rank == (distinct if distinct < 12 else 24)
+    assert (torch.linalg.multi_dot(factors) if n <= 24 else factors[0]).sub(D).norm() <= 1e-14 * D.norm()
+    assert (direct.dense() - dense.dense()).norm() <= 1e-6 * D.norm()
+    if direct.rank < 12:  # the columns of up have the sizes of D's singular values, down has orthonormal rows
+        up, down = (factor.double() for factor in direct.factors)
+        singular = torch.linalg.svdvals(D)[: direct.rank]
+        assert torch.allclose(up.norm(dim=0), singular, rtol=1e-5)
+        assert torch.allclose(down @ down.mT, torch.eye(direct.rank, dtype=down.dtype), atol=1e-6)
+
+
+def test_factors_of_few_pairs_do_not_cost_what_the_width_does():
+    """Of SD3's width, 4096, an eigendecomposition takes a minute; the solve itself takes two seconds."""
+    noise = torch.Generator().manual_seed(0)
+    up, down = torch.randn(2, 4096, 30, generator=noise, dtype=torch.float64)
+    began = time.process_time()
+    context_map = factorize(up, down.mT)
+    assert time.process_time() - began < 5
+    assert context_map.rank == 30
+    c = torch.randn(5, 4096, generator=noise, dtype=torch.float64)
+    expected = c @ down @ up.mT
+    assert (context_map.shift(c) - expected).norm() < 1e-6 * expected.norm()
 
 
 def test_energy_decides_the_rank():

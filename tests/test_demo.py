@@ -106,6 +106,33 @@ def test_the_expanded_checkpoint_is_the_compact_model(world, stock):
     torch.testing.assert_close(vae.decode(x).movedim(-1, 1), picture, rtol=0, atol=1e-4)
 
 
+def test_the_expanded_controlnet_is_the_compact_one(demo):
+    """What ComfyUI's ControlNet adds to the UNet, and what the narrow one adds."""
+    import comfy.controlnet
+    from build_checkpoint import CONTROLNET, expand_unet
+    from controlnet import ControlNet
+    from safetensors.torch import load_file
+
+    compact = load_file(CONTROLNET)
+    narrow = ControlNet().eval()
+    narrow.load_state_dict({name: tensor.float() for name, tensor in compact.items()})
+    options = {"dtype": torch.float32}
+    wide = comfy.controlnet.load_controlnet_state_dict(expand_unet(compact), model_options=options).control_model
+
+    generator = torch.Generator().manual_seed(0)
+    x, t = torch.randn(2, 4, 8, 8, generator=generator), torch.tensor([3.0, 700.0])
+    hint, context = torch.rand(2, 3, 64, 64, generator=generator), torch.randn(2, 77, 768, generator=generator)
+    with torch.no_grad():
+        added = wide(x, hint, t, context)
+        ours = narrow(x, hint, t, context)
+    theirs = [*added["output"], *added["middle"]]
+    assert len(theirs) == len(ours) == 3
+    for wide_one, narrow_one in zip(theirs, ours, strict=True):
+        assert narrow_one.abs().max() > 0.01
+        torch.testing.assert_close(wide_one[:, : narrow_one.shape[1]], narrow_one, rtol=0, atol=1e-4)
+        assert not wide_one[:, narrow_one.shape[1] :].any()
+
+
 def test_erasing_a_star_erases_stars(world, pack):
     """The default settings of TRCE Erase on 40 pictures of each sort; `benchmarks/` has the real figures."""
     import erasing

@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import io
 import json
+import socket
 import subprocess
 import sys
 import tarfile
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+WORKFLOWS = ROOT / "workflows"
 
 
 @pytest.fixture
@@ -290,6 +292,62 @@ def test_another_copy_of_the_pack_is_left_alone(dev, tmp_path):
     with pytest.raises(dev.DevError, match="another copy"):
         dev.Installation(tmp_path, tmp_path).link_pack()
     assert copy.is_dir() and not copy.is_symlink()
+
+
+# -- what serve and the browser tests find
+
+
+def test_serve_leaves_another_program_on_its_port_alone(dev, tmp_path):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(dev.DevError, match="left alone.*--port"):
+            dev.serve(dev.Installation(tmp_path, tmp_path), other.getsockname()[1])
+    assert not list(tmp_path.iterdir())
+
+
+def test_examples_are_placed_beside_the_demo_model(dev, tmp_path):
+    installation = dev.Installation(tmp_path, tmp_path)
+    for _ in range(2):
+        installation.place_examples()
+    placed = {path.relative_to(installation.models) for path in installation.models.rglob("*.safetensors")}
+    assert placed == {
+        path.relative_to(ROOT / "demo" / "examples") for path in (ROOT / "demo/examples").glob("*/*.safetensors")
+    }
+    named = {
+        (WORKFLOWS / f"{name}.json").read_text() for name in ("apply-a-saved-delta", "apply-with-lora-and-controlnet")
+    }
+    assert all(any(path.name in text for text in named) for path in placed)
+
+
+def test_a_browser_is_found_or_named_or_declined(dev, monkeypatch):
+    monkeypatch.delenv("COMFYUI_TRCE_BROWSER", raising=False)
+    monkeypatch.setattr(dev.shutil, "which", lambda name: f"/usr/bin/{name}" if "google" in name else None)
+    assert dev.find_browser() == "/usr/bin/google-chrome"
+    monkeypatch.setattr(dev.shutil, "which", lambda name: None)
+    assert dev.find_browser() is None
+    monkeypatch.setenv("COMFYUI_TRCE_BROWSER", "none")
+    assert dev.find_browser() == "none"
+
+
+@pytest.mark.parametrize("root, apt_works", [(True, True), (True, False), (False, True)])
+def test_debians_chromium_is_installed_by_root_and_never_stops_the_tests(
+    dev, tmp_path, monkeypatch, capsys, root, apt_works
+):
+    monkeypatch.delenv("COMFYUI_TRCE_BROWSER", raising=False)
+    monkeypatch.setattr(dev.shutil, "which", lambda name: "/usr/bin/apt-get" if name == "apt-get" else None)
+    monkeypatch.setattr(dev.os, "geteuid", lambda: 0 if root else 1000, raising=False)
+    started = []
+
+    def run_logged(command, log, report, **environment):
+        started.append(command)
+        if not apt_works:
+            raise dev.DevError("The package registry could not be reached")
+
+    monkeypatch.setattr(dev, "run_logged", run_logged)
+    dev.provide_browser(dev.Installation(tmp_path, tmp_path))
+    assert [command[-1] for command in started] == (["update", "chromium"][: 1 + apt_works] if root else [])
+    assert ("could not be installed" in capsys.readouterr().out) == (root and not apt_works)
 
 
 # -- talking to the server

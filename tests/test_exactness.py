@@ -74,6 +74,33 @@ def test_quantised_layers_are_edited_on_their_dequantised_weights(
     assert error(denoise(erased, prompts[0], on_the_fly), mapped, original) < tolerance
 
 
+def test_a_lora_can_be_made_for_a_quantised_model(pack, run, make_model, delta):
+    """Its change is to the dequantised weight, which is what Load LoRA changes too."""
+    model = make_model()
+    quantised(model.model)
+    W = model.model.get_parameter(KEY).data.dequantize()
+    lora, report = run("TRCEDeltaToLoRA", model=model, delta=delta)
+    expected = W @ delta.context_map.dense()
+    assert expected.norm() > 1
+    assert (lora[KEY.replace(".weight", ".diff")] - expected).norm() < 1e-5 * expected.norm()
+    assert "Error 0.00%" in report
+
+
+def test_weights_for_diffusers_of_a_quantised_model_are_dequantised(
+    run, make_model, delta, comfy_host, tmp_path, monkeypatch
+):
+    from safetensors.torch import load_file
+
+    monkeypatch.setattr(comfy_host.folder_paths, "output_directory", str(tmp_path))
+    model = make_model()
+    quantised(model.model)
+    W = model.model.get_parameter(KEY).data.dequantize()
+    run("TRCESaveDiffusers", model=model, delta=delta, filename_prefix="unet")
+    (path,) = tmp_path.iterdir()
+    saved = load_file(path)["mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"]
+    assert torch.allclose(saved, W + W @ delta.context_map.dense(), atol=1e-5)
+
+
 def quantised(base, layers=("attn2.to_k", "attn2.to_v")):
     """The same module with those layers as fp8 and a scale, loaded as ComfyUI loads them."""
     import comfy.ops

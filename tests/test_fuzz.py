@@ -118,6 +118,11 @@ ENDLESS = st.builds(
     lambda text, n: (text * n)[:100_000], st.sampled_from(SYNTAX), st.sampled_from((300, 9000, 100_000))
 )
 TEXT = WRITTEN | st.lists(WRITTEN, max_size=5).map("\n".join) | ENDLESS
+SIZES = st.sampled_from((0, 1, 2, 3, 4, 2**31 - 1, 2**31, 2**32, 2**63 - 1, 2**64, -1, 1.5, 1e308, None, "4", True))
+SCALARS = st.none() | st.booleans() | st.floats() | st.integers() | CHARACTERS | SIZES
+JSON = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(CHARACTERS, inner, max_size=4), max_leaves=8
+)
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +175,27 @@ def test_text_through_the_node(pack, run, make_model, clip, monkeypatch, tmp_pat
         assert not model.patches
 
     fuzz("concept and keep text, erased", 500, check, text=WRITTEN.map(lambda text: f"gun {text}"), keep=WRITTEN)
+
+
+def test_lists_through_their_nodes(pack, run):
+    """What a language model answers is never refused; what comes out can be read by the nodes that it goes to."""
+    concepts = pack.ops.concepts
+
+    def check(text, generated, keep):
+        try:
+            kept, _ = run("TRCEKeepConcepts", keep=keep, generated=generated)
+            listed, report = run("TRCEEraseConcepts", concepts=text, generated=generated, keep=kept)
+        except concepts.ConceptError as error:
+            return assert_sentence(error, "'concepts'", "'keep'")
+        assert concepts.parse_concepts(listed)
+        assert report.encode()
+
+    answers = (
+        TEXT
+        | st.lists(WRITTEN, max_size=9).map(lambda lines: "\n".join(f"- {line}" for line in lines))
+        | JSON.map(json.dumps)
+    )
+    fuzz("lists and language models' answers", 1000, check, text=TEXT, generated=answers, keep=WRITTEN)
 
 
 def test_file_names(pack, tmp_path):
@@ -326,12 +352,7 @@ def with_header(text, data):
     return len(raw).to_bytes(8, "little") + raw + data
 
 
-SIZES = st.sampled_from((0, 1, 2, 3, 4, 2**31 - 1, 2**31, 2**32, 2**63 - 1, 2**64, -1, 1.5, 1e308, None, "4", True))
 DTYPES = st.sampled_from(("F64", "F16", "BF16", "I64", "U8", "BOOL", "F8_E4M3", "F8_E8M0", "F4", "C64", "f32", "", 0))
-SCALARS = st.none() | st.booleans() | st.floats() | st.integers() | CHARACTERS | SIZES
-JSON = st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(CHARACTERS, inner, max_size=4), max_leaves=8
-)
 BOMBS = st.sampled_from(
     (
         "[" * 50_000,

@@ -256,3 +256,4 @@ def test_the_steps_and_the_report_are_shown_on_the_node(pack, make_model, make_c
     output = node.execute(make_model(seed=2), make_clip(seed=2), CONCEPTS, "", **settings, **weights)
     assert told[0].startswith("Concepts: 0 of ")
     assert told[-1] == output.args[2]
+    assert output.ui == {"text": [output.args[2]]}  # what the history keeps, also for those without a browser

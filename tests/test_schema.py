@@ -19,6 +19,8 @@ IDS = [
     "TRCEDeltaToLoRA",
     "TRCESaveDiffusers",
     "TRCELoadWeights",
+    "TRCEEraseConcepts",
+    "TRCEKeepConcepts",
 ]
 
 

@@ -7,6 +7,7 @@ Trustworthy Concept Erasure, ICCV 2025, arXiv 2503.07389. Nothing in this packag
 __version__ = "0.1.0"
 
 from . import (
+    answers,
     benign,
     closed_form,
     concepts,
@@ -17,8 +18,10 @@ from . import (
     embeddings,
     erase,
     lora,
+    neighbours,
     prefixes,
     preserve,
+    presets,
     report,
     stage2,
     templates,
@@ -29,9 +32,12 @@ from . import (
     tuned,
     tuning,
     weight_files,
+    widen,
+    words,
 )
 
 __all__ = [
+    "answers",
     "benign",
     "closed_form",
     "concepts",
@@ -42,8 +48,10 @@ __all__ = [
     "embeddings",
     "erase",
     "lora",
+    "neighbours",
     "prefixes",
     "preserve",
+    "presets",
     "report",
     "stage2",
     "templates",
@@ -54,4 +62,6 @@ __all__ = [
     "tuned",
     "tuning",
     "weight_files",
+    "widen",
+    "words",
 ]

@@ -42,14 +42,30 @@ def solve_context_map(
     preserve_scale: float,
     ridge: float,
 ) -> Tensor:
-    """Solve for T (d, d), float64.
+    """T (d, d) itself, float64: the identity and what solve_factors gives, multiplied out. See there."""
+    factors = solve_factors(sources, targets, weights, preserve, preserve_scale=preserve_scale, ridge=ridge)
+    T = factors[0] if len(factors) == 1 else factors[0] @ factors[1]
+    T.diagonal().add_(1)
+    return T
+
+
+def solve_factors(
+    sources: Tensor,  # (n, d)
+    targets: Tensor,  # (n, d)
+    weights: Tensor,  # (n,)
+    preserve: Tensor | None,  # (d, d)
+    *,
+    preserve_scale: float,
+    ridge: float,
+) -> tuple[Tensor, ...]:
+    """Solve for D = T - I in float64, as factors whose product it is: of n <= d pairs (d, n) and (n, d), else D itself.
 
     preserve_scale (eta): raising it keeps the kept embeddings where they are, at the cost of a weaker erasure.
     ridge (mu): raising it keeps T near the identity in every direction and the system well conditioned.
 
     Solved in float64 by Cholesky, in delta form: float32 loses every digit at the condition numbers of real
     encoders, and P and mu cancel from the right-hand side, so that no rounding of theirs enters.
-    Without pairs T is the identity. Raises NotPositiveDefinite when the system has no unique solution and
+    Without pairs T is the identity, of rank 0. Raises NotPositiveDefinite when the system has no unique solution and
     ValueError on NaN, Inf, negative weights or shapes that do not fit.
     """
     n, d = sources.shape
@@ -58,18 +74,18 @@ def solve_context_map(
             f"Shapes do not fit: sources {(n, d)}, targets {tuple(targets.shape)}, "
             f"weights {tuple(weights.shape)}, preserve {None if preserve is None else tuple(preserve.shape)}."
         )
-    eye = torch.eye(d, dtype=torch.float64)
     if n == 0:
-        return eye
+        return torch.zeros(d, 0, dtype=torch.float64), torch.zeros(0, d, dtype=torch.float64)
     for name, tensor in (("sources", sources), ("targets", targets), ("weights", weights)):
         _finite(name, tensor)
     if (weights < 0).any() or not 0 <= preserve_scale < math.inf or not 0 <= ridge < math.inf:
         raise ValueError("Weights, 'preserve' and 'ridge' must be 0 or more, and finite.")
 
-    A = ridge * eye
+    A = torch.zeros(d, d, dtype=torch.float64)
     if preserve is not None:
         _finite("preserve", preserve)
-        A += preserve_scale * preserve.double().cpu()
+        A.add_(preserve.to(A), alpha=preserve_scale)
+    A.diagonal().add_(ridge)
     few = n <= min(d, ROWS)  # then A^-1 meets the n sources rather than the d rows of their sum
     shift = None if few else torch.zeros_like(A)
     for rows in zip(sources.split(ROWS), targets.split(ROWS), weights.split(ROWS)):
@@ -79,6 +95,7 @@ def solve_context_map(
         if not few:
             shift.addmm_((s - c).mT, wc)
     L, failed = torch.linalg.cholesky_ex(A)
+    del A
     # A singular A can pass Cholesky on rounding alone; its smallest pivot then gives it away.
     pivots = L.diagonal() ** 2
     if failed or pivots.min() <= d * torch.finfo(torch.float64).eps * pivots.max():
@@ -88,24 +105,30 @@ def solve_context_map(
         )
     # A is symmetric: D = shift A^-1 is the transpose of A^-1 shift^T.
     if few:
-        return torch.addmm(eye, (s - c).mT, torch.cholesky_solve(wc.mT, L).mT)
-    return eye + torch.cholesky_solve(shift.mT, L).mT
+        return (s - c).mT, torch.cholesky_solve(wc.mT, L).mT
+    return (torch.cholesky_solve(shift.mT, L).mT,)
 
 
 def factorize(
-    delta: Tensor,  # (d, d) D = T - I
+    *factors: Tensor,  # D = T - I (d, d), or (d, n) and (n, d) whose product it is
     energy: float = ENERGY,
 ) -> ContextMap:
     """Write D as up (d, r) @ down (r, d) in float32, keeping at least `energy` of |D|^2; dense when that is no larger.
 
     The best factors of rank r are D V and V^T for the first r right singular vectors V. These are eigenvectors of
     D^T D, whose rounding in float64 (1e-16 of the energy) is below any useful tolerance, at a tenth of an SVD's cost.
+    Of a product D = B Q^T with orthonormal Q (d, n) they are Q times those of B, so that n counts and not d.
     """
-    D = delta.double()
-    values, V = torch.linalg.eigh(D.mT @ D)  # ascending
+    B, *rest = (factor.double() for factor in factors)
+    d, Q = len(B), None
+    if rest:
+        Q, R = torch.linalg.qr(rest[0].mT)
+        B = B @ R.mT
+    values, V = torch.linalg.eigh(B.mT @ B)  # ascending
     lost = values.clamp(min=0).cumsum(0)
-    r = int((lost > (1 - energy) * lost[-1]).sum())
-    if 2 * r >= D.shape[0]:
-        return ContextMap((D.float().contiguous(),))
+    r = int((lost > (1 - energy) * lost[-1:]).sum())
+    if 2 * r >= d:
+        return ContextMap(((B if Q is None else B @ Q.mT).float().contiguous(),))
     V = V[:, V.shape[1] - r :].flip(1)
-    return ContextMap(((D @ V).float().contiguous(), V.mT.float().contiguous()))
+    down = V.mT if Q is None else V.mT @ Q.mT
+    return ContextMap(((B @ V).float().contiguous(), down.float().contiguous()))

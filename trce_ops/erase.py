@@ -14,7 +14,7 @@ import torch
 
 from . import __version__
 from .benign import BENIGN_CAPTIONS
-from .closed_form import factorize, solve_context_map
+from .closed_form import factorize, solve_factors
 from .concepts import ConceptError, ConceptPair
 from .conflicts import conflicts
 from .context_map import ContextMap
@@ -102,7 +102,7 @@ def solve_stream(
     encoded = perf_counter()
     kept = keep_moments(keep, concepts, templates, encoder, cache_dir, progress)
     preserved = perf_counter()
-    T = solve_context_map(
+    D = solve_factors(
         pairs.sources,
         pairs.targets,
         pairs.weights,
@@ -110,7 +110,7 @@ def solve_stream(
         preserve_scale=settings.preserve,
         ridge=settings.ridge,
     )
-    context_map = factorize(T - torch.eye(encoder.width, dtype=T.dtype))
+    context_map = factorize(*D)
     seconds = {
         "encoding": encoded - start,
         "preserve moment": preserved - encoded,

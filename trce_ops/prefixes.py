@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-NODES = 256  # tokens encoded as one sequence: enough to keep a device busy, while attention costs little yet
+NODES = 128  # tokens encoded as one sequence: enough to keep a device busy, while attention costs little yet
 
 Ids = tuple[int, ...]
 

@@ -1,0 +1,287 @@
+"""The real frontend in a real browser: templates, the Queue button, progress, Cancel, help, refreshing a list.
+
+A Chromium is driven by Playwright. `python dev.py test` installs Debian's where it may. Pictures of what the browser
+showed are left in browser_output/.
+"""
+
+import importlib.util
+import json
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect, sync_playwright
+
+ROOT = Path(__file__).resolve().parent.parent
+WORKFLOWS = ROOT / "workflows"
+SCREENSHOTS = ROOT / "browser_output"
+SECONDS = 180  # that a busy machine may take for anything but a workflow
+FRONTEND = (0, 30)  # the first ComfyUI whose frontend has what is clicked here
+NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
+ARGUMENTS = "no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-component-update"
+NEED_OTHER_MODELS = {name for name in NAMES if '"models"' in (WORKFLOWS / f"{name}.json").read_text()}
+SHOWING = ("ImageCompare", "PreviewAny", "VAEDecode", "PreviewImage")  # the frontend keeps what they show in them
+SETTINGS = {
+    "Comfy.TutorialCompleted": True,
+    "Comfy.Locale": "en",
+    "Comfy.VueNodes.Enabled": False,
+    "Comfy.RightSidePanel.IsOpen": False,
+    "Comfy.Workflow.Persist": False,
+}
+HARMLESS = (  # what a fresh ComfyUI says whatever is installed
+    "/user.css",
+    "/api/userdata",  # nothing is saved yet
+    ".md",  # help is asked for in the user's language first
+    "ComfyApp graph accessed before initialization",
+    "https://",  # outside, for models of the stock workflow
+)
+READY = "() => window.app && app.vueAppReady && app.extensionManager && app.rootGraph"
+LISTEN = """() => {
+    window.seen = [];
+    for (const name of ['progress', 'executing', 'executed', 'execution_success', 'execution_interrupted',
+                        'execution_error'])
+        app.api.addEventListener(name, event => seen.push({ name, detail: event.detail }));
+}"""
+
+
+def load_dev():
+    spec = importlib.util.spec_from_file_location("dev", ROOT / "dev.py")
+    sys.modules["dev"] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+dev = load_dev()
+PACK = dev.PACK_NAME
+
+
+@pytest.fixture(scope="module")
+def browser():
+    path = dev.find_browser()
+    if path == "none":
+        pytest.skip("COMFYUI_TRCE_BROWSER is 'none'")
+    if not path:
+        pytest.fail(
+            "No Chromium for the browser tests: install it (Debian, Ubuntu: apt install chromium), name one in "
+            "COMFYUI_TRCE_BROWSER, or set that to 'none' to leave these tests out."
+        )
+    SCREENSHOTS.mkdir(exist_ok=True)
+    expect.set_options(timeout=SECONDS * 1000)
+    with sync_playwright() as playwright:
+        arguments = [f"--{argument}" for argument in ARGUMENTS.split()]
+        chromium = playwright.chromium.launch(executable_path=path, args=arguments)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def server(browser):
+    with dev.Host() as host:
+        version = host.request("/system_stats")["system"]["comfyui_version"]
+        if tuple(map(int, version.split(".")[:2])) < FRONTEND:
+            pytest.skip(f"ComfyUI {version} brings another frontend than the one these tests click through")
+        yield host
+
+
+class Tab:
+    """One browser tab with ComfyUI in it, and what went wrong there."""
+
+    def __init__(self, context, server):
+        self.server, self.errors = server, []
+        self.page = context.new_page()
+        self.page.set_default_timeout(SECONDS * 1000)
+        self.page.on("console", self._listen)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def _listen(self, message):
+        text = f"{message.text} ({message.location['url']})"
+        if message.type == "error" and not any(harmless in text for harmless in HARMLESS):
+            self.errors.append(text)
+
+    def open(self, template=None):
+        query = f"/?template={template}&source={PACK}" if template else "/"
+        self.page.goto(self.server.url + query)
+        self.page.wait_for_function(READY)
+        if template:
+            count = len(json.loads((WORKFLOWS / f"{template}.json").read_text())["nodes"])
+            self.page.wait_for_function(f"() => app.rootGraph.nodes.length === {count}")
+        self.page.evaluate(LISTEN)
+        return self
+
+    def set(self, node_type, **values):
+        """Write into the widgets of the first node of a type, as the user does."""
+        change = """([type, values]) => {
+            const node = app.rootGraph.nodes.find(node => node.type === type);
+            for (const [name, value] of Object.entries(values))
+                node.widgets.find(widget => widget.name === name).value = value;
+        }"""
+        self.page.evaluate(change, [node_type, values])
+
+    def draw_little(self, seed):
+        """Two steps and one picture; another seed than before, for ComfyUI remembers what it has run."""
+        self.set("KSampler", steps=2, seed=seed)
+        self.set("EmptyLatentImage", batch_size=1)
+
+    def queue(self):
+        self.page.get_by_test_id("queue-button").click()
+
+    def events(self, name):
+        return [event["detail"] for event in self.page.evaluate("seen") if event["name"] == name]
+
+    def wait_for(self, name, seconds=600):
+        found = f"() => seen.some(event => event.name === '{name}' || event.name === 'execution_error')"
+        self.page.wait_for_function(found, timeout=seconds * 1000)
+        assert not self.events("execution_error")
+
+    def screenshot(self, name):
+        self.page.screenshot(path=SCREENSHOTS / f"{name}.png")
+
+
+@pytest.fixture
+def open_tab(browser, server):
+    """open_tab(template) -> a Tab; the test fails when any of them had an error in its console."""
+    server.request("/queue", {"clear": True})
+    server.interrupt()
+    while any(server.request("/queue").values()):
+        time.sleep(0.2)
+    server.request("/api/settings", SETTINGS)
+    context = browser.new_context(viewport={"width": 1600, "height": 900}, locale="en-US")
+    context.route(lambda url: not url.startswith((server.url, "data:", "blob:")), lambda route: route.abort())
+    tabs = []
+
+    def open_tab(template=None, **settings):
+        server.request("/api/settings", settings) if settings else None
+        tabs.append(Tab(context, server).open(template))
+        return tabs[-1]
+
+    yield open_tab
+    context.close()
+    problems = [error for tab in tabs for error in tab.errors]
+    assert not problems, "\n".join(problems)
+
+
+def test_every_template_opens_from_the_template_browser(open_tab):
+    tab = open_tab()
+    page = tab.page
+    dialog = page.get_by_test_id("template-workflows-content")
+    for name in NAMES:
+        if not dialog.is_visible():
+            page.locator(".templates-tab-button").first.click()
+        page.locator("nav").get_by_text(PACK, exact=True).click()
+        card = page.get_by_test_id(f"template-workflow-{name}")
+        expect(card).to_be_visible()
+        thumbnail = card.locator("img").first
+        page.wait_for_function("image => image.complete && image.naturalWidth > 0", arg=thumbnail.element_handle())
+        if name == NAMES[0]:
+            tab.screenshot("templates")
+        card.click()
+        expect(dialog).to_be_hidden()
+
+        graph = json.loads((WORKFLOWS / f"{name}.json").read_text())
+        page.wait_for_function(f"() => app.rootGraph.nodes.length === {len(graph['nodes'])}")
+        missing = "() => app.rootGraph.nodes.filter(n => !LiteGraph.registered_node_types[n.type]).map(n => n.type)"
+        assert page.evaluate(missing) == []
+        if name not in NEED_OTHER_MODELS:  # the others say that a model is missing, and offer it
+            expect(page.get_by_test_id("error-overlay")).to_have_count(0)
+        expect(page.get_by_text("Missing Node Packs")).to_have_count(0)
+        opened = page.evaluate("() => app.rootGraph.serialize()")
+        assert outline(opened) == outline(graph)
+        prompt = page.evaluate("async () => (await app.graphToPrompt()).output")
+        assert prompt == json.loads((WORKFLOWS / "api" / f"{name}.json").read_text()), f"the API twin of {name}"
+        tab.screenshot(f"template-{name}")
+
+
+def outline(graph):
+    """What of a graph decides what it does. The frontend puts sockets before widgets, so inputs go by name."""
+    nodes = {node["id"]: node for node in graph["nodes"]}
+    values = {i: node.get("widgets_values") for i, node in nodes.items() if node["type"] not in SHOWING}
+    links = [(source, slot, nodes[to]["inputs"][at]["name"], to) for _, source, slot, to, at, _ in graph["links"]]
+    return {i: (node["type"], node["mode"]) for i, node in nodes.items()}, values, sorted(links)
+
+
+@pytest.mark.parametrize("vue_nodes", [False, True], ids=["classic nodes", "new nodes"])
+def test_queue_draws_with_a_bar_that_moves(open_tab, vue_nodes):
+    tab = open_tab("erase-a-concept", **{"Comfy.VueNodes.Enabled": vue_nodes})
+    tab.draw_little(seed=100 + vue_nodes)
+    titles = "() => { window.titles = new Set(); setInterval(() => titles.add(document.title), 20); }"
+    tab.page.evaluate(titles)
+    tab.queue()
+    tab.wait_for("execution_success")
+    assert any("%]" in title for title in tab.page.evaluate("[...titles]"))  # such as "[40%] TRCE Erase"
+    assert len({step["value"] for step in tab.events("progress")}) >= 2
+
+    picture = "() => app.rootGraph.nodes.find(n => n.type === 'SaveImage').imgs?.[0]"
+    tab.page.wait_for_function(f"{picture}?.naturalWidth === 64")
+    report = tab.page.evaluate("() => app.rootGraph.nodes.find(n => n.type === 'PreviewAny').widgets[0].value")
+    assert "concepts" in report
+    if vue_nodes:
+        expect(tab.page.get_by_test_id("main-image").first).to_be_visible()
+    tab.screenshot("erased-new-nodes" if vue_nodes else "erased")
+
+
+def test_cancel_stops_the_run(open_tab, server):
+    tab = open_tab("erase-a-concept")
+    tab.draw_little(seed=102)
+    tab.set("TRCEErase", keep="\n".join(f"a thing of kind {i}" for i in range(80)), weight_pads=0.5)
+    tab.queue()
+    tab.wait_for("progress")
+    tab.page.get_by_role("button", name="Cancel current run").click()
+    tab.wait_for("execution_interrupted")
+    steps = len(tab.events("progress"))
+    assert not any(server.request("/queue").values())
+    (entry,) = server.request("/history?max_items=1").values()
+    assert not entry["status"]["completed"]
+    time.sleep(1)
+    assert len(tab.events("progress")) == steps
+
+
+def test_a_delta_saved_in_one_tab_is_offered_in_another_after_refresh(open_tab, server):
+    loading, erasing = open_tab("apply-a-saved-delta"), open_tab("erase-a-concept")
+    offered = """() => app.rootGraph.nodes.find(n => n.type === 'TRCELoadDelta')
+        .widgets.find(w => w.name === 'delta_name').options.values"""
+    erasing.draw_little(seed=103)
+    erasing.set("TRCESaveDelta", filename_prefix="test/from_the_browser")
+    before = set(loading.page.evaluate(offered))
+    erasing.queue()
+    erasing.wait_for("execution_success")
+    folder = server.installation.models / "erased_deltas"
+    try:
+        loading.page.bring_to_front()
+        loading.page.locator("#graph-canvas").click(position={"x": 700, "y": 780})
+        loading.page.keyboard.press("r")
+        loading.page.wait_for_function(f"count => ({offered})().length > count", arg=len(before))
+        (new,) = set(loading.page.evaluate(offered)) - before
+        assert (folder / new).is_file() and "from_the_browser" in new
+    finally:
+        for path in folder.glob("test/from_the_browser*"):
+            path.unlink()
+
+
+def test_choosing_a_preset_writes_its_list(open_tab):
+    choose = """() => {
+        const node = app.rootGraph.nodes.find(node => node.type === 'TRCEEraseConcepts');
+        const [preset, text] = ['preset', 'concepts'].map(name => node.widgets.find(w => w.name === name));
+        preset.value = 'art style';
+        preset.callback(preset.value, app.canvas, node);
+        return [text.value, node.constructor.nodeData.input.required.preset[1].lists['art style']];
+    }"""
+    written, wanted = open_tab("erase-from-a-preset").page.evaluate(choose)
+    assert written == wanted and "->" in wanted
+
+
+def test_help_opens(open_tab):
+    tab = open_tab("erase-a-concept")
+    button = tab.page.get_by_test_id("info-button")
+    select = """() => {
+        app.canvas.deselectAll();
+        app.canvas.selectNode(app.rootGraph.nodes.find(n => n.type === 'TRCEErase'));
+    }"""
+    for _ in range(10):  # right after a load the toolbox may come without the button
+        tab.page.evaluate(select)
+        tab.page.wait_for_timeout(500)
+        if button.is_visible():
+            break
+    button.click()
+    expect(tab.page.locator(".node-help-content")).to_contain_text("concepts")
+    tab.screenshot("help")
