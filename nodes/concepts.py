@@ -17,6 +17,7 @@ from ..trce_ops.templates import mentions
 from ..trce_ops.widen import neighbour_pairs, target_of, widen, widen_keep
 from ..trce_ops.words import WORDS
 from . import host
+from .widgets import within_bounds
 
 OWN = "my own list"
 
@@ -126,6 +127,7 @@ class TRCEEraseConcepts(io.ComfyNode):
         )
 
     @classmethod
+    @within_bounds
     def execute(
         cls, preset, concepts, generated=None, clip=None, neighbours=3, min_likeness=0.5, keep=None
     ) -> io.NodeOutput:
@@ -235,6 +237,7 @@ class TRCEKeepConcepts(io.ComfyNode):
         )
 
     @classmethod
+    @within_bounds
     def execute(cls, preset, keep, generated=None, concepts=None, clip=None, neighbours=10) -> io.NodeOutput:
         node_id = cls.hidden.unique_id
         written = parse_keep(_text(keep, preset, KEEP_PRESETS))

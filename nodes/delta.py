@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from . import host
 from .erase import ErasedDelta
+from .widgets import within_bounds
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ class TRCEApplyDelta(io.ComfyNode):
         )
 
     @classmethod
+    @within_bounds
     def execute(cls, model, delta, strength, clip=None, allow_other_encoder=False) -> io.NodeOutput:
         erased = host.apply_delta(model, delta, strength)
         if clip is not None and host.text_fingerprint(clip, host.find_text_readers(model)) != delta.info.encoder:
@@ -104,6 +106,7 @@ class TRCESaveDelta(io.ComfyNode):
         )
 
     @classmethod
+    @within_bounds
     def execute(cls, delta, filename_prefix) -> io.NodeOutput:
         name = host.write_delta(delta, filename_prefix)
         host.show_text(cls.hidden.unique_id, f"Saved as {name}")
@@ -141,6 +144,7 @@ class TRCELoadDelta(io.ComfyNode):
         return host.delta_stamp(delta_name)
 
     @classmethod
+    @within_bounds
     def execute(cls, delta_name) -> io.NodeOutput:
         delta = host.read_delta(delta_name)
         concepts = ", ".join(pair.concept for pair in delta.info.concepts)

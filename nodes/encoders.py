@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from textwrap import shorten
 
 import comfy.clip_model
 import comfy.model_management
@@ -64,14 +63,12 @@ class ClipEncoder(EotEncoder):
         tokens = self.clip.tokenize(text, disable_weights=True)
         streams = {name: [tuple(token for token, _ in chunk) for chunk in tokens[name]] for name in self.encoders}
         if max(map(len, streams.values())) > 1:
-            raise TokenError(
-                f"'{shorten(text, 60)}' is longer than the {CHUNK - 2} tokens that fit in one prompt; shorten it."
-            )
+            raise TokenError(f"'{text[:60]}' is longer than the {CHUNK - 2} tokens that fit in one prompt; shorten it.")
         first, *others = ((name, chunk) for name, (chunk,) in streams.items())
         for name, ids in others:
             if ids != self._in_stream(first[1], name):
                 raise TokenError(
-                    f"'{shorten(text, 60)}' has other tokens in CLIP-{name.upper()} than in CLIP-{first[0].upper()}, "
+                    f"'{text[:60]}' has other tokens in CLIP-{name.upper()} than in CLIP-{first[0].upper()}, "
                     "so that its end of text stands in two places; connect a CLIP with one vocabulary."
                 )
         return first[1]

@@ -10,6 +10,7 @@ from ..trce_ops.tokens import TokenWeights
 from . import host
 from .denoiser import tunable
 from .tuning import CLOSED_FORM, show_curve, tune_settings, tuning_inputs
+from .widgets import within_bounds
 
 DEFAULTS = EraseSettings()
 
@@ -163,6 +164,7 @@ class TRCEErase(io.ComfyNode):
         )
 
     @classmethod
+    @within_bounds
     def execute(
         cls,
         model,

@@ -17,9 +17,8 @@ from torch import Tensor
 from ..trce_ops.delta import ErasedDelta
 from ..trce_ops.erase import StepProgress
 from ..trce_ops.file_names import portable_name
-from ..trce_ops.files import write_whole
 from ..trce_ops.weight_files import difference, differences, match, open_weights
-from .host import HostError, apply_delta
+from .host import HostError, apply_delta, write_numbered
 
 PREFIX = "diffusion_model."
 WEIGHTS_FOLDER = "diffusion_models"
@@ -138,9 +137,9 @@ def weight_file_stamp(name: str) -> tuple[int, int]:
 def write_diffusers(model, delta: ErasedDelta, prefix: str, progress: StepProgress) -> str:
     """The edited weights alone, under diffusers' names, in the output folder; the name of the file comes back.
 
-    In the type that MODEL's weights have. Never leaves the folder, never overwrites.
+    In the type that MODEL's weights have. Raises HostError.
     """
-    prefix = portable_name(prefix)
+    portable_name(prefix)  # before the work is done
     names = {key: name for name, key in diffusers_names(model).items()}
     base, tensors = base_weights(model), {}
     for key, W, changed, done, total in changed_weights(model, delta):
@@ -150,7 +149,4 @@ def write_diffusers(model, delta: ErasedDelta, prefix: str, progress: StepProgre
             tensors[names[key]] = changed.to("cpu", dtype).contiguous()
     if not tensors:
         raise HostError("The delta changes no weight of the connected 'model'; connect a delta that erases something.")
-    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
-    file = f"{name}_{counter:05}_.safetensors"
-    write_whole(os.path.join(folder, file), save(tensors, metadata={"format": "pt"}))
-    return os.path.join(subfolder, file)
+    return write_numbered(prefix, folder_paths.get_output_directory(), save(tensors, metadata={"format": "pt"}))

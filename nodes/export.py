@@ -6,6 +6,7 @@ from comfy_api.latest import io
 from ..trce_ops.lora import LoraSettings, make_lora
 from . import exchange, host
 from .erase import ErasedDelta
+from .widgets import within_bounds
 
 WHOLE, LOW_RANK = "whole (exact)", "low rank"
 COMFYUI, PORTABLE = "ComfyUI (every model)", "portable (SD1.x, SD2.x, SDXL)"
@@ -86,6 +87,7 @@ class TRCEDeltaToLoRA(io.ComfyNode):
         )
 
     @classmethod
+    @within_bounds
     def execute(cls, model, delta, form, energy, max_rank, spelling, precision) -> io.NodeOutput:
         node_id = cls.hidden.unique_id
         progress = host.node_progress(node_id)
@@ -137,6 +139,7 @@ class TRCESaveDiffusers(io.ComfyNode):
         )
 
     @classmethod
+    @within_bounds
     def execute(cls, model, delta, filename_prefix) -> io.NodeOutput:
         node_id = cls.hidden.unique_id
         name = exchange.write_diffusers(model, delta, filename_prefix, host.node_progress(node_id))

@@ -15,7 +15,8 @@ import comfy.utils
 import folder_paths
 from server import PromptServer
 
-from ..trce_ops.delta import ErasedDelta, load_delta, save_delta
+from ..trce_ops import files
+from ..trce_ops.delta import ErasedDelta, delta_bytes, load_delta
 from ..trce_ops.file_names import portable_name
 from .encoders import ClipEncoder, nearness_encoder, text_encoders, text_fingerprint
 from .patches import ContextMapPatch, apply_delta
@@ -39,6 +40,7 @@ __all__ = [
     "text_encoders",
     "text_fingerprint",
     "write_delta",
+    "write_numbered",
 ]
 
 DELTA_FOLDER = "erased_deltas"
@@ -106,10 +108,21 @@ def delta_stamp(name: str) -> tuple[int, int]:
 
 
 def write_delta(delta: ErasedDelta, prefix: str) -> str:
-    """Save under the next free number and return the name. Never leaves the deltas' folder, never overwrites."""
+    """Save in models/erased_deltas under the next free number and return the name."""
+    return write_numbered(prefix, folder_paths.get_folder_paths(DELTA_FOLDER)[0], delta_bytes(delta))
+
+
+def write_numbered(prefix: str, root: str, data: bytes) -> str:
+    """Save below `root` as the widget `filename_prefix` says, under the next free number, and return the name.
+
+    Never leaves the folder, never overwrites. Raises HostError and FileNameError; then nothing has been written.
+    """
     prefix = portable_name(prefix)
-    folder = folder_paths.get_folder_paths(DELTA_FOLDER)[0]
-    path, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, folder)
-    file = f"{name}_{counter:05}_.safetensors"
-    save_delta(delta, os.path.join(path, file))
-    return os.path.join(subfolder, file)
+    try:
+        folder, name, number, subfolder, _ = folder_paths.get_save_image_path(prefix, root)
+        return os.path.join(subfolder, files.write_numbered(folder, name, number, data))
+    except OSError as error:
+        raise HostError(
+            f"Nothing was saved in {root}: {error.strerror or error}. Make room or allow writing there, or change "
+            f"'filename_prefix' ({prefix!r})."
+        ) from error

@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from . import exchange, host
+from .widgets import within_bounds
 
 
 class TRCELoadWeights(io.ComfyNode):
@@ -62,6 +63,7 @@ class TRCELoadWeights(io.ComfyNode):
         return exchange.weight_file_stamp(weights_name), strength
 
     @classmethod
+    @within_bounds
     def execute(cls, model, weights_name, strength) -> io.NodeOutput:
         node_id = cls.hidden.unique_id
         progress = host.node_progress(node_id)

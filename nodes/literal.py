@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from textwrap import shorten
 
 from ..trce_ops.tokens import TokenError
 
@@ -11,7 +10,7 @@ from ..trce_ops.tokens import TokenError
 def check_literal(text: str) -> None:
     """Raises TokenError for a textual inversion: a delta has to be reproducible from the words it names."""
     if re.search(r"(^|\s)embedding:", text):
-        raise TokenError(f"'{shorten(text, 60)}' names a textual inversion ('embedding:'); write words instead.")
+        raise TokenError(f"'{text[:60]}' names a textual inversion ('embedding:'); write words instead.")
 
 
 def escape(text: str) -> str:

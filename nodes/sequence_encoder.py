@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..trce_ops.embeddings import Ids
-from ..trce_ops.tokens import Roles, TokenError, find_runs
+from ..trce_ops.tokens import Roles, TokenError, find_runs, written
 from .fingerprint import encoder_fingerprint
 from .literal import check_literal, escape
 from .readers import HostError
@@ -76,7 +76,7 @@ class SequenceEncoder:
         first, last = start + self.prefix, end - self.suffix
         found = ()
         if keyword:  # written differently at the beginning and within a sentence
-            ways = [self._content(self.tokenize(text)) for text in (keyword, f" {keyword}")]
+            ways = [written(keyword, self._content(self.tokenize(text))) for text in (keyword, f" {keyword}")]
             found = tuple(first + i for i in find_runs(ids[first:last], *ways))
         # A template is cut off from its beginning, and what is left to cut from its end.
         offset = min(max(self.cut, 0), start + self.prefix)

@@ -79,7 +79,7 @@ def test_what_mentions_the_concept_is_not_kept(pack, encoder, monkeypatch):
     """Neither an everyday caption nor a sentence around the keep list may hold on to the concept itself."""
     erase, moment = pack.module.trce_ops.erase, pack.module.trce_ops.preserve.keep_moment
     monkeypatch.setattr(erase, "BENIGN_CAPTIONS", ("a cat", "a red dog", "two boats"))
-    monkeypatch.setattr(erase, "TEMPLATES", ("{}", "a dog and {}", "a red {bare}"))
+    monkeypatch.setattr(pack.module.trce_ops.templates, "TEMPLATES", ("{}", "a dog and {}", "a red {bare}"))
     asked = []
     monkeypatch.setattr(erase, "keep_moment", lambda captions, *rest: asked.append(captions) or moment(captions, *rest))
     pairs = pack.ops.concepts.parse_concepts("a dog -> a cat")

@@ -563,3 +563,56 @@ def test_the_delta_holds_what_was_trained_on_the_text_as_stage_1_leaves_it(delta
     applied = denoise(x, sigma, context, stage_2(denoise.weights, tuning.tuned, delta.context_map.dense()))
     assert (denoise(x, sigma, context, {}) - applied).abs().max() > 1e-3
     torch.testing.assert_close(applied, in_training, rtol=1e-4, atol=1e-4)
+
+
+class Enough(BaseException):
+    """A run that is long enough to be seen to run."""
+
+
+@pytest.mark.parametrize(
+    ("knob", "ends"),
+    [
+        ("steps", (0, 10000)),
+        ("learning_rate", (0.0, 1.0)),
+        ("goal", (0.0, 5.0)),
+        ("beta", (0.0, 100.0)),
+        ("margin", (0.0, 10.0)),
+        ("preserve", (0.0, 100000.0)),
+        ("reach", (0.0, 1.0)),
+        ("unconditional", (0.0, 1.0)),
+        ("early", (0.05, 1.0)),
+        ("rank", (0, 256)),
+        ("trajectories", (1, 1000)),
+        ("batch", (1, 64)),
+        ("seed", (0, 0xFFFFFFFF)),
+    ],
+)
+@pytest.mark.parametrize("loss", ["tau", "hinge"])
+def test_every_knob_works_at_both_ends_of_its_widget(delta, encoder, model, knob, ends, loss):
+    for value in ends:
+        told = []
+
+        def progress(*step, told=told):
+            told.append(step)
+            if len(told) > 40:
+                raise Enough
+
+        settings = replace(SMALL, **{"loss": loss, "steps": 3, knob: value})
+        try:
+            tuning = tune(delta, encoder, model, settings, progress=progress)
+        except TuningError as error:
+            assert "'tune_" in str(error)
+        except Enough:
+            assert knob in ("steps", "trajectories")
+        else:
+            assert len(tuning.losses) == settings.steps
+            assert all(factor.isfinite().all() for change in tuning.tuned.values() for factor in change.factors)
+
+
+@pytest.mark.parametrize(
+    "knob", ["learning_rate", "goal", "beta", "margin", "preserve", "reach", "unconditional", "early", "steps"]
+)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
+def test_settings_that_are_no_number_are_refused_by_name(delta, encoder, model, knob, value):
+    with pytest.raises(TuningError, match=f"'tune_{knob}' is"):
+        tune(delta, encoder, model, replace(SMALL, **{knob: value}))

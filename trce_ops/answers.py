@@ -161,5 +161,5 @@ def _before_explanation(text: str) -> str:
 
 def _tidy(text: str) -> str:
     """Without markup, comment signs, quotes and closing punctuation, in single spaces."""
-    text = re.sub(r"\*\*|__|[`#|<>\x00-\x1f\x7f]", " ", text)
+    text = re.sub(r"\*\*|__|[`#|<>\x00-\x1f\x7f-\x9f\ud800-\udfff]", " ", text)
     return " ".join(text.split()).strip(" *_\"“”„«»\u300c\u300d'‘’,;.!?:[]{}\\")

@@ -13,6 +13,8 @@ same T for every projection that reads the text, since W factors out of both sid
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -76,8 +78,8 @@ def solve_factors(
         return torch.zeros(d, 0, dtype=torch.float64), torch.zeros(0, d, dtype=torch.float64)
     for name, tensor in (("sources", sources), ("targets", targets), ("weights", weights)):
         _finite(name, tensor)
-    if (weights < 0).any() or preserve_scale < 0 or ridge < 0:
-        raise ValueError("Weights, 'preserve' and 'ridge' must be 0 or more.")
+    if (weights < 0).any() or not 0 <= preserve_scale < math.inf or not 0 <= ridge < math.inf:
+        raise ValueError("Weights, 'preserve' and 'ridge' must be 0 or more, and finite.")
 
     A = torch.zeros(d, d, dtype=torch.float64)
     if preserve is not None:

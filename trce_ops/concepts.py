@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 MAX_LINES = 256
 MAX_LINE_LENGTH = 300
 ARROW = "->"
+NO_TEXT = ("Cc", "Cs")  # Unicode's control characters, and halves of characters
 OR = "|"  # between names of one concept
 COMMENT = re.compile(r"(^|\s)#.*")  # not the # inside a word, as in "C#"
 
@@ -26,8 +28,8 @@ class ConceptPair:
 
 
 def _lines(text: str, widget: str) -> list[tuple[int, str]]:
-    """Numbered lines with `#` comments and blank lines taken out."""
-    lines = [(number, COMMENT.sub("", line).strip()) for number, line in enumerate(text.splitlines(), 1)]
+    """Numbered lines with `#` comments, blank lines and needless spaces taken out."""
+    lines = [(number, " ".join(COMMENT.sub("", line).split())) for number, line in enumerate(text.splitlines(), 1)]
     lines = [(number, line) for number, line in lines if line]
     if len(lines) > MAX_LINES:
         raise ConceptError(f"'{widget}' has {len(lines)} lines; at most {MAX_LINES} are accepted. Shorten '{widget}'.")
@@ -36,6 +38,10 @@ def _lines(text: str, widget: str) -> list[tuple[int, str]]:
             raise ConceptError(
                 f"Line {number} of '{widget}' is {len(line)} characters long; at most {MAX_LINE_LENGTH} are accepted. "
                 "Shorten that line."
+            )
+        if found := next((c for c in line if unicodedata.category(c) in NO_TEXT), None):
+            raise ConceptError(
+                f"Line {number} of '{widget}' holds the character U+{ord(found):04X}, which is no text. Delete it."
             )
     return lines
 
@@ -46,11 +52,11 @@ def parse_concepts(text: str) -> tuple[ConceptPair, ...]:
     `gun | pistol -> an umbrella` is short for a line for each name.
     A concept that is listed twice with the same target counts once.
     Raises ConceptError, naming the line, for no concepts at all, a missing concept, two arrows,
-    a concept mapped onto itself, two targets for one concept, or too much text.
+    a concept mapped onto itself, two targets for one concept, too much text, or characters that are no text.
     """
     pairs: dict[str, ConceptPair] = {}
     for number, line in _lines(text, "concepts"):
-        parts = [" ".join(part.split()) for part in line.split(ARROW)]
+        parts = [part.strip() for part in line.split(ARROW)]
         if len(parts) > 2:
             raise ConceptError(
                 f"Line {number} of 'concepts' has more than one '{ARROW}'; write 'concept {ARROW} safe'."
@@ -84,7 +90,7 @@ def parse_concepts(text: str) -> tuple[ConceptPair, ...]:
 
 def parse_keep(text: str) -> tuple[str, ...]:
     """Read the keep widget: one caption per line, each once, in order. Raises ConceptError on too much text."""
-    return tuple(dict.fromkeys(" ".join(line.split()) for _, line in _lines(text, "keep")))
+    return tuple(dict.fromkeys(line for _, line in _lines(text, "keep")))
 
 
 def format_concepts(pairs: Iterable[ConceptPair]) -> str:

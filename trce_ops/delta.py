@@ -7,7 +7,8 @@ T5) and `llama_map`. Of a tuned erasure also, per projection (tuned.py), either 
 `tuned.<module>.lora_up` (out, r) and `tuned.<module>.lora_down` (r, in).
 `__metadata__`, all strings: format, version, method, family, space (embedding, or post-norm for maps behind the norm
 that the model puts its text through first), encoder (fingerprint of the text encoder, and of that norm), pack_version,
-and as JSON: settings, concepts ([[concept, safe], ...]), keep ([caption, ...]), measured ({figure: number}).
+sha256 (files.checksum of all the rest; files without one are read too), and as JSON: settings, concepts
+([[concept, safe], ...]), keep ([caption, ...]), measured ({figure: number}).
 """
 
 from __future__ import annotations
@@ -23,14 +24,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .concepts import ConceptPair
+from .concepts import MAX_LINE_LENGTH, MAX_LINES, ConceptPair
 from .context_map import ContextMap
-from .files import write_whole
+from .files import CHECKSUM, brief, checksum, write_whole
 from .tuned import Tuned, WeightChange
 
 FORMAT = "trce.erased_delta"
 VERSION = "1"
 MAX_HEADER = 1 << 22  # bytes: the longest lists that the widgets take fit
+MAX_BYTES = 1 << 33  # of the file: whole matrices for all attention of SDXL fit
+MAX_NAME = 200  # characters of the short texts in the metadata
 MAX_WIDTH = 16384
 
 KINDS = ("context", "pooled", "clip", "llama")  # of text, each with a map of its own; only the first must be there
@@ -72,6 +75,11 @@ class ErasedDelta:
 
 def save_delta(delta: ErasedDelta, path: str | os.PathLike) -> None:
     """Write `delta` whole or not at all; equal deltas give equal bytes. Raises OSError."""
+    write_whole(path, delta_bytes(delta))
+
+
+def delta_bytes(delta: ErasedDelta) -> bytes:
+    """The file that `delta` makes."""
     info = delta.info
     metadata = {
         "format": FORMAT,
@@ -92,7 +100,12 @@ def save_delta(delta: ErasedDelta, path: str | os.PathLike) -> None:
     for module, change in sorted(delta.tuned.items()):
         parts = TUNED_DENSE if len(change.factors) == 1 else TUNED_FACTORS
         tensors.update((f"tuned.{module}.{part}", factor) for part, factor in zip(parts, change.factors))
-    write_whole(path, _pack(tensors, metadata))
+    return _pack(tensors, {**metadata, CHECKSUM: _checksum(tensors, metadata)})
+
+
+def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    rest = {key: text for key, text in metadata.items() if key != CHECKSUM}
+    return checksum(tensors, json.dumps(rest, sort_keys=True))
 
 
 def _pack(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
@@ -113,18 +126,21 @@ def load_delta(path: str | os.PathLike) -> ErasedDelta:
     try:
         return _load(path)
     except DeltaError as error:
-        raise DeltaError(f"'{path.name}' cannot be used: {error}") from None
+        raise DeltaError(f"'{path.name}' cannot be used: {brief(error)}") from None
     except (SafetensorError, OSError) as error:
         raise DeltaError(
-            f"'{path.name}' cannot be read as a safetensors file; save or download it again ({error})."
+            f"'{path.name}' cannot be read as a safetensors file; save or download it again ({brief(error)})."
         ) from None
 
 
 def _load(path: Path) -> ErasedDelta:
     with path.open("rb") as file:
         header = int.from_bytes(file.read(8), "little")
-    if MAX_HEADER < header <= path.stat().st_size:
+    size = path.stat().st_size
+    if MAX_HEADER < header <= size:
         raise DeltaError(f"its header has {header} bytes, more than the {MAX_HEADER} a delta may have.")
+    if size > MAX_BYTES:
+        raise DeltaError(f"it has {size} bytes, more than the {MAX_BYTES} a delta may have.")
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         if metadata.get("format") != FORMAT:
@@ -145,13 +161,15 @@ def _load(path: Path) -> ErasedDelta:
         tuned_names = _tuned_names(changed, shape)
         if {file.get_slice(name).get_dtype() for name in file.keys()} != {"F32"}:
             raise DeltaError("its tensors are not float32.")
-        # clone: not tied to the open file
-        maps, tuned = (
-            {key: kind(tuple(file.get_tensor(name).clone() for name in parts)) for key, parts in names.items()}
-            for kind, names in ((ContextMap, map_names), (WeightChange, tuned_names))
-        )
-    if not all(torch.isfinite(factor).all() for part in (*maps.values(), *tuned.values()) for factor in part.factors):
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # clone: not tied to the open file
+    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
         raise DeltaError("it holds NaN or Inf; erase again and save.")
+    if CHECKSUM in metadata and metadata[CHECKSUM] != _checksum(tensors, metadata):
+        raise DeltaError("it has been damaged or edited since it was saved: its checksum differs; download it again.")
+    maps, tuned = (
+        {key: kind(tuple(tensors[name] for name in parts)) for key, parts in names.items()}
+        for kind, names in ((ContextMap, map_names), (WeightChange, tuned_names))
+    )
     return ErasedDelta(maps.pop(KINDS[0]), info, tuned, maps)
 
 
@@ -219,15 +237,24 @@ def _info(metadata: Mapping[str, str]) -> DeltaInfo:
             measured=dict(measured),
             space=metadata.get("space", SPACES[0]),  # files of before know no other
         )
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        texts = [text for pair in info.concepts for text in (pair.concept, pair.safe)] + list(info.keep)
+        names = [info.family, info.encoder, info.method, info.pack_version]
+        for text in (*texts, *names):
+            text.encode()
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise DeltaError(f"its metadata does not describe an erasure ({type(error).__name__}: {error}).") from None
     if info.space not in SPACES:
         raise DeltaError(f"its maps act in the space {info.space!r}; this pack knows {' and '.join(SPACES)}.")
-    texts = [text for pair in info.concepts for text in vars(pair).values()] + list(info.keep)
     if (
         not all(isinstance(text, str) for text in texts)
         or not all(isinstance(value, (int, float, str)) for value in info.settings.values())
         or not all(isinstance(number, (int, float)) for number in info.measured.values())
     ):
         raise DeltaError("its metadata does not describe an erasure (a text or number is of the wrong kind).")
+    if (
+        max(len(info.concepts), len(info.keep), len(info.settings), len(info.measured)) > MAX_LINES
+        or max(map(len, texts), default=0) > MAX_LINE_LENGTH
+        or max(map(len, names)) > MAX_NAME
+    ):
+        raise DeltaError("its metadata is longer than that of any erasure.")
     return info

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .prefixes import PrefixEncoder, prefix_trees
 from .templates import PromptPair
-from .tokens import Roles, TokenError, TokenWeights, content, locate
+from .tokens import Roles, TokenError, TokenWeights, content, locate, written
 
 BATCH = 32
 
@@ -53,7 +53,8 @@ class EotEncoder:
         return len(ids)
 
     def locate(self, ids: Ids, keyword: str = "") -> Roles:
-        return locate(ids, content(self.tokenize(keyword), self.eot_id) if keyword else (), self.eot_id)
+        keyword_ids = written(keyword, content(self.tokenize(keyword), self.eot_id)) if keyword else ()
+        return locate(ids, keyword_ids, self.eot_id)
 
 
 class Pooled:

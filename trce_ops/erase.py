@@ -15,13 +15,14 @@ import torch
 from . import __version__
 from .benign import BENIGN_CAPTIONS
 from .closed_form import factorize, solve_factors
-from .concepts import ConceptPair
+from .concepts import ConceptError, ConceptPair
+from .conflicts import conflicts
 from .context_map import ContextMap
 from .delta import DeltaInfo, ErasedDelta
 from .embeddings import EmbeddingPairs, TextEncoder, embed_pairs
 from .preserve import Kept, keep_moment
 from .report import Report, kept_ratio, mean_by, moved_ratios
-from .templates import PLAIN, TEMPLATES, PromptPair, expand, fill, mentions
+from .templates import PromptPair, expand, fill, mentions, sentences
 from .tokens import TokenError, TokenWeights
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,11 @@ def keep_moments(
     """
     everyday = keep_moment(BENIGN_CAPTIONS, encoder, cache_dir, partial(progress, "Everyday captions"))
     if named := [row for row, caption in enumerate(BENIGN_CAPTIONS) if mentions(caption, concepts)]:
+        if len(named) == len(BENIGN_CAPTIONS):
+            raise ConceptError(
+                "'concepts' names words that every everyday caption has, so that nothing would be left to keep; name "
+                "things instead of words such as 'a' and 'in'."
+            )
         captions = [BENIGN_CAPTIONS[row] for row in named]
         everyday = everyday.without(named, keep_moment(captions, encoder, None, partial(progress, "Everyday captions")))
     kept = {EVERYDAY: everyday}
@@ -132,11 +138,10 @@ def erase(
     space: said in the delta; see there.
     P is the mean of the everyday captions' moment and the keep list's, so that a short list counts as much as
     the captions do. The same inputs give the same delta, bit for bit, on one machine.
-    Raises TokenError and NotPositiveDefinite (both ValueError), and whatever `progress` raises to cancel.
+    Raises TokenError, ConceptError and NotPositiveDefinite (all ValueError), and whatever `progress` raises to cancel.
     """
     names = [pair.concept for pair in concepts]
-    # a sentence that has the concept in it already would ask to keep it
-    templates = [t for t in (TEMPLATES if settings.templates else PLAIN) if not mentions(t, names)]
+    templates = sentences(names, settings.templates)
     prompts = expand(concepts, templates)
 
     def solve(encoder: TextEncoder, weights: TokenWeights) -> Solved:
@@ -152,15 +157,17 @@ def erase(
     for kind, other in others.items():
         moved.update(mean_by(moved_ratios(other.context_map, other.pairs), [kind] * len(other.pairs), [kind]))
         kept[kind] = kept_ratio(other.context_map, other.kept[EVERYDAY].samples.flatten(0, 1))
+    moved_concepts = mean_by(ratios, pairs.concepts, dict.fromkeys(pairs.concepts))
     report = Report(
         prompts=len(prompts),
         pairs=len(pairs),
         width=context_map.width,
         rank=context_map.rank,
         moved=moved,
-        moved_concepts=mean_by(ratios, pairs.concepts, dict.fromkeys(pairs.concepts)),
+        moved_concepts=moved_concepts,
         kept=kept,
         seconds={step: sum(part.seconds[step] for part in (main, *others.values())) for step in main.seconds},
+        conflicts=conflicts(concepts, keep, moved_concepts),
     )
     info = DeltaInfo(
         family=family,

@@ -16,15 +16,14 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
 from .embeddings import Progress, TextEncoder, encode_batches
-from .files import write_whole
+from .files import load_checked, save_checked
 
 log = logging.getLogger(__name__)
 
-VERSION = 2  # of the cache file; a change in what is computed raises it
+VERSION = 3  # of the cache file; a change in what is computed raises it
 CACHE_FILES = 32  # the least recently used ones beyond these are removed
 
 
@@ -77,11 +76,10 @@ def _compute(captions: Sequence[str], encoder: TextEncoder, progress: Progress) 
 
 def _read(path: Path, width: int) -> Kept | None:
     try:
-        kept = Kept(**load_file(path))
+        kept = Kept(**load_checked(path))
         sound = kept.moment.shape == (width, width) and kept.samples.shape[1:] == (2, width)
         if not sound or not all(tensor.isfinite().all() for tensor in vars(kept).values()):
             raise ValueError("its content does not fit")
-        os.utime(path)
         return kept
     except FileNotFoundError:
         return None
@@ -92,7 +90,7 @@ def _read(path: Path, width: int) -> Kept | None:
 
 def _write(path: Path, kept: Kept) -> None:
     try:
-        write_whole(path, save(dict(vars(kept))))
+        save_checked(path, vars(kept))
         newest_first = sorted(path.parent.glob("preserve_*.safetensors"), key=os.path.getmtime, reverse=True)
         for old in newest_first[CACHE_FILES:]:
             old.unlink(missing_ok=True)

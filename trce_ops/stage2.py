@@ -21,7 +21,7 @@ from . import __version__, tuning_cache
 from .benign import BENIGN_CAPTIONS, COMPARISONS
 from .delta import ErasedDelta
 from .embeddings import Ids, TextEncoder, encode_batches
-from .templates import PLAIN, TEMPLATES, expand, fill, mentions
+from .templates import expand, fill, mentions, sentences
 from .texts import Texts
 from .tokens import CHUNK
 from .trajectories import Denoiser, Predictor
@@ -108,7 +108,7 @@ def encode_prompts(
     """
     info = delta.info
     names = [pair.concept for pair in info.concepts]
-    templates = [t for t in (TEMPLATES if info.settings["templates"] else PLAIN) if not mentions(t, names)]
+    templates = sentences(names, info.settings["templates"])
     pairs = draw_in_turn([expand([pair], templates) for pair in info.concepts], settings.trajectories, generator)
     listed = [[fill(template, line)[0] for template in templates] for line in info.keep]
     captions = ([text for text in texts if not mentions(text, names)] for texts in (BENIGN_CAPTIONS, COMPARISONS))

@@ -71,6 +71,11 @@ def fill(template: str, text: str) -> tuple[str, str]:
     return template.format(slotted, bare=slotted), slotted
 
 
+def sentences(concepts: Sequence[str], templates: bool) -> list[str]:
+    """The templates for these concepts; one that has a concept in it already would ask to keep it."""
+    return [t for t in (TEMPLATES if templates else PLAIN) if not mentions(fill(t, "")[0], concepts)]
+
+
 def expand(pairs: Iterable[ConceptPair], templates: Sequence[str] = TEMPLATES) -> tuple[PromptPair, ...]:
     """Put every pair into every template, each prompt pair once, in a fixed order.
 

@@ -62,6 +62,13 @@ def content(token_ids: Sequence[int], eot_id: int) -> tuple[int, ...]:
     return tuple(token_ids[1 : first_eot(token_ids, eot_id)])
 
 
+def written(keyword: str, ids: Sequence[int]) -> tuple[int, ...]:
+    """The ids of a keyword. Raises TokenError when there are none: the encoder leaves some characters out."""
+    if keyword and not ids:
+        raise TokenError(f"The text encoder reads nothing in {keyword!r}; write words.")
+    return tuple(ids)
+
+
 def find_runs(token_ids: Sequence[int], *runs: Sequence[int]) -> tuple[int, ...]:
     """Positions of every occurrence of the runs, which are the ways to write one keyword; () for an empty keyword.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from .tuned import TRAINED
@@ -106,8 +107,15 @@ def check(settings: TuneSettings) -> None:
         ("tune_rank", settings.rank, 0),
         ("tune_trajectories", settings.trajectories, 1),
         ("tune_batch", settings.batch, 1),
+        ("tune_resolution", settings.resolution, 1),
+        ("tune_learning_rate", settings.learning_rate, 0),
+        ("tune_goal", settings.goal, 0),
+        ("tune_beta", settings.beta, 0),
+        ("tune_margin", settings.margin, 0),
+        ("tune_preserve", settings.preserve, 0),
     ):
-        if given < least:
+        if not least <= given < math.inf:
             raise TuningError(f"'{widget}' is {given}; it must be {least} or more.")
-    if not 0 <= settings.reach <= 1:
-        raise TuningError(f"'tune_reach' is {settings.reach}; it must be between 0 and 1.")
+    for widget in ("reach", "unconditional", "early"):
+        if not 0 <= getattr(settings, widget) <= 1:
+            raise TuningError(f"'tune_{widget}' is {getattr(settings, widget)}; it must be between 0 and 1.")

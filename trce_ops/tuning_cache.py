@@ -8,15 +8,14 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 
-from .files import write_whole
+from .files import load_checked, save_checked
 from .tuned import WeightChange
 from .tuning import Tuning
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # a change in what is computed raises it
+VERSION = 2  # a change in what is computed raises it
 FILES = 32  # the least recently used ones beyond these, or beyond MAX_BYTES, are removed
 MAX_BYTES = 1 << 30
 
@@ -31,7 +30,7 @@ def path(folder: str | os.PathLike, key: str) -> Path:
 def read(path: Path) -> Tuning | None:
     """The tuning in the file, or None when there is none that can be used."""
     try:
-        tensors = load_file(path)
+        tensors = load_checked(path)
         curves = {name: tuple(tensors.pop(name).tolist()) for name in CURVES}
         data_evaluations, train_evaluations = tensors.pop("evaluations").tolist()
         if not all(tensor.isfinite().all() for tensor in tensors.values()):
@@ -40,7 +39,6 @@ def read(path: Path) -> Tuning | None:
         for module in dict.fromkeys(name.rpartition(".")[0] for name in tensors):
             names = PARTS[1 if f"{module}.diff" in tensors else 2]
             tuned[module] = WeightChange(tuple(tensors[f"{module}.{name}"] for name in names))
-        os.utime(path)
         return Tuning(tuned, **curves, data_evaluations=data_evaluations, train_evaluations=train_evaluations)
     except FileNotFoundError:
         return None
@@ -57,7 +55,7 @@ def write(path: Path, tuning: Tuning) -> None:
         names = PARTS[len(change.factors)]
         tensors.update((f"{module}.{name}", factor) for name, factor in zip(names, change.factors))
     try:
-        write_whole(path, save(tensors))
+        save_checked(path, tensors)
         newest_first = sorted(path.parent.glob("tuned_*.safetensors"), key=os.path.getmtime, reverse=True)
         size = 0
         for number, file in enumerate(newest_first):

@@ -11,6 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from .files import brief
+
 MAX_HEADER = 1 << 24  # bytes; that of a whole SDXL UNet has a fiftieth of it
 PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 SUFFIXES = (".safetensors", ".sft")
@@ -66,10 +68,10 @@ def open_weights(path: str | os.PathLike) -> Iterator[WeightFile]:
         with safe_open(path, framework="pt") as file:
             yield WeightFile(file)
     except WeightFileError as error:
-        raise WeightFileError(f"'{path.name}' cannot be used: {error}") from None
+        raise WeightFileError(f"'{path.name}' cannot be used: {brief(error)}") from None
     except (SafetensorError, OSError) as error:
         raise WeightFileError(
-            f"'{path.name}' cannot be read as a safetensors file; save or download it again ({error})."
+            f"'{path.name}' cannot be read as a safetensors file; save or download it again ({brief(error)})."
         ) from None
 
 
