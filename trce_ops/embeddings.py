@@ -7,8 +7,9 @@ as the only role that is a twentieth of the full 77 positions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -151,9 +152,21 @@ def same_place(p: int, source: Roles, target: Roles) -> int:
 def embed_pairs(
     prompts: Sequence[PromptPair], encoder: TextEncoder, weights: TokenWeights, progress: Progress = lambda *_: None
 ) -> EmbeddingPairs:
-    """Encode the prompts and pair their tokens by role; prompts with the same ids are encoded and counted once.
+    """Encode the prompts and pair their tokens by role, as much as each role weighs; see embed_positions."""
+    return embed_positions(prompts, encoder, partial(pair_positions, weights=weights), progress)
 
-    Raises TokenError, naming the concept, for a prompt longer than one chunk.
+
+def embed_positions(
+    prompts: Sequence[PromptPair],
+    encoder: TextEncoder,
+    positions: Callable[[Roles, Roles], Iterable[tuple[str, int, int, float]]],
+    progress: Progress = lambda *_: None,
+    widget: str = "concepts",
+) -> EmbeddingPairs:
+    """Encode the prompts and pair the tokens that `positions` says of source and target, as pair_positions does.
+
+    Prompts with the same ids are encoded and counted once. Raises TokenError, naming the widget and the line, for a
+    prompt longer than one chunk.
     """
     slots: dict[Ids, list[tuple[int, int]]] = {}  # ids -> (row of the table, position)
     columns: list[tuple[str, str, float]] = []
@@ -167,8 +180,8 @@ def embed_pairs(
             source_roles = encoder.locate(source, prompt.keyword)
             target_roles = encoder.locate(target, prompt.safe_keyword)
         except TokenError as error:
-            raise TokenError(f"The line of '{prompt.concept}' in 'concepts' cannot be used. {error}") from None
-        for role, p, q, weight in pair_positions(source_roles, target_roles, weights):
+            raise TokenError(f"The line of '{prompt.concept}' in '{widget}' cannot be used. {error}") from None
+        for role, p, q, weight in positions(source_roles, target_roles):
             slots.setdefault(source, []).append((2 * len(columns), p))
             slots.setdefault(target, []).append((2 * len(columns) + 1, q))
             columns.append((role, prompt.concept, weight))

@@ -27,7 +27,7 @@ from .tokens import CHUNK
 from .trajectories import Denoiser, Predictor
 from .tune_settings import QUICK, TuneSettings, check
 from .tuned import Trained, choose
-from .tuning import Contexts, StepProgress, Tuning, collect, draw_plans, train
+from .tuning import Contexts, Objective, StepProgress, Tuning, collect, draw_plans, terms, train
 
 log = logging.getLogger(__name__)
 
@@ -142,10 +142,12 @@ def tune(
     *,
     pooled: TextEncoder | None = None,
     rows: int = ROWS,
+    objective: Objective = terms,
     progress: StepProgress = lambda *_: None,
 ) -> Tuning:
     """Tune `model` on top of the stage-1 `delta`. The same inputs give the same tuning, bit for bit, on one machine.
 
+    objective: what is trained, step by step; TRCE's own unless said otherwise.
     Raises TuningError, OutOfMemory, and whatever `progress` raises to cancel, which it may before every step.
     """
     check(settings)
@@ -167,7 +169,7 @@ def tune(
         names = choose(denoise.weights, settings.projections)
         trained = Trained({name: denoise.weights[name] for name in names}, settings.rank, generator)
         learner = Predictor(denoise, min(in_graph, predict.rows))
-        tuning = train(learner, data, contexts, maps, trained, settings, generator, progress)
+        tuning = train(learner, data, contexts, maps, trained, settings, generator, progress, objective)
     readers = {name.removesuffix(".weight") for name in model.text_readers}
     tuned = {
         module: change.after(delta.context_map) if module in readers else change

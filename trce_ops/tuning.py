@@ -179,6 +179,9 @@ def terms(
         yield step
 
 
+Objective = Callable[[Data, Contexts, Mapping[str, ContextMap], TuneSettings, Generator], Iterator[list[Term]]]
+
+
 def backward(predict: Predictor, step: Sequence[Term], trained: Trained, scale: float) -> tuple[float, Tensor]:
     """Add `scale` times the gradient of a step, `predict.rows` points at a time: one graph is alive at a time.
 
@@ -212,14 +215,18 @@ def train(
     settings: TuneSettings,
     generator: Generator,
     progress: StepProgress,
+    objective: Objective = terms,
 ) -> Tuning:
-    """The optimiser's steps. Gradients are zeroed before every one of them."""
+    """The optimiser's steps. Gradients are zeroed before every one of them.
+
+    The first term of every step is on unwanted points, with e_neg and e_safe first among its references.
+    """
     optimizer = torch.optim.AdamW(trained.parameters, lr=settings.learning_rate, weight_decay=0.01)
     losses, positions, changes = [], [], []
     scale = GRADIENT_SCALE
     evaluations = 0
     phase = "Tuning"
-    for number, step in enumerate(terms(data, contexts, maps, settings, generator)):
+    for number, step in enumerate(objective(data, contexts, maps, settings, generator)):
         progress(phase, number, settings.steps)
         while True:
             optimizer.zero_grad()
@@ -242,7 +249,7 @@ def train(
             scale /= 2
         optimizer.step()
         evaluations += len(e)
-        e_neg, e_safe, _ = step[0].references
+        e_neg, e_safe, *_ = step[0].references
         losses.append(value)
         positions.append(position(e[: len(e_neg)], e_neg, e_safe).mean().item())
         changes.append(trained.change())

@@ -1,0 +1,164 @@
+"""What every method is given, and what it gives back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ..closed_form import factorize, solve_context_map
+from ..concepts import ConceptPair
+from ..context_map import ContextMap
+from ..embeddings import EmbeddingPairs, TextEncoder, embed_positions
+from ..erase import StepProgress, keep_moments
+from ..report import moved_ratios
+from ..stage2 import TunableModel
+from ..templates import PLAIN, TEMPLATES, expand, mentions
+from ..tokens import Roles
+from ..tuned import Tuned
+
+Positions = Callable[[Roles, Roles], Iterable[tuple[str, int, int, float]]]  # see embeddings.pair_positions
+TextWeights = Mapping[str, Mapping[str, Tensor]]  # kind of text -> module -> W (out, d or more) float32
+
+
+class MethodError(ValueError):
+    """A method that is not known, or that cannot be used on this model or with these settings."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One erasure: what is to go and to stay, and the model as far as methods ask for it."""
+
+    pairs: Sequence[ConceptPair]
+    keep: Sequence[str]
+    encoders: Mapping[str, TextEncoder]  # by kind of text, `context` first
+    weights: Callable[[], TextWeights] | None  # the projections that read the text
+    model: Callable[[int], TunableModel] | None  # at a resolution
+    family: str
+    space: str
+    cache_dir: str | os.PathLike | None
+    retrain: bool
+    progress: StepProgress
+
+    @property
+    def concepts(self) -> list[str]:
+        return [pair.concept for pair in self.pairs]
+
+    def projections(self, kind: str) -> Mapping[str, Tensor]:
+        """Those that read one kind of text. Raises MethodError for a model that has none."""
+        if self.weights is None:
+            raise MethodError("This method looks at the model's projections; give erase_with(..., weights=...).")
+        found = self.weights().get(kind)
+        if not found:
+            raise MethodError(
+                f"The connected 'model' has no weights of its own for its {kind} text, which this method edits; set "
+                "'method' to one of uce, mace, realera, leace, trce-closed-form."
+            )
+        return found
+
+    def tunable(self, resolution: int) -> TunableModel:
+        """The model to train, for pictures of so many pixels a side."""
+        if self.model is None:
+            raise MethodError("This method trains the model; give erase_with(..., model=...).")
+        return self.model(resolution)
+
+    def templates(self) -> list[str]:
+        """The sentences that do not have a concept in them already, which would ask to keep it."""
+        return [template for template in TEMPLATES if not mentions(template, self.concepts)]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What a method does to a model, with the figures it says of itself."""
+
+    maps: Mapping[str, ContextMap]  # by kind of text
+    tuned: Tuned = field(default_factory=dict)
+    figures: Mapping[str, float] = field(default_factory=dict)
+    evaluations: int = 0  # of the UNet
+    details: str = ""  # lines for people
+
+
+def edit_maps(job: Job, solve: Callable[[str, TextEncoder], tuple[Tensor, Mapping[str, float]]]) -> Edit:
+    """The edit of a method that is one map for each kind of text: solve(kind, encoder) gives T (d, d) and figures."""
+    maps, figures = {}, {}
+    for kind, encoder in job.encoders.items():
+        T, found = solve(kind, encoder)
+        maps[kind] = factorize(T - torch.eye(len(T), dtype=T.dtype))
+        figures |= {name if kind == "context" else f"{kind} {name}": value for name, value in found.items()}
+    return Edit(maps, figures=figures)
+
+
+def no_map(width: int) -> ContextMap:
+    """The map that changes nothing."""
+    return ContextMap((torch.zeros(width, 0), torch.zeros(0, width)))
+
+
+def solve_sums(
+    sources: Tensor,  # (n, d)
+    targets: Tensor,  # (n, d)
+    kept: Tensor,  # (m, d)
+    *,
+    erase: float,
+    preserve: float,
+    ridge: float,
+) -> Tensor:
+    """T (d, d) for sums over pairs and kept embeddings, as UCE and its kin write them, where our solver has means.
+
+    minimises erase sum_i |W' c_i - W s_i|^2 + preserve sum_j |W' k_j - W k_j|^2 + ridge |W' - W|^2.
+    """
+    n, m = max(1, len(sources)), max(1, len(kept))
+    weights = torch.full((len(sources),), erase, dtype=sources.dtype)
+    moment = kept.double().mT @ kept.double() / m
+    return solve_context_map(sources, targets, weights, moment, preserve_scale=preserve * m / n, ridge=ridge / n)
+
+
+def solve_means(pairs: EmbeddingPairs, moment: Tensor, *, preserve: float, ridge: float) -> Tensor:
+    """T (d, d) for weighted pairs against the moment of what is kept, as TRCE's closed form has it."""
+    return solve_context_map(pairs.sources, pairs.targets, pairs.weights, moment, preserve_scale=preserve, ridge=ridge)
+
+
+def moved(T: Tensor, pairs: EmbeddingPairs) -> float:
+    """Mean |T c - s| / |c - s| over the pairs that are apart: 0 = on the target, 1 = untouched."""
+    ratios = moved_ratios(ContextMap(((T - torch.eye(len(T))).float(),)), pairs)
+    return ratios.nanmean().item() if (ratios == ratios).any() else 0.0
+
+
+def changed(T: Tensor, kept: Tensor) -> float:
+    """Mean |T k - k| / |k| over kept embeddings."""
+    return ((kept @ T.mT.to(kept) - kept).norm(dim=1) / kept.norm(dim=1)).mean().item() if len(kept) else 0.0
+
+
+# Embeddings
+
+
+def subject(roles: Roles) -> int:
+    """The last token of a text that is its own keyword; the start token of the empty one, as in UCE's code."""
+    if roles.keyword:
+        return roles.keyword[-1]
+    return roles.sot[-1] if roles.sot else roles.first_eot
+
+
+def subjects(source: Roles, target: Roles) -> Iterator[tuple[str, int, int, float]]:
+    """One token for a concept: the last one of its name onto the last one of what replaces it."""
+    yield "keyword", subject(source), subject(target), 1.0
+
+
+def embed_kept(
+    job: Job, encoder: TextEncoder, positions: Positions, templates: Sequence[str] = PLAIN
+) -> EmbeddingPairs:
+    """The lines of the keep list in the templates, each token as its own target."""
+    prompts = expand([ConceptPair(line, line) for line in job.keep], templates)
+    return embed_positions(prompts, encoder, positions, partial(job.progress, "Keep list"), "keep")
+
+
+def everyday(job: Job, encoder: TextEncoder) -> tuple[Tensor, Tensor]:
+    """Moment P (d, d) and samples (m, d) of everyday captions and the keep list in sentences, in equal parts.
+
+    Captions that mention a concept are left out.
+    """
+    kept = keep_moments(job.keep, job.concepts, job.templates(), encoder, job.cache_dir, job.progress).values()
+    return torch.stack([part.moment for part in kept]).mean(0), torch.cat([part.samples.flatten(0, 1) for part in kept])
