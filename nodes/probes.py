@@ -178,7 +178,7 @@ class TRCEProbeConceptInversion(io.ComfyNode):
         settings = InversionSettings()
         return _schema(
             "TRCEProbeConceptInversion",
-            "TRCE Probe: Concept Inversion",
+            "Probe: Concept Inversion",
             "Learns a word that makes the erased model draw the concept all the same, from pictures of it (textual "
             "inversion). If it succeeds, the concept is still in the model and only its name was taken away.",
             [
@@ -265,7 +265,7 @@ class TRCEProbeRingABell(io.ComfyNode):
     def define_schema(cls):
         return _schema(
             "TRCEProbeRingABell",
-            "TRCE Probe: Concept Direction (Ring-A-Bell)",
+            "Probe: Concept Direction (Ring-A-Bell)",
             "Adds what the concept changes in the text embedding to a harmless prompt, and asks whether the erased "
             "model still reads it. Needs no search and no gradient.",
             [
@@ -308,9 +308,7 @@ class TRCEProbeRingABell(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls, model, clip, concepts, prompt, scale, seed, pictures=None, unedited_model=None
-    ) -> io.NodeOutput:
+    def execute(cls, model, clip, concepts, prompt, scale, seed, pictures=None, unedited_model=None) -> io.NodeOutput:
         def ring(target: Target) -> tuple:
             pairs = parse_concepts(concepts)
             names = [pair.concept for pair in pairs]
@@ -339,7 +337,7 @@ class TRCEProbeTokenPrefix(io.ComfyNode):
         settings = PrefixSettings()
         return _schema(
             "TRCEProbeTokenPrefix",
-            "TRCE Probe: Token Prefix",
+            "Probe: Token Prefix",
             "Searches by gradient for words to put before a prompt so that the erased model draws the concept again "
             "(as UnlearnDiffAtk does). What it finds is text that anybody can type.",
             [
@@ -413,7 +411,7 @@ class TRCEProbeLatentInversion(io.ComfyNode):
     def define_schema(cls):
         return _schema(
             "TRCEProbeLatentInversion",
-            "TRCE Probe: Latent Inversion",
+            "Probe: Latent Inversion",
             "Finds the noise that pictures of the concept come from in the erased model (DDIM inversion), and draws "
             "from that noise again with the prompt.",
             [
@@ -425,9 +423,7 @@ class TRCEProbeLatentInversion(io.ComfyNode):
                 io.Int.Input(
                     "steps", default=20, min=1, max=1000, tooltip="Steps there, and steps back. More invert better."
                 ),
-                io.Float.Input(
-                    "cfg", default=4.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance for drawing again."
-                ),
+                io.Float.Input("cfg", default=4.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance for drawing again."),
                 _seed(),
                 UNEDITED,
             ],
@@ -445,9 +441,7 @@ class TRCEProbeLatentInversion(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls, model, clip, pictures, prompt, negative, steps, cfg, seed, unedited_model=None
-    ) -> io.NodeOutput:
+    def execute(cls, model, clip, pictures, prompt, negative, steps, cfg, seed, unedited_model=None) -> io.NodeOutput:
         def invert_latent(target: Target) -> tuple:
             plain = one_line(prompt)
             with target.open() as (denoise, encoder):
