@@ -33,8 +33,8 @@ MODEL = io.Model.Input("model", tooltip="The erased model, which is to be attack
 CLIP = io.Clip.Input("clip", tooltip="The text encoder that your prompts go through.")
 PICTURES = io.Latent.Input(
     "pictures",
-    tooltip="Pictures of the concept, some 4 to 16, as latents: those that a KSampler draws with the unedited model, or "
-    "VAE Encode of images.",
+    tooltip="Pictures of the concept, some 4 to 16, as latents: those that a KSampler draws with the unedited model, "
+    "or VAE Encode of images.",
 )
 PROMPT = io.String.Input(
     "prompt",

@@ -81,7 +81,7 @@ def text_gradient(denoise: Denoiser, points: Noised, texts: Texts, rows: int) ->
             loss = points[part].errors(denoise(points.x[part], points.sigma[part], leaf, {})).sum() / len(points)
             (scale * loss).backward()
             value += loss.item()
-            gradients.append(leaf.each(lambda z: torch.zeros_like(z) if z.grad is None else z.grad / scale))
+            gradients.append(leaf.each(lambda z: torch.zeros_like(z) if z.grad is None else z.grad / scale))  # noqa: B023
         gradient = Texts.cat(gradients)
         if all(torch.isfinite(z).all() for z in vars(gradient).values() if z is not None):
             return value, gradient

@@ -1,7 +1,7 @@
 """Token prefix: words to put before a prompt so that the erased model draws the concept again.
 
-What UnlearnDiffAtk asks (Zhang et al., ECCV 2024, arXiv 2310.11868): k tokens before the prompt, found by gradient, that
-minimise |e(x_t, prefix + prompt) - noise|^2 on pictures of the concept, with no other model than the one under attack.
+What UnlearnDiffAtk asks (Zhang et al., ECCV 2024, arXiv 2310.11868): k tokens before the prompt, found by gradient,
+that minimise |e(x_t, prefix + prompt) - noise|^2 on pictures of the concept, with the model under attack alone.
 The search is greedy by coordinate (Zou et al. 2023, arXiv 2307.15043): the gradient ranks the replacements of every
 token, the best of some candidates that are tried is taken.
 """
