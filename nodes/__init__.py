@@ -5,6 +5,8 @@ from .delta import TRCEApplyDelta, TRCELoadDelta, TRCESaveDelta
 from .erase import TRCEErase
 from .export import TRCEDeltaToLoRA, TRCESaveDiffusers
 from .import_weights import TRCELoadWeights
+from .probes import PROBES
+from .report import TRCEReport
 
 NODES = [
     TRCEErase,
@@ -16,4 +18,6 @@ NODES = [
     TRCELoadWeights,
     TRCEEraseConcepts,
     TRCEKeepConcepts,
+    TRCEReport,
+    *PROBES,
 ]

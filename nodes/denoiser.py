@@ -28,7 +28,7 @@ from ..trce_ops.stage2 import TunableModel
 from ..trce_ops.texts import Texts
 from ..trce_ops.trajectories import Overrides
 from .fingerprint import model_fingerprint
-from .host import HostError, find_text_readers
+from .host import HostError, TextReaders, find_text_readers
 
 TUNED_FAMILIES = ("sd1", "sd2", "sdxl")
 FLOATS = ("torch.float32", "torch.float16", "torch.bfloat16")
@@ -86,7 +86,7 @@ class HostDenoiser:
         return (x - denoised) / sigma.view(-1, 1, 1, 1)
 
 
-def _normal(tensor: Tensor) -> Tensor:
+def normal(tensor: Tensor) -> Tensor:
     """The same memory as a tensor that a graph may save, which those made in inference mode may not be."""
     tensor = tensor.detach()
     if not tensor.is_inference():
@@ -105,7 +105,7 @@ def effective_weights(model, bare, device: torch.device) -> dict[str, Tensor]:
             weights[name] = comfy.lora.calculate_weight(model.patches[name], W, name).to(tensor.dtype)
         else:
             weights[name] = tensor.to(device)
-    return {name: _normal(W) for name, W in weights.items()}
+    return {name: normal(W) for name, W in weights.items()}
 
 
 @contextmanager
@@ -125,25 +125,30 @@ def open_denoiser(model, resolution: int) -> Iterator[HostDenoiser]:
         comfy.model_management.in_training = before
 
 
-def tunable(model, resolution: int) -> TunableModel:
-    """MODEL as stage 2 wants it. Raises HostError for one that cannot be trained."""
+def check_differentiable(model, job: str = "tuning", remedy: str = "set 'mode' to 'closed form'") -> TextReaders:
+    """What reads the text in MODEL. Raises HostError, naming the job and a remedy, for one that has no gradients."""
     readers = find_text_readers(model)
     base = model.model
     if readers.family not in TUNED_FAMILIES:
         raise HostError(
-            f"The connected 'model' is a {readers.family} model, and tuning is for SD1.x, SD2.x and SDXL; set 'mode' "
-            "to 'closed form'."
+            f"The connected 'model' is a {readers.family} model, and {job} is for SD1.x, SD2.x and SDXL; {remedy}."
         )
     if base.concat_keys or base.adm_channels and readers.family != "sdxl":
         raise HostError(
-            "The connected 'model' wants more than a text (a picture to inpaint, a depth map, ...), which tuning does "
-            "not have; connect a text-to-image model, or set 'mode' to 'closed form'."
+            f"The connected 'model' wants more than a text (a picture to inpaint, a depth map, ...), which {job} does "
+            f"not have; connect a text-to-image model, or {remedy}."
         )
     for weight in base.parameters():
         kind = type(weight.data).__name__ if type(weight.data) is not Tensor else str(weight.dtype)
         if kind not in FLOATS:
             raise HostError(
-                f"The connected 'model' holds its weights as {kind}, which cannot be tuned; load it in fp16, bf16 or "
-                "fp32, or set 'mode' to 'closed form'."
+                f"The connected 'model' holds its weights as {kind}, which have no gradients for {job}; load it in "
+                f"fp16, bf16 or fp32, or {remedy}."
             )
+    return readers
+
+
+def tunable(model, resolution: int) -> TunableModel:
+    """MODEL as stage 2 wants it. Raises HostError for one that cannot be trained."""
+    readers = check_differentiable(model)
     return TunableModel(model_fingerprint(model), readers.keys, partial(open_denoiser, model, resolution))

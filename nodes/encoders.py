@@ -78,7 +78,7 @@ class ClipEncoder(EotEncoder):
         end = 1 + first_eot(ids, self.eot_id)
         return ids if len(self.encoders) == 1 else ids[:end] + (self.pads[name],) * (len(ids) - end)
 
-    def _load(self) -> torch.device:
+    def load(self) -> torch.device:
         """Put the encoders where they run, with the clip skip of this CLIP."""
         model = self.clip.cond_stage_model
         model.reset_clip_options()
@@ -89,7 +89,7 @@ class ClipEncoder(EotEncoder):
         return device
 
     def encode(self, rows: Sequence[Ids], length: int) -> Tensor:  # (n, length, d) float32, CPU
-        device, embeddings = self._load(), []
+        device, embeddings = self.load(), []
         with device_context(device):
             for name, encoder in self.encoders.items():
                 # CLIPTextModel adds its whole position table to its input, whatever the length. For this one call it
@@ -105,7 +105,7 @@ class ClipEncoder(EotEncoder):
         return torch.cat(embeddings, -1)
 
     def encode_tree(self, tree: PrefixTree) -> Tensor:  # (n, d) float32, CPU
-        device, embeddings = self._load(), []
+        device, embeddings = self.load(), []
         for name, encoder in self.encoders.items():
             tokens = list(tree.tokens)
             for ids, path in tree.paths.items():

@@ -20,9 +20,10 @@ from ..trce_ops.delta import ErasedDelta, delta_bytes, load_delta
 from ..trce_ops.file_names import portable_name
 from .encoders import ClipEncoder, nearness_encoder, text_encoders, text_fingerprint
 from .patches import ContextMapPatch, apply_delta
-from .readers import HostError, TextReaders, find_text_readers
+from .readers import POOLED, HostError, TextReaders, find_text_readers
 
 __all__ = [
+    "POOLED",
     "ClipEncoder",
     "ContextMapPatch",
     "HostError",

@@ -1,0 +1,310 @@
+"""The probes against obvious lines, on toys where the answer is known, and as nodes on a small SD1.x model."""
+
+import sys
+
+import pytest
+import torch
+
+WIDTH, LENGTH = 6, 77
+
+
+class ToySoftEncoder:
+    """Twenty words w0 ... w19; a prompt is the vectors of its tokens."""
+
+    eot_id, width = 1, WIDTH
+
+    def __init__(self, texts):
+        self.texts = texts
+        self.table = torch.randn(22, WIDTH, generator=torch.Generator().manual_seed(0))
+
+    def tokenize(self, text):
+        ids = [0, *(2 + int(word[1:]) for word in text.split()), self.eot_id]
+        return tuple(ids + [self.eot_id] * (LENGTH - len(ids)))
+
+    def look_up(self, ids):
+        return self.table[list(ids)]
+
+    def products(self, vectors):
+        return vectors @ self.table.T
+
+    def words(self):
+        return torch.arange(2, 22), [f"w{i}" for i in range(20)]
+
+    def encode(self, rows):
+        return self.texts(
+            torch.stack([torch.stack([x if torch.is_tensor(x) else self.table[x] for x in r]) for r in rows])
+        )
+
+
+class ToyDenoiser:
+    """Denoises to the picture that the text names: the mean of the vectors of its first words, as one row of pixels."""
+
+    shape, weights, dtype = (1, 1, WIDTH), {}, torch.float32
+
+    def __init__(self, words=2):
+        self.words = words
+
+    def schedule(self, steps):
+        return torch.cat([torch.linspace(4, 0.5, steps), torch.zeros(1)])
+
+    def __call__(self, x, sigma, texts, overrides):
+        named = texts.sequence[:, 1 : 1 + self.words].mean(1)[:, None, None]
+        return (x - named) / sigma.view(-1, 1, 1, 1)
+
+
+class SmoothDenoiser(ToyDenoiser):
+    """The exact denoiser of pictures that are normal with variance 4: x0 = x 4 / (4 + sigma^2)."""
+
+    def __call__(self, x, sigma, texts, overrides):
+        sigma = sigma.view(-1, 1, 1, 1)
+        return (x - x * 4 / (4 + sigma**2)) / sigma
+
+
+@pytest.fixture
+def probes(pack):
+    return pack.ops.probes
+
+
+@pytest.fixture
+def toy(pack):
+    return ToySoftEncoder(pack.ops.texts.Texts)
+
+
+def pictures(toy, *words, n=3):
+    return toy.look_up([2 + word for word in words]).mean(0).expand(n, 1, 1, WIDTH).clone()
+
+
+class Cancelled(BaseException):
+    pass
+
+
+def cancel_at(call):
+    calls = []
+
+    def progress(*_):
+        calls.append(None)
+        if len(calls) == call:
+            raise Cancelled
+
+    return progress
+
+
+def test_ring_a_bell_is_the_mean_difference(pack, probes):
+    Texts, noise = pack.ops.texts.Texts, torch.Generator().manual_seed(0)
+    make = lambda n: Texts(torch.randn(n, 5, 4, generator=noise), torch.randn(n, 3, generator=noise))  # noqa: E731
+    concept, without, benign = make(3), make(3), make(1)
+    found = probes.ring_a_bell.add_direction(benign, probes.ring_a_bell.concept_direction(concept, without), 2.5)
+    for part in ("sequence", "pooled"):
+        expected = getattr(benign, part).clone()
+        for i in range(3):
+            expected += 2.5 * (getattr(concept, part)[i] - getattr(without, part)[i]) / 3
+        torch.testing.assert_close(getattr(found, part), expected)
+    plain = Texts(benign.sequence)
+    direction = probes.ring_a_bell.concept_direction(Texts(concept.sequence), Texts(without.sequence))
+    assert torch.equal(probes.ring_a_bell.add_direction(plain, direction, 0.0).sequence, benign.sequence)
+
+
+def test_inversion_finds_the_word_of_the_pictures(probes, toy):
+    """One word before the end: the picture is its vector, the loss is zero there and nowhere else."""
+    settings = probes.inversion.InversionSettings(steps=150, learning_rate=0.1, batch=2, initial_word="w0", seed=4)
+    shown, denoise = pictures(toy, 7), ToyDenoiser(words=1)
+    learn = lambda: probes.inversion.learn_word(denoise, toy, shown, ["*", "* w3"], settings)  # noqa: E731
+    word = learn()
+    assert word.losses[-1] < 0.01 * word.losses[0]
+    torch.testing.assert_close(word.vectors[0], toy.table[2 + 7], rtol=0, atol=0.1)
+    assert word.queries == 300
+    assert torch.equal(learn().vectors, word.vectors)
+    before = probes.evidence.denoising_loss(denoise, shown, toy.encode([toy.tokenize("w0")]), 8, 0)
+    after = probes.evidence.denoising_loss(denoise, shown, word.write("*", toy), 8, 0)
+    assert after.values.max() < 0.01 * before.values.min()
+
+
+def test_inversion_begins_as_the_initial_word(probes, toy):
+    settings = probes.inversion.InversionSettings(steps=0, initial_word="w5")
+    word = probes.inversion.learn_word(ToyDenoiser(), toy, pictures(toy, 7), ["w1 * w2"], settings)
+    written = word.write("w1 * w2", toy).sequence[0]
+    assert torch.equal(written, toy.encode([toy.tokenize("w1 w5 w2")]).sequence[0])
+
+
+@pytest.mark.parametrize(("template", "says"), [("w1 w2", "must have the word"), ("w1 " * 75 + "*", "longer than")])
+def test_a_template_without_room_for_the_word_is_refused(probes, toy, template, says):
+    with pytest.raises(ValueError, match=says):
+        probes.inversion.learn_word(ToyDenoiser(), toy, pictures(toy, 7), [template.strip()], _word("w0"))
+
+
+def _word(initial):
+    from trce_ops.probes.inversion import InversionSettings
+
+    return InversionSettings(steps=1, initial_word=initial)
+
+
+def test_the_prefix_has_the_loss_it_says_and_lowers_it(probes, toy):
+    """Two words name the picture; of the 20 x 20 prefixes the search finds one of the best."""
+    settings = probes.token_prefix.PrefixSettings(tokens=2, steps=12, candidates=24, ranked=20, batch=2, seed=1)
+    shown, denoise = pictures(toy, 7, 11), ToyDenoiser()
+    prefix = probes.token_prefix.search_prefix(denoise, toy, shown, ["w3"], settings)
+    text = prefix.write("w3")
+    ids = toy.tokenize(text)
+    assert ids[1:4] == (*prefix.ids, 2 + 3)
+    generator, losses = torch.Generator().manual_seed(9), []
+    points = probes.evidence.draw_points(denoise, shown, 8, generator)
+    for a in range(20):
+        for b in range(20):
+            told = toy.encode([toy.tokenize(f"w{a} w{b} w3")]).repeat(8)
+            losses.append(points.errors(denoise(points.x, points.sigma, told, {})).mean().item())
+    told = toy.encode([ids]).repeat(8)
+    found = points.errors(denoise(points.x, points.sigma, told, {})).mean().item()
+    assert sum(loss < found - 1e-6 for loss in losses) < 20  # of 400
+    again = probes.token_prefix.search_prefix(denoise, toy, shown, ["w3"], settings)
+    assert again == prefix
+
+
+def test_the_loss_of_the_last_step_is_that_of_the_found_prompt(probes, toy, monkeypatch):
+    drawn, draw = [], probes.token_prefix.draw_points
+    monkeypatch.setattr(probes.token_prefix, "draw_points", lambda *a: drawn.append(draw(*a)) or drawn[-1])
+    settings = probes.token_prefix.PrefixSettings(tokens=3, steps=3, candidates=6, batch=3)
+    denoise = ToyDenoiser(words=4)
+    prefix = probes.token_prefix.search_prefix(denoise, toy, pictures(toy, 7, 11), ["w3 w4"], settings)
+    points, told = drawn[-1], toy.encode([toy.tokenize(prefix.write("w3 w4"))]).repeat(3)
+    loss = points.errors(denoise(points.x, points.sigma, told, {})).mean().item()
+    assert prefix.losses[-1] == pytest.approx(loss, rel=1e-5)
+    assert prefix.queries == 3 * (3 + 6 * 3)
+
+
+def test_latent_inversion_goes_there_and_back(pack, probes, toy):
+    predict = pack.ops.trajectories.Predictor(SmoothDenoiser(), 2)
+    given = torch.randn(3, 1, 1, WIDTH, generator=torch.Generator().manual_seed(2))
+    text = toy.encode([toy.tokenize("w1")])
+
+    def back(steps):
+        x = probes.latent_inversion.invert(predict, given, text, steps)
+        again = probes.latent_inversion.regenerate(predict, x, text, text, steps, 3.0)
+        return x, (again - given).abs().max().item()
+
+    x, error = back(200)
+    # the exact flow of normal pictures scales them by sqrt(4 + sigma^2) / sqrt(4)
+    torch.testing.assert_close(x, given * (4 + 16) ** 0.5 / 2, rtol=0.03, atol=0.01)
+    assert error < 0.02
+    assert error < 0.3 * back(20)[1]
+
+
+def test_the_concept_is_back_when_half_of_it_is_explained(probes):
+    t = torch.tensor
+    found = dict(empty=t([1.0, 1.0, 1.0]), prompt=t([1.0, 1.0, 1.0]), attack=t([0.79, 0.81, 0.5]))
+    before = dict(unedited_empty=t([1.0, 1.0, 1.0]), unedited_prompt=t([0.6, 0.6, 1.1]))
+    evidence = probes.evidence.Evidence(**found, **before)
+    assert evidence.back.tolist() == [True, False, False]
+    assert "comes back in 1 of 3 pictures" in evidence.text()
+    alone = probes.evidence.Evidence(**found)
+    assert alone.back is None and "Connect 'unedited_model'" in alone.text()
+
+
+# As nodes
+
+COMMON = dict(prompt="a photo of a gun", seed=3)
+NODES = {
+    "TRCEProbeConceptInversion": dict(COMMON, steps=3, batch=2, learning_rate=0.05),
+    "TRCEProbeRingABell": dict(COMMON, concepts="a gun -> an umbrella", prompt="a photo of a dog"),
+    "TRCEProbeTokenPrefix": dict(COMMON, tokens=2, steps=1, candidates=2, batch=2),
+    "TRCEProbeLatentInversion": dict(COMMON, steps=3),
+}
+
+
+@pytest.fixture(autouse=True)
+def few_levels(pack, monkeypatch):
+    monkeypatch.setattr(pack.ops.probes.evidence, "LEVELS", 2)
+    nodes = sys.modules[f"{pack.module.__name__}.nodes.probes"]
+    monkeypatch.setattr(nodes, "TEMPLATES", nodes.TEMPLATES[:3])
+
+
+@pytest.fixture(scope="module")
+def stock(make_model, make_clip):
+    """The models as loader nodes make them: in inference mode."""
+    with torch.inference_mode():
+        return make_model(), make_model(seed=1), make_clip()
+
+
+@pytest.fixture
+def probe(run, stock):
+    model, unedited, clip = stock
+    latents = {"samples": torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(5))}
+
+    def execute(node_id, **inputs):
+        return run(node_id, model=model, clip=clip, pictures=latents, **{**NODES[node_id], **inputs})
+
+    return execute
+
+
+def states(stock):
+    parts = [stock[0].model, stock[1].model, stock[2].cond_stage_model]
+    return [{key: weight.clone() for key, weight in part.state_dict().items()} for part in parts]
+
+
+def assert_as_before(stock, before):
+    import comfy.model_management as mm
+
+    assert not mm.in_training
+    mm.unload_all_models()
+    for old, new in zip(before, states(stock)):
+        assert old.keys() == new.keys() and all(torch.equal(old[key], new[key]) for key in old)
+    for part in (stock[0].model, stock[1].model, stock[2].cond_stage_model):
+        assert not any(p.requires_grad or p.grad is not None for p in part.parameters())
+    assert not stock[0].patches
+
+
+@pytest.mark.parametrize("node_id", NODES)
+def test_a_node_attacks_repeats_itself_and_leaves_everything_as_it_was(probe, stock, node_id):
+    before = states(stock)
+    *found, report = probe(node_id, unedited_model=stock[1])
+    assert "The concept comes back in" in report and "of 2 pictures" in report
+    assert "evaluations of the model" in report
+    *again, second = probe(node_id)
+    assert "Connect 'unedited_model'" in second
+    for one, other in zip(found, again):
+        if isinstance(one, dict):
+            assert one["samples"].shape == (2, 4, 8, 8) and torch.isfinite(one["samples"]).all()
+            assert torch.equal(one["samples"], other["samples"])
+        elif isinstance(one, str):
+            assert one == other
+        else:
+            assert one[0][0].shape == (1, 77, 32)
+            assert torch.equal(one[0][0], other[0][0])
+    assert_as_before(stock, before)
+
+
+def test_the_found_prompt_encodes_to_the_found_conditioning(probe, stock):
+    """What the search put together as tokens is what anybody gets who types the text."""
+    found, text, _ = probe("TRCEProbeTokenPrefix")
+    with torch.inference_mode():
+        typed = stock[2].encode_from_tokens_scheduled(stock[2].tokenize(text))
+    torch.testing.assert_close(found[0][0], typed[0][0].cpu(), rtol=0, atol=1e-5)
+    tokens = [token for token, _ in next(iter(stock[2].tokenize(text).values()))[0]]
+    plain = [token for token, _ in next(iter(stock[2].tokenize(COMMON["prompt"]).values()))[0]]
+    assert tokens[3:] == plain[1:-2]  # two words of one token each
+
+
+@pytest.mark.parametrize("node_id", NODES)
+@pytest.mark.parametrize("call", [1, 2, 3])
+def test_cancel_at_any_step_leaves_everything_as_it_was(pack, probe, stock, node_id, call, monkeypatch):
+    before = states(stock)
+    monkeypatch.setattr(pack.host, "node_progress", lambda _: cancel_at(call))
+    with pytest.raises(Cancelled):
+        probe(node_id)
+    assert_as_before(stock, before)
+
+
+@pytest.mark.parametrize(
+    ("node_id", "inputs", "says"),
+    [
+        ("TRCEProbeConceptInversion", dict(prompt=" "), "'prompt' is empty"),
+        ("TRCEProbeConceptInversion", dict(templates=""), "'templates' is empty"),
+        ("TRCEProbeConceptInversion", dict(initial_word=""), "'initial_word' is empty"),
+        ("TRCEProbeRingABell", dict(concepts=""), "'concepts' is empty"),
+        ("TRCEProbeTokenPrefix", dict(prompt="cat " * 74), "'prompt' has no room for 2 more tokens"),
+        ("TRCEProbeLatentInversion", dict(pictures={"samples": torch.zeros(1, 16, 8, 8)}), "'pictures' are latents"),
+    ],
+)
+def test_bad_input_is_one_sentence(run, stock, node_id, inputs, says):
+    latents = {"samples": torch.zeros(1, 4, 8, 8)}
+    with pytest.raises(ValueError, match=says):
+        run(node_id, **{**dict(model=stock[0], clip=stock[2], pictures=latents), **NODES[node_id], **inputs})
