@@ -31,7 +31,7 @@ from tqdm import tqdm
 STACKED = ", stacked"  # after a method's name: a delta for each concept, one on the other
 KEPT = "kept"  # what labels of kept prompts start with
 UNEDITED = "no edit"
-QUICK_CONCEPTS, QUICK_IMAGES = ("star", "striped", "red"), 20
+QUICK_CONCEPTS, QUICK_IMAGES = ("star", "striped", "red"), 12
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def read_prompts(lines: Iterable[str], thing: str, images: int) -> list[Prompt]:
     return found
 
 
-def prepare(bench: demo_world.Bench, things: tuple[str, ...], images: int, lines: Sequence[str] | None) -> Case:
+def prepare(bench: demo_world.Bench, things: tuple[str, ...], images: int, lines: Sequence[str] | None = None) -> Case:
     """The prompts of all things and the unedited model's pictures of them."""
     prompts = []
     for thing in things:
@@ -168,10 +168,12 @@ def table(runs: Sequence[dict]) -> str:
         texts = []
         for score in map(scores.get, labels):
             low, high = score.interval if score else (0, 0)
-            texts.append(f"{score.hard:.1%} ({max(0, low):.1%} to {high:.1%}) of {score.images}" if score else "")
-        return texts
+            texts.append(f"{score.hard:.1%} ({max(0, low):.1%} to {high:.1%})" if score else "")
+        counts = sorted(score.images for score in scores.values())
+        return [f"{counts[0]}" if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}", *texts]
 
-    head = [*(["at once"] if several else []), "method", *labels, "shift", "seconds", "evaluations"]
+    names = [label.replace("_", " ") for label in labels]
+    head = [*(["at once"] if several else []), "method", "images", *names, "shift", "seconds", "evaluations"]
     text = [head, ["---"] * len(head)]
     for n in sorted({n for n, _ in lines}):
         count = [str(n)] if several else []
@@ -238,6 +240,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options.images = options.images or (8 if options.prompts else QUICK_IMAGES if options.quick else 40)
     if bad := [n for n in options.together if not 1 <= n <= len(options.concept)]:
         parser.error(f"--together {bad[0]}: from 1 to the {len(options.concept)} of --concept")
+    if options.together and options.prompts:
+        parser.error("--prompts scores one concept at a time; leave out --together")
     return options
 
 

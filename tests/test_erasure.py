@@ -66,7 +66,7 @@ def test_the_file_of_one_method_and_concept(erasure, bench, tmp_path, capsys):
             assert row["after"] == float(after.recognised(prompt.thing)[i])
             assert row["soft_after"] == pytest.approx(after.probability(prompt.thing)[i].item(), abs=1e-4)
     table = capsys.readouterr().out
-    assert "| no edit |" in table and "| uce |" in table and " of 2 |" in table
+    assert "| no edit | 2 |" in table and "| uce | 2 |" in table
 
 
 def test_a_run_goes_on_where_it_was_stopped(erasure, tmp_path, monkeypatch):
@@ -143,7 +143,7 @@ def test_prompts_that_cannot_be_scored_are_named(erasure, line, message):
         erasure.read_prompts([line], "star", 1)
 
 
-def test_several_at_once_and_stacked(erasure, bench, tmp_path, capsys):
+def test_several_at_once_and_stacked(erasure, tmp_path, capsys):
     concepts = ("hourglass", "square")
     found = ask(erasure, tmp_path / "out.json", "--together", "1", "2", concepts=concepts, images=1)
     assert [(run["method"], run["concept"]) for run in found] == [
@@ -151,10 +151,8 @@ def test_several_at_once_and_stacked(erasure, bench, tmp_path, capsys):
         ("uce", "hourglass+square"),
         ("uce, stacked", "hourglass+square"),
     ]
-    assert "| 2 | uce, stacked |" in capsys.readouterr().out
+    assert "| 2 | uce, stacked | 2 |" in capsys.readouterr().out
 
-    case = erasure.prepare(bench, concepts, 12, ["explicit\ta square", "kept\ta heart"])
-    assert [prompt.thing for prompt in case.prompts[::12]] == ["hourglass", "heart", "square", "heart"]
     for prompt in erasure.erasing.prompts("hourglass", 12, also=concepts):
         if prompt.label.startswith("kept"):
             assert prompt.thing not in concepts and not erasure.erasing.named("square", prompt.text)
