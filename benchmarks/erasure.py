@@ -75,15 +75,8 @@ def read_prompts(lines: Iterable[str], thing: str, images: int) -> list[Prompt]:
     return found
 
 
-def prepare(bench: demo_world.Bench, things: tuple[str, ...], images: int, lines: Sequence[str] | None = None) -> Case:
-    """The prompts of all things and the unedited model's pictures of them."""
-    prompts = []
-    for thing in things:
-        prompts += (
-            erasing.prompts(thing, images, demo_world.SEED, also=things)
-            if lines is None
-            else read_prompts(lines, thing, images)
-        )
+def prepare(bench: demo_world.Bench, things: tuple[str, ...], prompts: list[Prompt]) -> Case:
+    """The unedited model's pictures."""
     context = bench.world.encode([prompt.text for prompt in prompts])
     before = bench.world.look(bench.world.draw(bench.world.model, context, demo_world.SEED))
     case = Case(things, prompts, context, before, None)
@@ -138,10 +131,13 @@ def measure(bench: demo_world.Bench, name: str, case: Case) -> dict:
     }
 
 
-def jobs(methods: Sequence[str], concepts: Sequence[str], together: Sequence[int]) -> Iterator[tuple[tuple, list[str]]]:
-    """(concepts at once, names of methods): every concept alone, or so many of them together and stacked."""
-    for things in [(concept,) for concept in concepts] if not together else [tuple(concepts[:n]) for n in together]:
-        yield things, [*methods, *(method + STACKED for method in methods if len(things) > 1)]
+def jobs(options: argparse.Namespace) -> Iterator[tuple[tuple[str, ...], list[str]]]:
+    """(concepts at once, names of methods). The same concepts for every number at once: 4, 2 + 2, 1 + 1 + 1 + 1."""
+    concepts = options.concept[: max(options.together, default=None)]
+    for n in options.together or [1]:
+        stacked = [method + STACKED for method in options.method if n > 1]
+        for first in range(0, len(concepts) - n + 1, n):
+            yield tuple(concepts[first : first + n]), [*options.method, *stacked]
 
 
 def label_scores(runs: Sequence[dict], side: str) -> dict[str, Score]:
@@ -193,9 +189,20 @@ def table(runs: Sequence[dict]) -> str:
 
 def run(bench: demo_world.Bench, options: argparse.Namespace) -> list[dict]:
     """All jobs that --json does not have yet; all runs asked for, in order."""
-    lines = options.prompts.read_text(encoding="utf-8").splitlines() if options.prompts else None
-    asked = "built in" if lines is None else hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
-    plan = list(jobs(options.method, options.concept, options.together))
+    plan = list(jobs(options))
+    lines, gone, asked = [], (), "built in"
+    if options.prompts:
+        lines = options.prompts.read_text(encoding="utf-8").splitlines()
+        asked = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+    elif options.together:
+        gone = tuple(dict.fromkeys(thing for things, _ in plan for thing in things))
+        asked = f"built in, kept ones without {', '.join(gone)}"
+
+    def prompts(thing: str) -> list[Prompt]:
+        if lines:
+            return read_prompts(lines, thing, options.images)
+        return erasing.prompts(thing, options.images, demo_world.SEED, also=gone)
+
     known = resume.read(options.json) or []
     known = known if isinstance(known, list) else [known]
 
@@ -213,7 +220,7 @@ def run(bench: demo_world.Bench, options: argparse.Namespace) -> list[dict]:
             if not open_:
                 continue
             bar.set_description(f"{' + '.join(things)}: {UNEDITED}")
-            case = prepare(bench, things, options.images, lines)
+            case = prepare(bench, things, [prompt for thing in things for prompt in prompts(thing)])
             for name in open_:
                 bar.set_description(f"{' + '.join(things)}: {name}")
                 found = facts(name, things)

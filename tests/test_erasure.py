@@ -4,6 +4,7 @@ import importlib
 import json
 import logging
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -148,11 +149,17 @@ def test_several_at_once_and_stacked(erasure, tmp_path, capsys):
     found = ask(erasure, tmp_path / "out.json", "--together", "1", "2", concepts=concepts, images=1)
     assert [(run["method"], run["concept"]) for run in found] == [
         ("uce", "hourglass"),
+        ("uce", "square"),
         ("uce", "hourglass+square"),
         ("uce, stacked", "hourglass+square"),
     ]
     assert "| 2 | uce, stacked | 2 |" in capsys.readouterr().out
 
+    asked = [Counter() for _ in found]
+    for count, run in zip(asked, found, strict=True):
+        for row in run["rows"]:
+            count[row["label"], row["prompt"]] += row["images"]
+    assert asked[0] + asked[1] == asked[2] == asked[3]  # the same prompts
     for prompt in erasure.erasing.prompts("hourglass", 12, also=concepts):
         if prompt.label.startswith("kept"):
             assert prompt.thing not in concepts and not erasure.erasing.named("square", prompt.text)
