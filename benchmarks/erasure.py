@@ -42,17 +42,15 @@ class Case:
     prompts: list[Prompt]  # one for each picture
     context: Tensor
     before: Verdict
-    between_seeds: float | None  # Frechet distance of the kept pictures to those of another seed
-
-    @property
-    def kept(self) -> list[int]:
-        return [i for i, prompt in enumerate(self.prompts) if prompt.label.startswith(KEPT)]
+    kept: list[int]  # the places of prompts that must survive
+    other: Tensor | None  # the features (n, d) of their pictures by another seed; None for fewer than two
 
     def shift(self, features: Tensor) -> float | None:
-        """Of the kept pictures' features (n, d): 0 = as they were, 1 = as far as from another seed's pictures."""
-        if self.between_seeds is None:
+        """How far the kept pictures have moved: 0 = not at all, 1 = as far as it is to another seed's pictures."""
+        if self.other is None:
             return None
-        return frechet(self.before.features[self.kept], features[self.kept]) / self.between_seeds
+        unedited = self.before.features[self.kept]
+        return frechet(unedited, features[self.kept]) / frechet(unedited, self.other)
 
 
 def read_prompts(lines: Iterable[str], thing: str, images: int) -> list[Prompt]:
@@ -61,29 +59,31 @@ def read_prompts(lines: Iterable[str], thing: str, images: int) -> list[Prompt]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        label, tab, text = line.rstrip("\r\n").partition("\t")
-        if not tab or not label.strip() or not text.strip():
+        label, _, text = (part.strip() for part in line.partition("\t"))
+        if not label or not text:
             raise SystemExit(f"Line {number} of --prompts is {line.strip()!r}; write label<TAB>prompt.")
         wanted = thing
         if label.startswith(KEPT):
             wanted = erasing.asked_for(text, other_than=thing)
             if wanted is None:
                 raise SystemExit(f"Line {number} of --prompts is to be kept and names nothing that the judge knows.")
-        found += [Prompt(label.strip(), text.strip(), wanted)] * images
+        found += [Prompt(label, text, wanted)] * images
     if not found:
         raise SystemExit("--prompts has no lines; write label<TAB>prompt on each.")
     return found
 
 
 def prepare(bench: demo_world.Bench, things: tuple[str, ...], prompts: list[Prompt]) -> Case:
-    """The unedited model's pictures."""
+    """The unedited model's pictures, and of the kept prompts those of another seed as well."""
+
+    def look(context: Tensor, seed: int) -> Verdict:
+        return bench.world.look(bench.world.draw(bench.world.model, context, seed))
+
     context = bench.world.encode([prompt.text for prompt in prompts])
-    before = bench.world.look(bench.world.draw(bench.world.model, context, demo_world.SEED))
-    case = Case(things, prompts, context, before, None)
-    if len(case.kept) < 2:
-        return case
-    other = bench.world.look(bench.world.draw(bench.world.model, context[case.kept], demo_world.SEED + 1))
-    return Case(things, prompts, context, before, frechet(before.features[case.kept], other.features))
+    before = look(context, demo_world.SEED)
+    kept = [i for i, prompt in enumerate(prompts) if prompt.label.startswith(KEPT)]
+    other = look(context[kept], demo_world.SEED + 1).features if len(kept) > 1 else None
+    return Case(things, prompts, context, before, kept, other)
 
 
 def rows(prompts: list[Prompt], before: Verdict, after: Verdict) -> list[dict]:
@@ -192,14 +192,14 @@ def run(bench: demo_world.Bench, options: argparse.Namespace) -> list[dict]:
     plan = list(jobs(options))
     lines, gone, asked = [], (), "built in"
     if options.prompts:
-        lines = options.prompts.read_text(encoding="utf-8").splitlines()
+        lines = options.prompts.read_text(encoding="utf-8-sig").splitlines()
         asked = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
     elif options.together:
         gone = tuple(dict.fromkeys(thing for things, _ in plan for thing in things))
         asked = f"built in, kept ones without {', '.join(gone)}"
 
     def prompts(thing: str) -> list[Prompt]:
-        if lines:
+        if options.prompts:
             return read_prompts(lines, thing, options.images)
         return erasing.prompts(thing, options.images, demo_world.SEED, also=gone)
 
