@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +17,7 @@ import erasing  # noqa: E402
 import world  # noqa: E402
 
 SEED = 100
+RESOLUTION = 64  # of the demo model's pictures
 
 
 @dataclass
@@ -26,6 +29,8 @@ class Bench:
     trce_tokens: ModuleType  # trce_ops.tokens
     trce_concepts: ModuleType  # trce_ops.concepts
     host: ModuleType  # nodes.host
+    methods: ModuleType  # trce_ops.methods
+    host_methods: ModuleType  # nodes.methods
     cache: tempfile.TemporaryDirectory = field(default_factory=tempfile.TemporaryDirectory)  # of preserve moments
 
     def erase(self, thing: str, settings, concepts: str | None = None):
@@ -36,10 +41,23 @@ class Bench:
         delta, report = self.trce_erase.erase(pairs, keep, encoder, settings, family="sd1", cache_dir=self.cache.name)
         return self.host.apply_delta(self.world.model, delta, 1.0), delta, report
 
+    def erase_with(self, method: str, things: Sequence[str], settings=None):
+        """Any of METHODS on the demo model, things at once: the erased MODEL, the delta and the report."""
+        pairs = self.trce_concepts.parse_concepts(erasing.concepts_text(*things))
+        keep = self.trce_concepts.parse_keep(erasing.keep_text(*things))
+        lent = self.host_methods.lend(self.world.model, self.world.clip, RESOLUTION)
+        delta, report = self.methods.erase_with(
+            method, pairs, keep, settings=settings, cache_dir=self.cache.name, **lent
+        )
+        return self.host.apply_delta(self.world.model, delta, 1.0), delta, report
+
 
 def load() -> Bench:
     logging.getLogger().setLevel(logging.WARNING)
     demo = world.load_world()
     pack = world.load_pack().__name__
-    modules = (f"{pack}.trce_ops.erase", f"{pack}.trce_ops.tokens", f"{pack}.trce_ops.concepts", f"{pack}.nodes.host")
-    return Bench(demo, *(sys.modules[name] for name in modules))
+    names = (
+        *("trce_ops.erase", "trce_ops.tokens", "trce_ops.concepts", "nodes.host"),
+        *("trce_ops.methods", "nodes.methods"),
+    )
+    return Bench(demo, *(importlib.import_module(f"{pack}.{name}") for name in names))

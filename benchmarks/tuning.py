@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import dataclasses
 import importlib
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,9 +19,10 @@ from unittest import mock
 
 import demo_world
 import erasing
+import resume
 import torch
+from demo_world import RESOLUTION
 
-RESOLUTION = 64
 PAPER_LR = {"learning_rate": 1e-3}  # the published 1e-6 changes nothing in the demo model
 ALONE = "alone"  # without stage 1
 DEFECT = "defect"  # of the official code, switched on here only
@@ -178,13 +178,12 @@ def main() -> None:
     bench = demo_world.load()
     tuner = Tuner(bench)
     names = [UNEDITED, STAGE1, *options.variants]
-    results = json.loads(options.json.read_text()) if options.json and options.json.exists() else {}
+    results = resume.read(options.json) or {}
     for thing in options.concepts:
         for name, figures in measure(bench, tuner, thing, names, options.images, results):
             results[key(thing, name, options.images)] = figures
             print(thing, name, {k: f"{v['hard']:.0%}" for k, v in figures["scores"].items()}, flush=True)
-            if options.json:
-                options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            resume.write(options.json, results)
 
     total = options.images * len(options.concepts)
     print(f"\nmean over {', '.join(options.concepts)}; hard / soft; {total} pictures behind each figure;")

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from captions import COLOURS, SHAPES, STYLES, evaluation_captions, synonyms
+from captions import (
+    COLOUR_SOURCES,
+    COLOURS,
+    SHAPE_HEADS,
+    SHAPES,
+    STYLE_SOURCES,
+    STYLES,
+    evaluation_captions,
+    synonyms,
+)
 from judge import Verdict
 from torch import Tensor
 from world import World
@@ -46,15 +57,18 @@ def phrase(thing: str, words: str) -> str:
     return f"{'an' if words[0] in 'aeiou' or words.startswith('hour') else 'a'} {words}"
 
 
-def concepts_text(thing: str) -> str:
-    """The `concepts` widget for erasing a thing: its name and its synonyms, no implicit phrasing."""
-    safe = phrase(thing, SAFE[thing])
-    return "\n".join(f"{phrase(thing, words)} -> {safe}" for words in (thing, *synonyms(thing)))
+def concepts_text(*things: str) -> str:
+    """The `concepts` widget for erasing things: their names and their synonyms, no implicit phrasing."""
+    return "\n".join(
+        f"{phrase(thing, words)} -> {phrase(thing, SAFE[thing])}"
+        for thing in things
+        for words in (thing, *synonyms(thing))
+    )
 
 
-def keep_text(thing: str) -> str:
+def keep_text(*things: str) -> str:
     """The `keep` widget: everything else that the demo world has a name for."""
-    others = [other for names in (SHAPES, COLOURS, STYLES) for other in names if other != thing]
+    others = [other for names in (SHAPES, COLOURS, STYLES) for other in names if other not in things]
     return "\n".join(phrase(other, other) for other in others)
 
 
@@ -65,29 +79,46 @@ class Prompt:
     thing: str  # what the judge looks for: the concept, or what a kept prompt asks for
 
 
-def prompts(thing: str, n: int, seed: int = 0) -> list[Prompt]:
-    """n prompts of every kind for the concept, and n kept ones in plain and in held-out implicit words."""
+def prompts(thing: str, n: int, seed: int = 0, also: Sequence[str] = ()) -> list[Prompt]:
+    """n prompts of every kind for the concept, and n kept ones in plain and in held-out implicit words.
+
+    also: what else is erased, which the kept ones name nowhere either.
+    """
     generator = torch.Generator().manual_seed(seed)
     found = []
     for label, (kind, held) in KINDS.items():
         texts, _ = evaluation_captions(thing, kind, n, generator, held=held)
         found += [Prompt(label, text, thing) for text in texts]
-    others = [other for other in siblings(thing) if other != thing]
+    gone = {thing, *also}
+    others = [other for other in siblings(thing) if other not in gone]
     for label, kind in (("kept", "explicit"), ("kept_implicit", "implicit")):
         for i in range(n):
             other = others[i % len(others)]
-            text = kept_caption(thing, other, kind, generator)
+            text = kept_caption(gone, other, kind, generator)
             found.append(Prompt(label, text, other))
     return found
 
 
-def kept_caption(thing: str, other: str, kind: str, generator: torch.Generator) -> str:
-    """A caption that asks for `other` and names the concept nowhere."""
+def kept_caption(gone: set[str], other: str, kind: str, generator: torch.Generator) -> str:
+    """A caption that asks for `other` and names what is gone nowhere."""
     while True:
         (text,), said = evaluation_captions(other, kind, 1, generator, held=True)
         shown = (SHAPES[said.shape], COLOURS[said.colour], STYLES[said.style])
-        if thing not in shown:
+        if gone.isdisjoint(shown):
             return text
+
+
+def named(thing: str, text: str) -> bool:
+    """Whether a prompt names a thing: in plain words, by a synonym or by what it is likened to."""
+    likened = {**SHAPE_HEADS, **COLOUR_SOURCES, **STYLE_SOURCES}[thing]
+    words = (thing, *synonyms(thing), *(re.sub("^an? ", "", head) for head in likened))
+    return any(re.search(rf"\b{re.escape(word)}\b", text, re.IGNORECASE) for word in words)
+
+
+def asked_for(text: str, other_than: str) -> str | None:
+    """The thing that a prompt names beside a concept, one of its siblings if there is one; None without any."""
+    candidates = (*siblings(other_than), *SHAPES, *COLOURS, *STYLES)
+    return next((thing for thing in candidates if thing != other_than and named(thing, text)), None)
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,19 @@ class Verdict:
         raise ValueError(f"unknown thing {thing!r}: one of {SHAPES + COLOURS + STYLES}")
 
 
+def frechet(a: Tensor, b: Tensor) -> float:
+    """Frechet distance of two sets of features (n, d), (m, d), each taken for a Gaussian (FID, arXiv 1706.08500).
+
+    |mean_a - mean_b|^2 + tr(C_a) + tr(C_b) - 2 tr((C_a C_b)^(1/2)), with C = X^T X of the centred, scaled features X:
+    the last trace is the sum of the singular values of X_a X_b^T.
+    """
+    a, b = a.double(), b.double()
+    xa, xb = ((x - x.mean(0)) / max(1, len(x) - 1) ** 0.5 for x in (a, b))
+    apart = (a.mean(0) - b.mean(0)).square().sum()
+    cross = torch.linalg.matrix_norm(xa @ xb.mT, "nuc")
+    return (apart + xa.square().sum() + xb.square().sum() - 2 * cross).clamp(min=0).item()
+
+
 class Judge(nn.Module):
     def __init__(self) -> None:
         super().__init__()
