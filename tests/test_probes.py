@@ -237,7 +237,11 @@ def probe(run, stock):
 
 def states(stock):
     parts = [stock[0].model, stock[1].model, stock[2].cond_stage_model]
-    return [{key: weight.clone() for key, weight in part.state_dict().items()} for part in parts]
+    return [
+        {key: weight.clone() for key, weight in part.state_dict().items()}
+        | {f"{key} wants a gradient": torch.tensor(weight.requires_grad) for key, weight in part.named_parameters()}
+        for part in parts
+    ]
 
 
 def assert_as_before(stock, before):
@@ -248,7 +252,7 @@ def assert_as_before(stock, before):
     for old, new in zip(before, states(stock)):
         assert old.keys() == new.keys() and all(torch.equal(old[key], new[key]) for key in old)
     for part in (stock[0].model, stock[1].model, stock[2].cond_stage_model):
-        assert not any(p.requires_grad or p.grad is not None for p in part.parameters())
+        assert all(weight.grad is None for weight in part.parameters())
     assert not stock[0].patches
 
 
