@@ -8,6 +8,8 @@ lines instead; labels that start with "kept" are scored by what their prompt ask
 --json is written as the figures come and taken up again from there. For one method and one concept it is an object of
 method, concept, seconds, evaluations, images, shift, and rows of label, prompt, images, before, after, soft_before and
 soft_after; otherwise a list of them. It ends with a Markdown table: means over the concepts with 95 % intervals.
+
+A picture takes about 0.14 s of one core: the closed forms about half an hour for all six concepts, --quick six minutes.
 """
 
 from __future__ import annotations
