@@ -3,6 +3,7 @@
 from .concepts import TRCEEraseConcepts, TRCEKeepConcepts
 from .delta import TRCEApplyDelta, TRCELoadDelta, TRCESaveDelta
 from .erase import TRCEErase
+from .erase_by import TRCEEraseByMethod
 from .export import TRCEDeltaToLoRA, TRCESaveDiffusers
 from .import_weights import TRCELoadWeights
 
@@ -16,4 +17,5 @@ NODES = [
     TRCELoadWeights,
     TRCEEraseConcepts,
     TRCEKeepConcepts,
+    TRCEEraseByMethod,
 ]
