@@ -3,6 +3,7 @@
 from .concepts import TRCEEraseConcepts, TRCEKeepConcepts
 from .delta import TRCEApplyDelta, TRCELoadDelta, TRCESaveDelta
 from .erase import TRCEErase
+from .erase_by import TRCEEraseByMethod
 from .export import TRCEDeltaToLoRA, TRCESaveDiffusers
 from .import_weights import TRCELoadWeights
 from .probes import PROBES
@@ -20,4 +21,5 @@ NODES = [
     TRCEKeepConcepts,
     TRCEReport,
     *PROBES,
+    TRCEEraseByMethod,
 ]

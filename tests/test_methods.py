@@ -374,23 +374,22 @@ def test_esd_trains_on_the_unwanted_prompts_alone_and_at_all_noise_levels():
         assert torch.isclose(term.value(e, 0), ((e[0] - goal) ** 2).mean())
 
 
-def test_esd_moves_the_prediction_away_from_the_concept(encoder):
-    settings = replace(QUICK_ONES["esd"], steps=60, learning_rate=3e-3)
+def test_esd_brings_the_loss_down_and_changes_keys_and_values_alone(encoder):
+    settings = replace(QUICK_ONES["esd"], steps=150, learning_rate=1e-3, trajectories=6, draws=2)
     delta, report = erased("esd", encoder, settings)
     assert set(delta.tuned) == set(READERS) and delta.context_map.rank == 0
-    assert report.evaluations > 60
-    shorter, _ = erased("esd", encoder, replace(settings, steps=1))
-    assert "tuned" not in shorter.info.measured
-    denoise = ToyDenoiser()
-    noise = torch.Generator().manual_seed(5)
-    x, sigma = denoise.noise(4, noise, torch.tensor(5.0)), torch.full((4,), 5.0)
-    gun, empty = (Texts(whole(encoder, text).float().expand(4, -1, -1)) for text in ("a photo of gun", ""))
-    e_c, e_u = (denoise(x, sigma, text, {}) for text in (gun, empty))
-    e = denoise(
-        x, sigma, gun, {f"{m}.weight": denoise.weights[f"{m}.weight"] + delta.tuned[m].dense() for m in READERS}
+    assert report.evaluations > 150
+    tuning = tune(
+        replace(delta, tuned={}, info=replace(delta.info, settings={"templates": True})),
+        encoder,
+        lend(ToyDenoiser())[0],
+        settings.tuning(),
+        objective=esd.terms,
     )
-    goal = e_u - 2 * (e_c - e_u)
-    assert (e - goal).norm() < 0.9 * (e_c - goal).norm()
+    assert all(torch.equal(delta.tuned[m].dense(), tuning.tuned[m].dense()) for m in READERS)
+    points = 6 * 2  # each comes once in a round
+    first, last = (sum(part) / points for part in (tuning.losses[:points], tuning.losses[-points:]))
+    assert last < 0.8 * first
 
 
 def test_trce_is_what_the_node_does(encoder):
@@ -509,6 +508,6 @@ def test_what_cannot_be_done_is_said(encoder):
     for method in ("speed", "esd"):
         with pytest.raises(MethodError, match="give erase_with"):
             erased(method, encoder, weights=None, model=None)
-    for method in METHODS:
+    for method in set(METHODS) - {"esd"}:  # which keeps nothing
         with pytest.raises(TokenError, match="'keep'"):
             erased(method, encoder, keep=("x " * 90,))

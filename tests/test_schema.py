@@ -21,6 +21,7 @@ IDS = [
     "TRCELoadWeights",
     "TRCEEraseConcepts",
     "TRCEKeepConcepts",
+    "TRCEEraseByMethod",
 ]
 
 

@@ -265,3 +265,15 @@ def test_sdxl_is_tuned_and_stays_as_it_was(run, pack, make_sdxl, make_clip, samp
     stage1 = pack.host.apply_delta(model, replace(delta, tuned={}), 1.0)
     prompts = conditioning(clip, "a gun"), conditioning(clip, "")
     assert not torch.equal(sample(result, *prompts), sample(stage1, *prompts))
+
+
+@pytest.mark.parametrize("name", ["uce", "rece", "mace", "realera", "leace", "speed"])
+def test_other_methods_reach_the_pooled_vector_too(run, make_sdxl, make_clip, name):
+    model, clip = make_sdxl(), make_clip(kind="sdxl")
+    inputs = dict(model=model, clip=clip, concepts="a gun -> an umbrella", keep="a dog", method={"method": name})
+    _, delta, _ = run("TRCEEraseByMethod", **inputs)
+    if name == "speed":
+        change = delta.tuned["diffusion_model.label_emb.0.0"].dense()
+        assert change[:, :G].any() and not change[:, G:].any()
+    else:
+        assert delta.streams["pooled"].rank and delta.context_map.rank

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import dev
+from trce_ops.delta import load_delta
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS = ROOT / "workflows"
@@ -62,6 +63,18 @@ def test_every_workflow_runs(server, deltas):
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in DONE_ABOVE and name not in NEED_OTHER_MODELS])
 def test_the_other_workflows_run(server, deltas, name):
     assert server.queue(quick(api(name)))["status"]["completed"]
+
+
+def test_the_settings_of_a_method_come_through_the_api(server, deltas):
+    prompt = quick(api("erase-a-concept"))
+    erase = node_of(prompt, "TRCEErase")
+    told = {name: prompt[erase]["inputs"][name] for name in ("model", "clip", "concepts", "keep")}
+    told |= {"method": "uce", "method.ridge": 0.25, "method.expand": True, "strength": 1.0}
+    prompt[erase] = {"class_type": "TRCEEraseByMethod", "inputs": told}
+    prompt[node_of(prompt, "TRCESaveDelta")]["inputs"]["filename_prefix"] = "test/uce"
+    saved = server.queue(prompt)["outputs"][node_of(prompt, "TRCESaveDelta")]["text"][0]
+    info = load_delta(deltas / saved).info
+    assert (info.method, info.settings["ridge"], info.settings["expand"]) == ("uce", 0.25, True)
 
 
 def test_cancel_over_http_leaves_no_file(server, deltas):

@@ -24,10 +24,11 @@ from torch import Generator, Tensor
 from ..embeddings import TextEncoder, embed_positions
 from ..templates import PLAIN, PromptPair, expand
 from ..tuned import WeightChange
-from .job import Edit, Job, embed_kept, no_map, subjects
+from .job import Edit, Job, MethodError, embed_kept, no_map, subjects
 from .rece import every_token
 
 PARAMS = {"V": ("to_v",), "K": ("to_k",), "KV": ("to_k", "to_v")}
+TOKENS = ("subject", "all")
 CENTRES = 3  # of the empty prompt's padding
 
 
@@ -113,6 +114,9 @@ def centres(tokens: Tensor, count: int, generator: Generator, rounds: int = 50) 
 
 
 def erase(job: Job, settings: SpeedSettings) -> Edit:
+    """Raises MethodError for settings that leave no one solution."""
+    if settings.preserve <= 0:
+        raise MethodError(f"'preserve' is {settings.preserve:g}; SPEED needs more than 0.")
     generator = Generator().manual_seed(settings.seed)
     tuned, maps, left = {}, {}, []
     for kind, encoder in job.encoders.items():

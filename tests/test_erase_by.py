@@ -1,0 +1,65 @@
+"""Erase by Another Method, run in process as ComfyUI runs it, on a small SD1.x model."""
+
+import pytest
+import torch
+
+from trce_ops.methods import METHODS
+
+OFFERED = [name for name in METHODS if name not in ("trce", "trce-closed-form")]
+CONCEPTS, KEEP = "a gun -> an umbrella\nblood", "a dog\na water pistol"
+TRAINING = {"steps": 2, "trajectories": 2, "resolution": 64}
+
+
+@pytest.fixture(autouse=True)
+def fast(pack, monkeypatch):
+    """Fewer everyday captions."""
+    erase = pack.module.trce_ops.erase
+    monkeypatch.setattr(erase, "BENIGN_CAPTIONS", erase.BENIGN_CAPTIONS[::20])
+
+
+def choice(name):
+    return {"method": name, **(TRAINING if METHODS[name].trains else {})}
+
+
+def conditioning(clip, text):
+    with torch.inference_mode():
+        return clip.encode_from_tokens(clip.tokenize(text))
+
+
+def test_the_widgets_are_fields_of_the_settings_with_their_defaults(pack):
+    (combo,) = (i for i in pack.nodes["TRCEEraseByMethod"].define_schema().inputs if i.id == "method")
+    assert [option.key for option in combo.options] == OFFERED
+    for option in combo.options:
+        settings = METHODS[option.key].settings
+        assert {i.id: i.default for i in option.inputs} == {i.id: getattr(settings, i.id) for i in option.inputs}
+        for widget in option.inputs:
+            assert len(widget.tooltip) > 20, (option.key, widget.id)
+
+
+@pytest.mark.parametrize("name", OFFERED)
+def test_every_method_erases_and_its_delta_does_the_same(run, make_model, make_clip, sample, name):
+    model, clip = make_model(), make_clip()
+    gun, empty = conditioning(clip, "a gun"), conditioning(clip, "")
+    before = sample(model, gun, empty)
+    inputs = dict(model=model, clip=clip, concepts=CONCEPTS, keep=KEEP, method=choice(name))
+    erased, delta, report = run("TRCEEraseByMethod", **inputs)
+    after = sample(erased, gun, empty)
+    assert not torch.equal(before, after)
+    assert torch.equal(sample(model, gun, empty), before)
+    (applied,) = run("TRCEApplyDelta", model=model, delta=delta, clip=clip)
+    assert torch.equal(sample(applied, gun, empty), after)
+    none, *_ = run("TRCEEraseByMethod", **inputs, strength=0.0)
+    assert torch.equal(sample(none, gun, empty), before)
+    assert delta.info.method == name and METHODS[name].paper in report
+
+
+def test_methods_that_look_at_the_weights_see_them_with_their_loras(run, make_model, make_clip):
+    model, clip = make_model(), make_clip()
+    key = next(k for k in model.model.state_dict() if k.endswith("attn2.to_v.weight"))
+    with_lora = model.clone()
+    with_lora.add_patches({key: ("diff", (torch.ones_like(model.model.state_dict()[key]),))}, 1.0)
+    inputs = dict(clip=clip, concepts=CONCEPTS, keep=KEEP, method=choice("speed"))
+    (_, plain, _), (_, other, _) = (run("TRCEEraseByMethod", model=m, **inputs) for m in (model, with_lora))
+    module = key.removesuffix(".weight")
+    assert not torch.equal(plain.tuned[module].dense(), other.tuned[module].dense())
+    assert all(torch.equal(plain.tuned[m].dense(), other.tuned[m].dense()) for m in plain.tuned if m != module)
