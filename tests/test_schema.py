@@ -21,6 +21,11 @@ IDS = [
     "TRCELoadWeights",
     "TRCEEraseConcepts",
     "TRCEKeepConcepts",
+    "TRCEReport",
+    "TRCEProbeConceptInversion",
+    "TRCEProbeRingABell",
+    "TRCEProbeTokenPrefix",
+    "TRCEProbeLatentInversion",
     "TRCEEraseByMethod",
 ]
 
