@@ -11,6 +11,7 @@ from ..trce_ops.methods import METHODS, erase_with, speed
 from . import host
 from .erase import ErasedDelta
 from .methods import lend
+from .widgets import within_bounds
 
 
 def _widget(kind, method: str, name: str, tooltip: str, **options) -> io.Input:
@@ -200,6 +201,7 @@ class TRCEEraseByMethod(io.ComfyNode):
         )
 
     @classmethod
+    @within_bounds
     def execute(cls, model, clip, concepts, keep, method, strength=1.0) -> io.NodeOutput:
         given = dict(method)
         name = given.pop("method")

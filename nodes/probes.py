@@ -18,12 +18,13 @@ from ..trce_ops.probes.latent_inversion import invert, regenerate
 from ..trce_ops.probes.ring_a_bell import add_direction, concept_direction
 from ..trce_ops.probes.soft_prompts import ProbeError
 from ..trce_ops.probes.token_prefix import PrefixSettings, search_prefix
-from ..trce_ops.templates import TEMPLATES, expand, mentions
+from ..trce_ops.templates import expand, sentences
 from ..trce_ops.texts import Texts
 from ..trce_ops.trajectories import OutOfMemory, Predictor
 from . import host
 from .denoiser import HostDenoiser, check_differentiable, open_denoiser
 from .soft_prompts import HostSoftEncoder, open_encoder
+from .widgets import within_bounds
 
 ROWS = 4  # pictures that go through the model at a time
 REMEDY = "connect a model of these families"
@@ -230,6 +231,7 @@ class TRCEProbeConceptInversion(io.ComfyNode):
         )
 
     @classmethod
+    @within_bounds
     def execute(
         cls,
         model,
@@ -308,11 +310,12 @@ class TRCEProbeRingABell(io.ComfyNode):
         )
 
     @classmethod
+    @within_bounds
     def execute(cls, model, clip, concepts, prompt, scale, seed, pictures=None, unedited_model=None) -> io.NodeOutput:
         def ring(target: Target) -> tuple:
             pairs = parse_concepts(concepts)
             names = [pair.concept for pair in pairs]
-            prompts = expand(pairs, [t for t in TEMPLATES if not mentions(t, names)])
+            prompts = expand(pairs, sentences(names, True))
             with target.open() as (denoise, encoder), torch.no_grad():
                 batches = []
                 for number, pair in enumerate(prompts):
@@ -386,6 +389,7 @@ class TRCEProbeTokenPrefix(io.ComfyNode):
         )
 
     @classmethod
+    @within_bounds
     def execute(
         cls, model, clip, pictures, prompt, tokens, steps, candidates, batch, seed, unedited_model=None
     ) -> io.NodeOutput:
@@ -441,6 +445,7 @@ class TRCEProbeLatentInversion(io.ComfyNode):
         )
 
     @classmethod
+    @within_bounds
     def execute(cls, model, clip, pictures, prompt, negative, steps, cfg, seed, unedited_model=None) -> io.NodeOutput:
         def invert_latent(target: Target) -> tuple:
             plain = one_line(prompt)

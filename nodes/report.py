@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 from ..trce_ops.comparison import CONCEPT, KEPT, Change, report_text, squared_distances
 from . import host
 from .contact_sheet import draw_sheet
+from .widgets import within_bounds
 
 MAX_PROMPTS = 64
 
@@ -215,6 +216,7 @@ class TRCEReport(io.ComfyNode):
         )
 
     @classmethod
+    @within_bounds
     def execute(
         cls,
         before,

@@ -266,6 +266,24 @@ def test_numbers_out_of_bounds_are_refused_by_name(pack, run, make_model, make_c
     fuzz("numbers out of bounds, all nodes", 2500, check, case=drawn)
 
 
+def test_numbers_of_the_methods_are_refused_by_name(pack, run):
+    (combo,) = (i for i in pack.nodes["TRCEEraseByMethod"].define_schema().inputs if i.id == "method")
+    inner = [(option.key, i) for option in combo.options for i in option.inputs if hasattr(i, "min")]
+
+    def check(case):
+        (method, widget), value = case
+        with pytest.raises(pack.host.HostError) as refusal:
+            run("TRCEEraseByMethod", method={"method": method, widget.id: value})
+        assert_sentence(refusal.value, f"'{widget.id}'")
+
+    ends = [
+        (case, value) for case in inner for value in (case[1].min - 1, case[1].max + 1, *(v for v in ODD if v != v))
+    ]
+    exhaust("numbers of the methods out of bounds", check, ends)
+    with pytest.raises(pack.host.HostError, match="'method' is 'none'; choose one of"):
+        run("TRCEEraseByMethod", method={"method": "none"})
+
+
 @pytest.mark.parametrize("end", ["min", "max"])
 def test_numbers_at_their_bounds_are_taken(pack, run, make_model, clip, end, monkeypatch, tmp_path):
     """Of Erase in closed form, all four corners of its two knobs for the solver among them."""

@@ -142,9 +142,9 @@ def test_the_embedding_that_rece_finds_is_the_best_one():
 
 
 def test_mace_moves_what_two_sentences_have_in_common_and_not_the_concept(encoder, monkeypatch):
-    job = __import__("trce_ops.methods.job", fromlist=["TEMPLATES"])
+    sentences = __import__("trce_ops.templates", fromlist=["TEMPLATES"])
     templates = ("{}", "a photo of {} at sea")
-    monkeypatch.setattr(job, "TEMPLATES", templates)
+    monkeypatch.setattr(sentences, "TEMPLATES", templates)
     W, pairs = projection(), []
     for concept, safe in (("gun", "cake"), ("long rifle", "bread")):
         for template in templates:
@@ -441,8 +441,8 @@ def test_any_number_of_concepts(encoder, method, count):
 
 @pytest.mark.parametrize("method", ["uce", "rece", "mace", "realera", "speed", "leace"])
 def test_a_hundred_concepts(encoder, method, monkeypatch):
-    job = __import__("trce_ops.methods.job", fromlist=["TEMPLATES"])
-    monkeypatch.setattr(job, "TEMPLATES", job.TEMPLATES[:2])
+    sentences = __import__("trce_ops.templates", fromlist=["TEMPLATES"])
+    monkeypatch.setattr(sentences, "TEMPLATES", sentences.TEMPLATES[:2])
     pairs = parse_concepts("\n".join(f"thing{i} -> cake" for i in range(100)))
     delta, _ = erased(method, encoder, pairs=pairs)
     assert delta.context_map.dense().isfinite().all()

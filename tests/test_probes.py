@@ -1,6 +1,5 @@
 """The probes against obvious lines, on toys where the answer is known, and as nodes on a small SD1.x model."""
 
-import sys
 
 import pytest
 import torch
@@ -213,8 +212,7 @@ NODES = {
 @pytest.fixture(autouse=True)
 def few_levels(pack, monkeypatch):
     monkeypatch.setattr(pack.ops.probes.evidence, "LEVELS", 2)
-    nodes = sys.modules[f"{pack.module.__name__}.nodes.probes"]
-    monkeypatch.setattr(nodes, "TEMPLATES", nodes.TEMPLATES[:3])
+    monkeypatch.setattr(pack.ops.templates, "TEMPLATES", pack.ops.templates.TEMPLATES[:3])
 
 
 @pytest.fixture(scope="module")

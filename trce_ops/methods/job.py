@@ -17,7 +17,7 @@ from ..embeddings import EmbeddingPairs, TextEncoder, embed_positions
 from ..erase import StepProgress, keep_moments
 from ..report import moved_ratios
 from ..stage2 import TunableModel
-from ..templates import PLAIN, TEMPLATES, expand, mentions
+from ..templates import PLAIN, expand, sentences
 from ..tokens import Roles
 from ..tuned import Tuned
 
@@ -68,7 +68,7 @@ class Job:
 
     def templates(self) -> list[str]:
         """The sentences that do not have a concept in them already, which would ask to keep it."""
-        return [template for template in TEMPLATES if not mentions(template, self.concepts)]
+        return sentences(self.concepts, True)
 
 
 @dataclass(frozen=True)
