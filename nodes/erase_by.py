@@ -217,6 +217,6 @@ class TRCEEraseByMethod(io.ComfyNode):
             progress=host.node_progress(node_id),
             **lend(model, clip),
         )
-        erased = host.apply_delta(model, delta, strength)
-        host.show_text(node_id, report.text())
-        return io.NodeOutput(erased, delta, report.text())
+        erased, text = host.apply_delta(model, delta, strength), report.text()
+        host.show_text(node_id, text)
+        return io.NodeOutput(erased, delta, text, ui={"text": [text]})

@@ -63,3 +63,51 @@ def test_methods_that_look_at_the_weights_see_them_with_their_loras(run, make_mo
     module = key.removesuffix(".weight")
     assert not torch.equal(plain.tuned[module].dense(), other.tuned[module].dense())
     assert all(torch.equal(plain.tuned[m].dense(), other.tuned[m].dense()) for m in plain.tuned if m != module)
+
+
+@pytest.mark.parametrize("name", OFFERED)
+def test_the_same_inputs_give_the_same_file(pack, run, make_model, make_clip, tmp_path, name):
+    inputs = dict(concepts=CONCEPTS, keep=KEEP, method=choice(name))
+    for i in range(2):
+        _, delta, _ = run("TRCEEraseByMethod", model=make_model(), clip=make_clip(), **inputs)
+        pack.ops.delta.save_delta(delta, tmp_path / f"{i}")
+    assert (tmp_path / "0").read_bytes() == (tmp_path / "1").read_bytes()
+
+
+@pytest.mark.parametrize("name", OFFERED)
+def test_cancel_leaves_model_and_clip_as_they_were(pack, make_model, make_clip, monkeypatch, tmp_path, name):
+    """Cancelled at the last step that it tells of: for ESD that is in the training."""
+    import comfy.model_management as mm
+
+    model, clip = make_model(), make_clip()
+    parts = (model.model, clip.cond_stage_model)
+    before = [{key: weight.clone() for key, weight in part.state_dict().items()} for part in parts]
+    node = pack.nodes["TRCEEraseByMethod"].PREPARE_CLASS_CLONE(None)
+    told = []
+
+    def start(number):
+        folder = tmp_path / str(number)
+        monkeypatch.setattr(pack.host, "cache_folder", lambda: str(folder))  # nothing is kept from the run before
+        told.clear()
+        with torch.inference_mode():
+            return node.EXECUTE_NORMALIZED(
+                model=model, clip=clip, concepts=CONCEPTS, keep=KEEP, method=choice(name), strength=1.0
+            )
+
+    monkeypatch.setattr(pack.host, "show_text", lambda node_id, text: told.append(text))
+    output = start(0)
+    steps = len(told) - 1
+    assert told[-1] == output.args[2] and output.ui == {"text": [told[-1]]}
+
+    def cancelling(node_id, text):
+        told.append(text)
+        if len(told) == steps - 1:
+            mm.interrupt_current_processing()
+
+    monkeypatch.setattr(pack.host, "show_text", cancelling)
+    with pytest.raises(mm.InterruptProcessingException):
+        start(1)
+    assert len(told) == steps - 1
+    assert not model.patches
+    for part, weights in zip(parts, before):
+        assert all(torch.equal(weight, weights[key]) for key, weight in part.state_dict().items())
