@@ -1,6 +1,5 @@
 """The probes against obvious lines, on toys where the answer is known, and as nodes on a small SD1.x model."""
 
-
 import pytest
 import torch
 

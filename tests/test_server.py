@@ -69,7 +69,8 @@ def test_the_settings_of_a_method_come_through_the_api(server, deltas):
     prompt = quick(api("erase-a-concept"))
     erase = node_of(prompt, "TRCEErase")
     told = {name: prompt[erase]["inputs"][name] for name in ("model", "clip", "concepts", "keep")}
-    told |= {"method": "uce", "method.ridge": 0.25, "method.expand": True, "strength": 1.0}
+    told |= {"method": "uce", "method.erase": 1.0, "method.preserve": 1.0, "method.ridge": 0.25}
+    told |= {"method.expand": True, "strength": 1.0}
     prompt[erase] = {"class_type": "TRCEEraseByMethod", "inputs": told}
     prompt[node_of(prompt, "TRCESaveDelta")]["inputs"]["filename_prefix"] = "test/uce"
     saved = server.queue(prompt)["outputs"][node_of(prompt, "TRCESaveDelta")]["text"][0]
