@@ -49,8 +49,6 @@ def report(run, make_clip):
     yield execute
     import comfy.model_management
 
-    import comfy.model_management
-
     comfy.model_management.unload_all_models()
 
 
