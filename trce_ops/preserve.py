@@ -1,6 +1,6 @@
 """The preserve moment P: what the embeddings of ordinary prompts look like, per text encoder.
 
-P is the mean of k k^T over all tokens of a caption and over all captions, not the sum, so that 'preserve' means the
+P is the mean of k k^T over all tokens of a caption, in every layer that the model is given, and over all captions, not the sum, so that 'preserve' means the
 same for any number of them. It depends on the text encoder alone and takes a while on a CPU, so it is kept on disk.
 """
 
@@ -33,7 +33,8 @@ class Kept:
     """Ordinary prompts as one text encoder sees them."""
 
     moment: Tensor  # P (d, d) float64, per-token mean of k k^T
-    samples: Tensor  # (m, 2, d) float32: first EoT and last position of every caption, to measure what is moved
+    samples: Tensor  # (m, 2, d) float32: first EoT and last position of every caption (of several layers
+    # the last one), to measure what is moved
 
     def without(self, rows: Sequence[int], part: Kept) -> Kept:
         """The same less the captions in `rows`, whose own moment `part` holds."""
@@ -70,8 +71,9 @@ def _compute(captions: Sequence[str], encoder: TextEncoder, progress: Progress) 
     for batch, z in encode_batches(encoder, rows, progress):
         for ids, k in zip(batch, z.double()):
             k = k[: rows[ids]]
+            samples[ids] = k[[encoder.locate(ids).first_eot, -1], -encoder.width :].float()
+            k = k.reshape(-1, encoder.width)
             P += k.mT @ k / len(k)
-            samples[ids] = k[[encoder.locate(ids).first_eot, -1]].float()
     return Kept(P / len(rows), torch.stack([samples[ids] for ids in rows]))
 
 
