@@ -219,7 +219,7 @@ def make_clip(comfy_host):
         sizes["t5xxl_model_config"] = dict(d_ff=64, d_kv=16, d_model=width, num_heads=2, num_layers=2)
         llm = small | dict(num_hidden_layers=4, num_key_value_heads=1)
         sizes |= dict.fromkeys(("qwen3_4b_model_config", "qwen25_7b_model_config"), llm)
-        sizes["llama_model_config"] = llm | dict(hidden_size=48)
+        sizes["llama_model_config"] = llm | dict(hidden_size=96)
         target = comfy.supported_models_base.ClipTarget(*kinds[kind])
         clip = comfy.sd.CLIP(target, model_options={"dtype": dtype, **sizes})
         fill(clip.cond_stage_model, seed)

@@ -95,7 +95,10 @@ class EmbeddingPairs:
 def encode_batches(
     encoder: TextEncoder, lengths: Mapping[Ids, int], progress: Progress
 ) -> Iterator[tuple[list[Ids], Tensor]]:
-    """Encode every row up to its own length, in batches of similar length: (rows, embeddings (b, L, layers * d)) at a time."""
+    """Encode every row up to its own length, in batches of similar length.
+
+    Yields (rows, embeddings (b, L, layers * d)), one batch at a time.
+    """
     rows = sorted(lengths, key=lengths.__getitem__)
     size = max(1, BATCH // encoder.layers)
     for start in range(0, len(rows), size):

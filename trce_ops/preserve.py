@@ -1,7 +1,8 @@
 """The preserve moment P: what the embeddings of ordinary prompts look like, per text encoder.
 
-P is the mean of k k^T over all tokens of a caption, in every layer that the model is given, and over all captions, not the sum, so that 'preserve' means the
-same for any number of them. It depends on the text encoder alone and takes a while on a CPU, so it is kept on disk.
+P is the mean of k k^T over all tokens of a caption (in each layer that is read) and over all captions, not the sum, so
+that 'preserve' means the same for any number of them. It depends on the text encoder alone and takes a while on a CPU,
+so it is kept on disk.
 """
 
 from __future__ import annotations
