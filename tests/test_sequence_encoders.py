@@ -194,8 +194,9 @@ def test_hidream_learns_a_map_for_the_layers_of_its_llama(run, make_model, make_
     gun, umbrella, dog, empty = (conditioning(clip, text) for text in ("a gun", "an umbrella", "a dog", ""))
     a, b, kept = (cond[0][1]["conditioning_llama3"][0] for cond in (gun, umbrella, dog))
     T = delta.streams["llama"]
-    for layer in HIDREAM["llama_layers"]:  # "<|begin_of_text|>a gun": the keyword ends at 2
-        concept, safe, dog_word = (x[layer, 2] for x in (a, b, kept))
+    last = [sum(t != 128009 for t, _ in clip.tokenize(x)["llama"][0]) - 1 for x in ("a gun", "an umbrella", "a dog")]
+    for layer in HIDREAM["llama_layers"]:
+        concept, safe, dog_word = (x[layer, p] for x, p in zip((a, b, kept), last))
         way, left, moved = (x.norm() for x in (concept - safe, T.apply(concept) - safe, T.shift(dog_word)))
         assert left < 0.5 * way and moved < 0.5 * way, (layer, left / way, moved / way)
 
