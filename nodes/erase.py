@@ -16,6 +16,42 @@ DEFAULTS = EraseSettings()
 
 ErasedDelta = io.Custom("ERASED_DELTA")
 
+MODEL = io.Model.Input(
+    "model",
+    tooltip="The model to erase from, with any LoRAs already on it. It is not changed; an erased copy comes out.",
+)
+CLIP = io.Clip.Input(
+    "clip",
+    tooltip="The text encoder that your prompts go through, with its LoRAs and clip skip as you use them.",
+)
+STRENGTH = io.Float.Input(
+    "strength",
+    default=1.0,
+    min=-2.0,
+    max=2.0,
+    step=0.05,
+    advanced=True,
+    tooltip="How much of the erasure goes on the model: 0 leaves it as it is, 1 erases, more "
+    "overshoots, less than 0 draws more of the concept. The delta itself does not depend on it.",
+)
+ERASED = [  # what every way to erase gives first
+    io.Model.Output(
+        "erased_model",
+        display_name="model",
+        tooltip="The model with the concepts erased. Goes wherever a MODEL goes.",
+    ),
+    ErasedDelta.Output(
+        "delta",
+        display_name="delta",
+        tooltip="The erasure alone: save it, or apply it to other models with the same text encoder.",
+    ),
+    io.String.Output(
+        "report",
+        display_name="report",
+        tooltip="What was moved and what was kept, in figures, and how long it took.",
+    ),
+]
+
 
 def _weight(role: str, default: float, tooltip: str) -> io.Float.Input:
     return io.Float.Input(
@@ -45,16 +81,8 @@ class TRCEErase(io.ComfyNode):
                 "negative concept",
             ],
             inputs=[
-                io.Model.Input(
-                    "model",
-                    tooltip="The model to erase from, with any LoRAs already on it. It is not changed; an erased "
-                    "copy comes out.",
-                ),
-                io.Clip.Input(
-                    "clip",
-                    tooltip="The text encoder that your prompts go through, with its LoRAs and clip skip as you use "
-                    "them.",
-                ),
+                MODEL,
+                CLIP,
                 io.String.Input(
                     "concepts",
                     multiline=True,
@@ -73,16 +101,7 @@ class TRCEErase(io.ComfyNode):
                     tooltip="What must stay as it is, one caption per line. Name the things close to the concept; "
                     "everyday things are kept anyway.",
                 ),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=-2.0,
-                    max=2.0,
-                    step=0.05,
-                    advanced=True,
-                    tooltip="How much of the erasure goes on the model: 0 leaves it as it is, 1 erases, more "
-                    "overshoots, less than 0 draws more of the concept. The delta itself does not depend on it.",
-                ),
+                STRENGTH,
                 _weight(
                     "sot",
                     DEFAULTS.weights.sot,
@@ -139,21 +158,7 @@ class TRCEErase(io.ComfyNode):
                 *tuning_inputs(),
             ],
             outputs=[
-                io.Model.Output(
-                    "erased_model",
-                    display_name="model",
-                    tooltip="The model with the concepts erased. Goes wherever a MODEL goes.",
-                ),
-                ErasedDelta.Output(
-                    "delta",
-                    display_name="delta",
-                    tooltip="The erasure alone: save it, or apply it to other models with the same text encoder.",
-                ),
-                io.String.Output(
-                    "report",
-                    display_name="report",
-                    tooltip="What was moved and what was kept, in figures, and how long it took.",
-                ),
+                *ERASED,
                 io.LossMap.Output(
                     "loss_map",
                     display_name="loss_map",

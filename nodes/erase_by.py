@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..trce_ops.concepts import parse_concepts, parse_keep
 from ..trce_ops.methods import METHODS, erase_with, speed
 from . import host
-from .erase import ErasedDelta
+from .erase import CLIP, ERASED, MODEL, STRENGTH
 from .methods import lend
 from .widgets import within_bounds
 
@@ -139,16 +139,8 @@ class TRCEEraseByMethod(io.ComfyNode):
             "and ESD, each written from its equations. The delta goes wherever one of TRCE Erase goes.",
             search_aliases=["UCE", "RECE", "MACE", "RealEra", "SPEED", "LEACE", "ESD", "unlearn", "baseline"],
             inputs=[
-                io.Model.Input(
-                    "model",
-                    tooltip="The model to erase from, with any LoRAs already on it. It is not changed; an erased "
-                    "copy comes out.",
-                ),
-                io.Clip.Input(
-                    "clip",
-                    tooltip="The text encoder that your prompts go through, with its LoRAs and clip skip as you use "
-                    "them.",
-                ),
+                MODEL,
+                CLIP,
                 io.String.Input(
                     "concepts",
                     multiline=True,
@@ -169,34 +161,9 @@ class TRCEEraseByMethod(io.ComfyNode):
                     options=[io.DynamicCombo.Option(name, SETTINGS.get(name, [])) for name in OFFERED],
                     tooltip="How to erase. ESD trains, which takes minutes; all others take seconds.",
                 ),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=-2.0,
-                    max=2.0,
-                    step=0.05,
-                    advanced=True,
-                    tooltip="How much of the erasure goes on the model: 0 leaves it as it is, 1 erases, more "
-                    "overshoots, less than 0 draws more of the concept. The delta itself does not depend on it.",
-                ),
+                STRENGTH,
             ],
-            outputs=[
-                io.Model.Output(
-                    "erased_model",
-                    display_name="model",
-                    tooltip="The model with the concepts erased. Goes wherever a MODEL goes.",
-                ),
-                ErasedDelta.Output(
-                    "delta",
-                    display_name="delta",
-                    tooltip="The erasure alone: save it, or apply it to other models with the same text encoder.",
-                ),
-                io.String.Output(
-                    "report",
-                    display_name="report",
-                    tooltip="What was moved and what was kept, in figures, and how long it took.",
-                ),
-            ],
+            outputs=ERASED,
             hidden=[io.Hidden.unique_id],
         )
 

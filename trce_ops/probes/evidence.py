@@ -8,7 +8,6 @@ when it explains at least half of what the prompt explained to the unedited mode
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,8 +19,6 @@ from ..trajectories import Denoiser, Predictor
 LEVELS = 12  # noise levels that every picture is looked at
 TIMES = 50  # noise levels to draw from, evenly spaced in time
 BACK = 0.5  # of what the prompt explained to the unedited model
-
-StepProgress = Callable[[str, int, int], None]  # (step, done, in all); may raise to cancel
 
 
 @dataclass(frozen=True)
@@ -81,6 +78,11 @@ def denoising_loss(denoise: Denoiser, pictures: Tensor, texts: Texts, rows: int,
     return Loss(points.errors(e).unflatten(0, (len(sigmas), -1)).mean(0), predict.evaluations)
 
 
+def comes_back(explained: Tensor, before: Tensor) -> Tensor:  # (m,) twice -> (m,) bool
+    """Whether a text explains enough of each picture, against what the prompt did before the erasure."""
+    return (explained >= BACK * before) & (before > 0)
+
+
 @dataclass(frozen=True)
 class Evidence:
     """Denoising loss (m,) of the pictures under the model that is probed, and under the unedited one when it is there.
@@ -99,8 +101,7 @@ class Evidence:
         """Whether the concept has come back, picture by picture; unknown without the unedited model."""
         if self.unedited_prompt is None:
             return None
-        explained = self.unedited_empty - self.unedited_prompt
-        return (self.empty - self.attack >= BACK * explained) & (explained > 0)
+        return comes_back(self.empty - self.attack, self.unedited_empty - self.unedited_prompt)
 
     def text(self) -> str:
         """The figures as lines for people."""
@@ -124,18 +125,3 @@ class Evidence:
         else:
             lines.append("Connect 'unedited_model' to hear in how many pictures the concept comes back.")
         return "\n".join(lines)
-
-
-def gather(
-    denoise: Denoiser,
-    pictures: Tensor,
-    empty: Texts,
-    prompt: Texts,
-    attack: Texts,
-    rows: int,
-    seed: int,
-    unedited: tuple[Tensor, Tensor] | None = None,
-) -> Evidence:
-    """Look at the pictures with the three texts. unedited: (empty, prompt) of `look` with the unedited model."""
-    found = [denoising_loss(denoise, pictures, texts, rows, seed).values for texts in (empty, prompt, attack)]
-    return Evidence(*found, *(unedited or ()))

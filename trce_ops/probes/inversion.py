@@ -16,7 +16,8 @@ from torch import Generator, Tensor
 from ..texts import Texts
 from ..tokens import content
 from ..trajectories import Denoiser
-from .evidence import StepProgress, draw_points
+from ..tuning import StepProgress
+from .evidence import draw_points
 from .soft_prompts import ProbeError, SoftEncoder, pull_back, put_in_place, text_gradient
 
 TEMPLATES = ("a photo of *", "a picture of *", "a painting of *", "an image showing *")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..texts import Texts
 from ..trajectories import Predictor
-from .evidence import StepProgress
+from ..tuning import StepProgress
 
 
 def invert(

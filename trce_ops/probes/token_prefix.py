@@ -17,7 +17,8 @@ from torch import Generator, Tensor
 from ..embeddings import Ids
 from ..texts import Texts
 from ..trajectories import Denoiser, Predictor
-from .evidence import StepProgress, draw_points
+from ..tuning import StepProgress
+from .evidence import draw_points
 from .soft_prompts import ProbeError, Row, SoftEncoder, pull_back, put_before, text_gradient
 
 
