@@ -29,6 +29,7 @@ GREEN, SAND = {"color": "#232", "bgcolor": "#353"}, {"color": "#432", "bgcolor":
 DEMO = "trce_demo_sd15.safetensors"
 SDXL = "sd_xl_base_1.0.safetensors"
 SD15 = "v1-5-pruned-emaonly-fp16.safetensors"
+SEEDS = ("seed", "noise_seed")  # which the frontend gives a control even where the node asks for none
 MODELS = {  # where a file that a template names can be had: folder, address
     SDXL: (
         "checkpoints",
@@ -101,7 +102,7 @@ class Graph:
                 default = options.get("default", choices[0] if choices else "") if sort != "STRING" else ""
                 value = options.get("default", default) if linked else given.get(name, options.get("default", default))
                 values.append(value)
-                if options.get("control_after_generate"):
+                if options.get("control_after_generate") or name in SEEDS:
                     values.append("fixed")
                 if options.get("image_upload"):
                     values.append("image")
