@@ -28,7 +28,7 @@ FEW = dict(draws=1, batch=1, empty_trajectories=1, empty_draws=1, empty_batch=1,
 class RandomEncoder:
     """Embeddings of CLIP-L's shape for any text."""
 
-    width, fingerprint = WIDTH, "random"
+    width, layers, fingerprint = WIDTH, 1, "random"
 
     def tokenize(self, text: str) -> tuple[int, ...]:
         return (sum(text.encode()) % 1000,) * TOKENS

@@ -20,8 +20,8 @@ from ..trce_ops.tokens import CHUNK, Roles, TokenError, first_eot
 from .fingerprint import encoder_fingerprint
 from .literal import check_literal
 from .prefixes import device_context, encode_tree
-from .readers import CLIP_ROWS, CONTEXT, POOLED, HostError, Norm, TextReaders
-from .sequence_encoder import CLIPS, SequenceEncoder
+from .readers import CLIP_ROWS, CONTEXT, LLAMA, POOLED, HostError, Norm, TextReaders
+from .sequence_encoder import CLIPS, LlamaEncoder, SequenceEncoder
 
 ORDER = ("l", "g", "h")  # how ComfyUI lays the embeddings of several CLIPs side by side
 POOLS = "g"  # the CLIP whose pooled vector diffusion models are given
@@ -133,6 +133,8 @@ class ClipEncoder(EotEncoder):
 class NormedEncoder:
     """An encoder as a model sees it that puts its text through a norm first: maps are learnt behind that norm."""
 
+    layers = 1
+
     def __init__(self, encoder: TextEncoder, norm: Norm):
         self.encoder = encoder
         self.norm = norm
@@ -165,11 +167,6 @@ def text_fingerprint(clip, readers: TextReaders) -> str:
 
 def text_encoders(clip, readers: TextReaders) -> dict[str, TextEncoder]:
     """The encoder of every kind of text that MODEL reads, by kind. Raises HostError for what CLIP does not give."""
-    if other := sorted(readers.streams.keys() - {CONTEXT, POOLED}):
-        raise HostError(
-            f"The connected 'model' ({readers.family}) also reads {' and '.join(other)} text, which TRCE Erase "
-            "learns no map for; give it a delta that has one, with Apply Erased Delta."
-        )
     only_clip = clip.tokenize("").keys() <= CLIPS
     main = ClipEncoder(clip) if only_clip else SequenceEncoder(clip, readers.row.sequence)
     encoders = {CONTEXT: main}
@@ -177,6 +174,8 @@ def text_encoders(clip, readers: TextReaders) -> dict[str, TextEncoder]:
         encoders[POOLED] = Pooled(main)
     if readers.row.clip_rows:
         encoders[CLIP_ROWS] = ClipEncoder(clip, ("l", "g"))
+    if LLAMA in readers.streams:
+        encoders[LLAMA] = LlamaEncoder(clip, LLAMA, readers.streams[LLAMA].layers)
     for kind, stream in readers.streams.items():
         check_width(stream.width, encoders[kind].width, kind)
         if stream.norm:

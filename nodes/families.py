@@ -87,6 +87,7 @@ FAMILIES = (
             "llama": Reader(HIDREAM, pick=slice(-1)),
             "pooled": Reader(r"p_embedder\.pooled_embedder\.linear_1"),
         },
+        sequence="t5xxl",
     ),
     # Only the middle one of a block's three layers is cross-attention.
     Family("cosmos", ("CosmosT2V",), {"context": Reader(r"blocks\.block\d+\.blocks\.1\.block\.attn\.to_[kv]\.0")}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .families import Family, Reader, families_in_words, family_of
 
 PREFIX = "diffusion_model."
-CONTEXT, POOLED, CLIP_ROWS = "context", "pooled", "clip"  # kinds of text, each with a map of its own
+CONTEXT, POOLED, CLIP_ROWS, LLAMA = "context", "pooled", "clip", "llama"  # kinds of text, each with a map of its own
 
 
 class HostError(ValueError):
@@ -48,6 +48,7 @@ class Stream:
     width: int  # of the vectors it reads
     keys: tuple[str, ...]  # weights (out, width), or (out, more) whose first columns read the text
     norm: Norm | None = None  # what the vectors pass before
+    layers: tuple[int, ...] = ()  # of the text encoder, one for each of the keys, where it gives many
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,8 @@ def find_text_readers(model) -> TextReaders:
             f"erase in; connect a model of one of these families: {families_in_words()}."
         )
     streams = {kind: _stream(reader, modules, row, type(config).__name__) for kind, reader in row.readers.items()}
+    if LLAMA in streams:
+        streams[LLAMA] = replace(streams[LLAMA], layers=tuple(network.llama_layers))
     return TextReaders(row, streams)
 
 

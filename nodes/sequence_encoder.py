@@ -27,6 +27,8 @@ QUOTED = {"byt5"}  # streams that only get the words in quotation marks
 class SequenceEncoder:
     """A CLIP input with a T5 or a language model, as trce_ops.embeddings.TextEncoder."""
 
+    layers = 1
+
     def __init__(self, clip, stream: str = ""):
         self.clip = clip
         self.tokens: dict[Ids, dict] = {}  # all streams of every prompt seen, for other encoders beside this one
@@ -95,8 +97,8 @@ class SequenceEncoder:
             sot=place(range(start, first)),
         )
 
-    def encode(self, rows: Sequence[Ids], length: int) -> Tensor:  # (n, length, d) float32, CPU
-        z = torch.zeros(len(rows), length, self.width)
+    def encode(self, rows: Sequence[Ids], length: int) -> Tensor:  # (n, length, layers * d) float32, CPU
+        z = torch.zeros(len(rows), length, self.layers * self.width)
         for row, ids in zip(z, rows):
             embeddings = self._encode(ids)[:length]
             row[: len(embeddings)] = embeddings
@@ -128,6 +130,39 @@ class SequenceEncoder:
     def _content(self, ids: Ids) -> Ids:
         start, end = self._attended(ids)
         return ids[start + self.prefix : end - self.suffix]
+
+
+class LlamaEncoder(SequenceEncoder):
+    """The Llama of HiDream's CLIP, of which the model is given the hidden states of many layers.
+
+    Each layer is read by weights of its own, but a delta has one map for them all: every layer that is read gives its
+    pairs and its moment, each layer once, however many weights read it. States grow with depth, so that the last ones
+    alone would make the map: the map is learnt on every layer at the size of CLIP's embeddings, about 1 in each
+    dimension, which is what 'ridge' is made for. T is linear and holds for the states as they are.
+    """
+
+    def __init__(self, clip, stream: str, layers: Sequence[int]):
+        self.read = tuple(dict.fromkeys(layers))
+        super().__init__(clip, stream)
+        self.layers = len(self.read)
+        self.width //= self.layers
+        self.fingerprint = f"{self.fingerprint} {stream} {self.read}"
+        ids = self.tokenize("a photo of a dog on a table")
+        z = self._encode(ids)[slice(*self._attended(ids))].unflatten(-1, (self.layers, -1))
+        # The median, for the first token of a Llama is a hundred times as long as the others.
+        self.scale = 1 / z.square().mean(-1).sqrt().median(0).values.clamp_min(1e-6)  # (layers,)
+
+    def encode(self, rows: Sequence[Ids], length: int) -> Tensor:  # (n, length, layers * d) float32, CPU
+        return super().encode(rows, length) * self.scale.repeat_interleave(self.width)
+
+    def _encode(self, ids: Ids) -> Tensor:  # (length, layers * d)
+        states = self.clip.encode_from_tokens(self.tokens[ids], return_dict=True)["conditioning_llama3"][0]
+        if max(self.read) >= len(states):
+            raise HostError(
+                f"The connected 'clip' gives {len(states)} layers of {self.stream} text and 'model' reads layer "
+                f"{max(self.read)}; connect the CLIP that belongs to the model."
+            )
+        return states[list(self.read)].float().cpu().transpose(0, 1).flatten(1)
 
 
 def _in_common(a: Sequence[int], b: Sequence[int]) -> int:

@@ -88,6 +88,28 @@ def encoder():
     return ToyEncoder()
 
 
+class LayeredEncoder(ToyEncoder):
+    """Two layers, of which the model is given both."""
+
+    layers = 2
+
+    def encode(self, rows, length):
+        z = super().encode(rows, length)
+        return torch.cat([z, z.roll(1, -1) ** 2], -1)
+
+
+@pytest.fixture
+def make_layered():
+    """make_layered() -> an encoder with two layers, and an encoder for each of them alone."""
+
+    def alone(layer):
+        encoder, layered = ToyEncoder(), LayeredEncoder()
+        encoder.encode = lambda *args: layered.encode(*args)[..., layer * encoder.width :][..., : encoder.width]
+        return encoder
+
+    return lambda: (LayeredEncoder(), alone(0), alone(1))
+
+
 @pytest.fixture(scope="session")
 def comfy_host(tmp_path_factory):
     """A real ComfyUI in this process, on the CPU, with its folders in a temporary place."""
@@ -190,7 +212,7 @@ def make_clip(comfy_host):
     import comfy.sd1_clip
     import comfy.sdxl_clip
     import comfy.supported_models_base
-    from comfy.text_encoders import flux, pixart_t5, qwen_image, sd2_clip, sd3_clip, z_image
+    from comfy.text_encoders import flux, hidream, pixart_t5, qwen_image, sd2_clip, sd3_clip, z_image
 
     class QwenImage(qwen_image.QwenImageTEModel):
         """ComfyUI's way of encoding for Qwen-Image, on a language model that has no eyes and so can be small."""
@@ -208,6 +230,7 @@ def make_clip(comfy_host):
         "z-image": (z_image.ZImageTokenizer, z_image.te()),
         "qwen-image": (qwen_image.QwenImageTokenizer, QwenImage),
         "sd3": (sd3_clip.SD3Tokenizer, sd3_clip.sd3_clip()),
+        "hidream": (hidream.HiDreamTokenizer, hidream.hidream_clip()),
         "cascade": (comfy.sdxl_clip.StableCascadeTokenizer, comfy.sdxl_clip.StableCascadeClipModel),
     }
     small = dict(num_hidden_layers=3, hidden_size=32, num_attention_heads=2, intermediate_size=64)
@@ -218,6 +241,7 @@ def make_clip(comfy_host):
         sizes["t5xxl_model_config"] = dict(d_ff=64, d_kv=16, d_model=width, num_heads=2, num_layers=2)
         llm = small | dict(num_hidden_layers=4, num_key_value_heads=1)
         sizes |= dict.fromkeys(("qwen3_4b_model_config", "qwen25_7b_model_config"), llm)
+        sizes["llama_model_config"] = llm | dict(hidden_size=96)
         target = comfy.supported_models_base.ClipTarget(*kinds[kind])
         clip = comfy.sd.CLIP(target, model_options={"dtype": dtype, **sizes})
         fill(clip.cond_stage_model, seed)

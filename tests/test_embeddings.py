@@ -44,6 +44,16 @@ def test_a_pad_before_the_targets_end_goes_to_the_targets_first_eot(encoder):
     assert torch.equal(pairs.targets, target[[6, 6, 6, *range(6, 77)]])
 
 
+def test_every_layer_gives_its_own_pairs(make_layered):
+    encoder, *layers = make_layered()
+    prompts = expand([ConceptPair("a gun", "an umbrella"), ConceptPair("blood")], ["a photo of {}"])
+    pairs, alone = embed_pairs(prompts, encoder, ALL), [embed_pairs(prompts, layer, ALL) for layer in layers]
+    for side in ("sources", "targets", "weights"):
+        assert torch.equal(getattr(pairs, side), torch.stack([getattr(p, side) for p in alone], 1).flatten(0, 1))
+    assert pairs.roles[::2] == pairs.roles[1::2] == alone[0].roles
+    assert pairs.concepts[::2] == pairs.concepts[1::2] == alone[0].concepts
+
+
 def test_tokens_that_take_the_eots_part_go_to_the_same_place_of_the_sentence():
     """'<s> a gun and a gun here </s>' -> '<s> an old dog and an old dog here </s>', as roles."""
     source = Roles(keyword=(1, 2, 4, 5), first_eot=7, pads=(8, 9, 10, 11), others=(3, 6), sot=(0,))

@@ -38,6 +38,13 @@ def test_samples_are_the_first_eot_and_the_last_position(encoder):
     assert torch.equal(kept.samples, z[None, [3, 76]])
 
 
+def test_of_several_layers_the_moment_is_over_all_and_the_samples_are_of_the_last(make_layered):
+    encoder, *layers = make_layered()
+    kept, alone = keep_moment(CAPTIONS, encoder), [keep_moment(CAPTIONS, layer) for layer in layers]
+    assert torch.allclose(kept.moment, (alone[0].moment + alone[1].moment) / 2)
+    assert torch.equal(kept.samples, alone[1].samples)
+
+
 def test_the_second_run_reads_the_cache(encoder, tmp_path):
     first = keep_moment(CAPTIONS, encoder, tmp_path / "cache")
     encoder.encoded.clear()

@@ -13,6 +13,7 @@ PIXART = TINY["PIXART"] | dict(image_model="pixart_sigma", caption_channels=32)
 ZIMAGE = TINY["ZIMAGE"] | dict(image_model="lumina2", cap_feat_dim=32)
 SD3 = TINY["MMDIT"] | dict(adm_in_channels=80)
 SD3["context_embedder_config"] = dict(target="torch.nn.Linear", params=dict(in_features=4096, out_features=128))
+HIDREAM = TINY["HIDREAM"] | dict(image_model="hidream", caption_channels=[32, 96], text_emb_dim=80, llama_layers=[1, 3])
 ERASE = dict(concepts="a gun -> an umbrella", keep="a dog", preserve=1e-3, ridge=1e-3, templates=False)
 
 
@@ -183,7 +184,37 @@ def test_an_encoder_that_was_left_out_is_missed(pack, make_clip):
         pack.module.nodes.sequence_encoder.SequenceEncoder(clip)
 
 
-def test_text_that_no_encoder_is_learnt_for_is_refused(pack, run, make_model, make_clip):
-    options = TINY["HIDREAM"] | dict(image_model="hidream")
-    with pytest.raises(ValueError, match="also reads llama text"):
-        run("TRCEErase", model=make_model(config="HiDream", options=options), clip=make_clip(), **ERASE)
+def test_hidream_learns_a_map_for_the_layers_of_its_llama(run, make_model, make_clip, sample):
+    model, clip = make_model(config="HiDream", options=HIDREAM), make_clip(kind="hidream")
+    erased, delta, *_ = run("TRCEErase", model=model, clip=clip, **ERASE)
+    widths = {kind: context_map.width for kind, context_map in delta.streams.items()}
+    assert (delta.context_map.width, widths) == (32, {"pooled": 80, "llama": 96})
+    assert delta.info.measured["moved_llama"] < 0.3
+
+    gun, umbrella, dog, empty = (conditioning(clip, text) for text in ("a gun", "an umbrella", "a dog", ""))
+    a, b, kept = (cond[0][1]["conditioning_llama3"][0] for cond in (gun, umbrella, dog))
+    T = delta.streams["llama"]
+    last = [sum(t != 128009 for t, _ in clip.tokenize(x)["llama"][0]) - 1 for x in ("a gun", "an umbrella", "a dog")]
+    for layer in HIDREAM["llama_layers"]:
+        concept, safe, dog_word = (x[layer, p] for x, p in zip((a, b, kept), last))
+        way, left, moved = (x.norm() for x in (concept - safe, T.apply(concept) - safe, T.shift(dog_word)))
+        assert left < 0.5 * way and moved < 0.5 * way, (layer, left / way, moved / way)
+
+    def mapped(cond):
+        ((c, extra),) = cond
+        maps = {"pooled_output": "pooled", "conditioning_llama3": "llama"}
+        texts = {key: delta.streams[kind].apply(extra[key]) for key, kind in maps.items()}
+        return [[delta.context_map.apply(c), {**extra, **texts}]]
+
+    image = dict(shape=(1, 16, 8, 8))
+    images = [
+        sample(*prompts, **image)
+        for prompts in ((erased, gun, empty), (model, mapped(gun), mapped(empty)), (model, gun, empty))
+    ]
+    assert_same_image(*images)
+
+
+def test_a_llama_with_fewer_layers_than_the_model_reads_is_refused(run, make_model, make_clip):
+    model = make_model(config="HiDream", options=HIDREAM | dict(llama_layers=[1, 4]))
+    with pytest.raises(ValueError, match="gives 4 layers of llama text and 'model' reads layer 4"):
+        run("TRCEErase", model=model, clip=make_clip(kind="hidream"), **ERASE)

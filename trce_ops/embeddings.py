@@ -29,6 +29,7 @@ class TextEncoder(Protocol):
     """What the host lends: one text encoder with the patches and the clip skip the user gave it."""
 
     width: int  # d
+    layers: int  # embeddings of every token that the diffusion model is given; one map serves them all
     fingerprint: str  # equal for encoders that give the same embeddings
 
     def tokenize(self, text: str) -> Ids:
@@ -40,14 +41,18 @@ class TextEncoder(Protocol):
     def locate(self, ids: Ids, keyword: str = "") -> Roles:
         """Positions of every role among these embeddings; raises TokenError when the keyword is not there."""
 
-    def encode(self, rows: Sequence[Ids], length: int) -> Tensor:  # (n, length, d) float32, CPU
-        """The first `length` embeddings of every row; what is beyond a row's own length means nothing."""
+    def encode(self, rows: Sequence[Ids], length: int) -> Tensor:  # (n, length, layers * d) float32, CPU
+        """The first `length` embeddings of every row, those of all layers side by side.
+
+        What is beyond a row's own length means nothing.
+        """
 
 
 class EotEncoder:
     """The part of TextEncoder that all CLIPs share: a padded chunk of ids with an end-of-text token, causal."""
 
     eot_id: int
+    layers = 1
 
     def length(self, ids: Ids) -> int:
         return len(ids)
@@ -59,6 +64,8 @@ class EotEncoder:
 
 class Pooled:
     """The pooled vectors of an encoder with `pooled_width` and `pool`, as embeddings of one token: the first EoT."""
+
+    layers = 1
 
     def __init__(self, encoder):
         self.encoder = encoder
@@ -93,11 +100,12 @@ class EmbeddingPairs:
 def encode_batches(
     encoder: TextEncoder, lengths: Mapping[Ids, int], progress: Progress
 ) -> Iterator[tuple[list[Ids], Tensor]]:
-    """Encode every row up to its own length, in batches of similar length: (rows, embeddings (b, L, d)) at a time."""
+    """Encode every row up to its own length, in batches of similar length: (rows, z (b, L, layers * d)) at a time."""
     rows = sorted(lengths, key=lengths.__getitem__)
-    for start in range(0, len(rows), BATCH):
+    size = max(1, BATCH // encoder.layers)
+    for start in range(0, len(rows), size):
         progress(start, len(rows))
-        batch = rows[start : start + BATCH]
+        batch = rows[start : start + size]
         yield batch, encoder.encode(batch, lengths[batch[-1]])
     progress(len(rows), len(rows))
 
@@ -166,8 +174,8 @@ def embed_positions(
 ) -> EmbeddingPairs:
     """Encode the prompts and pair the tokens that `positions` says of source and target, as pair_positions does.
 
-    Prompts with the same ids are encoded and counted once. Raises TokenError, naming the widget and the line, for a
-    prompt longer than one chunk.
+    Prompts with the same ids are encoded and counted once; of an encoder with several layers every pair counts once in
+    each of them. Raises TokenError, naming the widget and the line, for a prompt longer than one chunk.
     """
     slots: dict[Ids, list[tuple[int, int]]] = {}  # ids -> (row of the table, position)
     columns: list[tuple[str, str, float]] = []
@@ -187,11 +195,13 @@ def embed_positions(
             slots.setdefault(target, []).append((2 * len(columns) + 1, q))
             columns.append((role, prompt.concept, weight))
 
-    table = torch.empty(2 * len(columns), encoder.width)  # sources and targets by turns
+    table = torch.empty(2 * len(columns), encoder.layers * encoder.width)  # sources and targets by turns
     lengths = {ids: 1 + max(p for _, p in uses) for ids, uses in slots.items()}
     for batch, z in encode_prefixes(encoder, lengths, progress):
         for ids, embeddings in zip(batch, z):
             rows, positions = zip(*slots[ids])
             table[list(rows)] = embeddings[list(positions)]
+    sources, targets = (part.reshape(-1, encoder.width) for part in (table[0::2], table[1::2]))
+    columns = [column for column in columns for _ in range(encoder.layers)]
     roles, concepts, row_weights = zip(*columns) if columns else ((), (), ())
-    return EmbeddingPairs(table[0::2], table[1::2], torch.tensor(row_weights), roles, concepts)
+    return EmbeddingPairs(sources, targets, torch.tensor(row_weights), roles, concepts)

@@ -1,7 +1,8 @@
 """The preserve moment P: what the embeddings of ordinary prompts look like, per text encoder.
 
-P is the mean of k k^T over all tokens of a caption and over all captions, not the sum, so that 'preserve' means the
-same for any number of them. It depends on the text encoder alone and takes a while on a CPU, so it is kept on disk.
+P is the mean of k k^T over all tokens of a caption (in each layer that is read) and over all captions, not the sum, so
+that 'preserve' means the same for any number of them. It depends on the text encoder alone and takes a while on a CPU,
+so it is kept on disk.
 """
 
 from __future__ import annotations
@@ -69,8 +70,9 @@ def _compute(captions: Sequence[str], encoder: TextEncoder, progress: Progress) 
     for batch, z in encode_batches(encoder, rows, progress):
         for ids, k in zip(batch, z.double()):
             k = k[: rows[ids]]
+            samples[ids] = k[[encoder.locate(ids).first_eot, -1], -encoder.width :].float()  # in the last layer
+            k = k.reshape(-1, encoder.width)
             P += k.mT @ k / len(k)
-            samples[ids] = k[[encoder.locate(ids).first_eot, -1]].float()
     return Kept(P / len(rows), torch.stack([samples[ids] for ids in rows]))
 
 
