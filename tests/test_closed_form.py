@@ -145,6 +145,33 @@ def test_factors_of_few_pairs_do_not_cost_what_the_width_does():
     assert (context_map.shift(c) - expected).norm() < 1e-6 * expected.norm()
 
 
+@pytest.mark.parametrize("n", [100, 600])
+@pytest.mark.parametrize("d", [192, 193, 450])
+def test_wide_systems_are_solved_as_narrow_ones_are(n, d):
+    """Wider than what is summed up at a time."""
+    sources, targets, weights, P = (x.double() for x in problem(n, d))
+    T = solve_context_map(sources, targets, weights, P, preserve_scale=0.5, ridge=0.1)
+    A = (weights[:, None] * sources).mT @ sources / n + 0.5 * P + 0.1 * torch.eye(d, dtype=torch.float64)
+    shift = (targets - sources).mT @ (weights[:, None] * sources) / n
+    D = torch.linalg.solve(A, shift, left=False)
+    assert (T - torch.eye(d) - D).norm() < 1e-11 * D.norm()
+
+
+@pytest.mark.parametrize("d", [24, 25])
+def test_the_quick_look_agrees_with_all_singular_values(d):
+    """For spectra that end early, late or not at all, on either side of the point where factors are no smaller."""
+    noise = torch.Generator().manual_seed(0)
+    ranks = set()
+    for decay in torch.linspace(0.5, 11.9, 200, dtype=torch.float64):
+        U, V = (torch.linalg.qr(torch.randn(d, d, generator=noise, dtype=torch.float64)).Q for _ in range(2))
+        sizes = 10 ** (-decay * torch.arange(d) / (d / 2))
+        lost = (sizes**2).flip(0).cumsum(0)
+        rank = int((lost > 1e-10 * lost[-1]).sum())
+        ranks.add(rank)
+        assert factorize(U @ torch.diag(sizes) @ V).rank == (d if 2 * rank >= d else rank)
+    assert min(ranks) < d // 2 - 1 and d // 2 + 1 in ranks and d in ranks
+
+
 def test_energy_decides_the_rank():
     D = torch.diag(torch.tensor([10.0, 3.0, 1.0] + [0.0] * 17))
     assert factorize(D, energy=0.9).rank == 1

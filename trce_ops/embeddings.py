@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Protocol
 
 import torch
@@ -177,17 +177,17 @@ def embed_positions(
     Prompts with the same ids are encoded and counted once; of an encoder with several layers every pair counts once in
     each of them. Raises TokenError, naming the widget and the line, for a prompt longer than one chunk.
     """
+    tokenize, locate = cache(encoder.tokenize), cache(encoder.locate)  # many concepts share targets
     slots: dict[Ids, list[tuple[int, int]]] = {}  # ids -> (row of the table, position)
     columns: list[tuple[str, str, float]] = []
     seen = set()
     for prompt in prompts:
         try:
-            source, target = encoder.tokenize(prompt.source), encoder.tokenize(prompt.target)
+            source, target = tokenize(prompt.source), tokenize(prompt.target)
             if (source, target) in seen:
                 continue
             seen.add((source, target))
-            source_roles = encoder.locate(source, prompt.keyword)
-            target_roles = encoder.locate(target, prompt.safe_keyword)
+            source_roles, target_roles = locate(source, prompt.keyword), locate(target, prompt.safe_keyword)
         except TokenError as error:
             raise TokenError(f"The line of '{prompt.concept}' in '{widget}' cannot be used. {error}") from None
         for role, p, q, weight in positions(source_roles, target_roles):
