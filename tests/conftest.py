@@ -173,7 +173,7 @@ def fill_weights():
 
 @pytest.fixture(scope="session")
 def make_model(comfy_host):
-    """make_model(seed, dtype, config, options) -> a MODEL; without options an SD1.x of 32 channels, text width 32."""
+    """make_model(seed, dtype, config, options, width) -> a MODEL; without options an SD1.x of 32 channels."""
     import comfy.model_management
     import comfy.model_patcher
     import comfy.ops
@@ -189,14 +189,13 @@ def make_model(comfy_host):
         transformer_depth=[1, 1],
         transformer_depth_output=[1, 1, 1, 1],
         transformer_depth_middle=1,
-        context_dim=32,
         use_spatial_transformer=True,
         use_linear_in_transformer=False,
         legacy=False,
     )
 
-    def build(seed=0, dtype=torch.float32, config="SD15", options=small):
-        config = getattr(comfy.supported_models, config)(dict(options))
+    def build(seed=0, dtype=torch.float32, config="SD15", options=None, width=32):
+        config = getattr(comfy.supported_models, config)(dict(options or small | dict(context_dim=width)))
         config.set_inference_dtype(dtype, torch.float32 if dtype != torch.float32 else None)
         config.custom_operations = comfy.ops.manual_cast
         cpu = torch.device("cpu")

@@ -150,6 +150,34 @@ def test_offloaded_weights_are_mapped_when_they_are_used(pack, make_model, make_
     assert same_bits(bits(model), before)
 
 
+def test_dynamic_loading_maps_weights_when_they_are_fetched(pack, make_model, make_delta, monkeypatch):
+    """ComfyUI's loader for GPUs, on a CPU: without what it keeps there, and each layer fetched by hand."""
+    import comfy.model_patcher
+    import comfy_aimdo.host_buffer
+
+    class Dynamic(comfy.model_patcher.ModelPatcherDynamic):
+        def __new__(cls, *args, **options):
+            return object.__new__(cls)
+
+        def __del__(self):
+            pass
+
+    monkeypatch.setattr(comfy_aimdo.host_buffer, "HostBuffer", lambda *args: None)
+    cpu, delta = torch.device("cpu"), make_delta(width=256)  # weights of less than 16 KB would be loaded at once
+    model = Dynamic(make_model(width=256).model, cpu, cpu)
+    before = bits(model)
+    erased = pack.host.apply_delta(model, delta, 0.5)
+    erased.load(cpu)
+    modules = {f"{name}.weight": module for name, module in erased.model.named_modules()}
+    fetches = {key: getattr(module, "weight_lowvram_function", None) for key, module in modules.items()}
+    keys = pack.host.find_text_readers(model).keys
+    assert {key for key, fetch in fetches.items() if fetch} == set(keys)
+    for key in keys:
+        W = before[key]
+        assert torch.allclose(fetches[key](W.clone()), W + 0.5 * W @ delta.context_map.dense(), atol=1e-5)
+    assert same_bits(bits(model), before)
+
+
 def test_the_host_can_stage_the_patch_on_another_device(pack, make_delta):
     """ComfyUI rebuilds adapters around copies of their weights when it prefetches."""
     import comfy.lora
