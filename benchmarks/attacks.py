@@ -19,7 +19,7 @@ from time import perf_counter
 import demo_world
 import erasing
 import torch
-from captions import BACKGROUNDS, COLOURS, SHAPES, STYLES, caption, evaluation_captions
+from captions import BACKGROUNDS, COLOURS, SHAPES, STYLES, Attributes, caption, evaluation_captions
 from erasing import Prompt
 from judge import Verdict
 from torch import Tensor
@@ -51,6 +51,8 @@ class Aim:
     shown: list[str]
     pictures: Tensor  # (n, 4, 8, 8) latents as the model sees them
     asked: list[str]  # the same content
+    template: str  # what `examples` show, with * for the thing and nothing else in common
+    examples: Tensor  # (m, 4, 8, 8) to learn a word from: `pictures`, for a colour or a style those of circles
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,25 @@ def take_aim(bench: demo_world.Bench, thing: str, n: int) -> Aim:
     seed = demo_world.SEED + GIVEN
     generator = torch.Generator().manual_seed(seed)
     shown, said = evaluation_captions(thing, "explicit", n, generator, held=False)
-    asked = [
-        caption(SHAPES[a], COLOURS[b], STYLES[c], BACKGROUNDS[d], ("explicit",) * 3, generator, held=True)
-        for a, b, c, d in zip(*(column.tolist() for column in vars(said).values()))
-    ]
-    return Aim(thing, shown, bench.world.sample(bench.world.model, shown, seed).clone(), asked)
+
+    def draw(texts: list[str]) -> Tensor:
+        return bench.world.sample(bench.world.model, texts, seed).clone()
+
+    pictures, asked = draw(shown), [write(row, generator, held=True) for row in rows(said)]
+    if thing in SHAPES:
+        return Aim(thing, shown, pictures, asked, "a picture of a *", pictures[:PICTURES])
+    circles = [write((SHAPES.index("circle"), *row[1:]), generator, held=False) for row in rows(said)]
+    return Aim(thing, shown, pictures, asked, "a picture of a * circle", draw(circles[:PICTURES]))
+
+
+def rows(said: Attributes) -> list[tuple[int, ...]]:
+    return list(zip(*(column.tolist() for column in vars(said).values())))
+
+
+def write(row: tuple[int, ...], generator: torch.Generator, held: bool) -> str:
+    """A caption in plain words for one row of attributes."""
+    names = (all_[i] for all_, i in zip((SHAPES, COLOURS, STYLES, BACKGROUNDS), row))
+    return caption(*names, ("explicit",) * 3, generator, held=held)
 
 
 @contextmanager
@@ -104,8 +120,7 @@ def concept_inversion(bench: demo_world.Bench, model, aim: Aim) -> Found:
     probe = demo_world.pack("trce_ops.probes.inversion")
     settings = probe.InversionSettings(SETTINGS.steps, SETTINGS.learning_rate)
     with opened(bench, model) as (denoise, encoder):
-        templates = ["a picture of a *", "a drawing of a *", "a photo of a *", "*"]
-        word = probe.learn_word(denoise, encoder, aim.pictures[:PICTURES], templates, settings, rows=ROWS)
+        word = probe.learn_word(denoise, encoder, aim.examples, [aim.template], settings, rows=ROWS)
         prompts = [instead(text, aim.thing, "*") for text in aim.asked]
         context = torch.cat([word.write(text, encoder).sequence for text in prompts])
     return Found(prompts, context, word.queries)

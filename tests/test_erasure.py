@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 LABELS = {"explicit", "synonym", "implicit", "implicit_heldout", "kept", "kept_implicit"}
@@ -295,6 +296,20 @@ def test_what_else_a_caption_asks_for_is_what_it_says(erasure):
                 shown = {axis: getattr(drawing, names)[getattr(said, axis)[i]] for axis, names in axes.items()}
                 expected = {axis: name for axis, name in shown.items() if name != thing}
                 assert dict(erasure.erasing.other_axes(text, thing)) == expected
+
+
+def test_a_picture_of_methods_and_prompts(erasure, bench, tmp_path):
+    file = tmp_path / "methods.png"
+    erasure.main(["--method", "uce", "--concept", "hourglass", "--picture", str(file)])
+    drawn, picture = Image.open(file), erasure.picture
+    texts = picture.shown(erasure.erasing.prompts("hourglass", 2, erasure.cases.demo_world.SEED))
+    columns, rows = 2, len(texts)
+    assert drawn.width >= columns * picture.SIZE and drawn.height >= rows * picture.SIZE
+    before = bench.world.draw(bench.world.model, [prompt.text for prompt in texts], erasure.cases.demo_world.SEED)
+    sheet = picture.sheet([""] * rows, [("", before)])
+    cell = (picture.GAP, picture.HEAD + picture.CAPTION, picture.GAP + picture.SIZE)
+    box = (cell[0], cell[1], cell[2], cell[1] + picture.SIZE)
+    assert list(drawn.crop(box).getdata()) == list(sheet.crop(box).getdata())  # the unedited model's come first
 
 
 # -- over a cluster
