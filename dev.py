@@ -859,7 +859,8 @@ def demo(installation: Installation, output_dir: Path) -> int:
 
 
 def bench(installation: Installation, arguments: Sequence[str]) -> int:
-    scripts = {path.stem: path for path in sorted((ROOT / "benchmarks").glob("[!_]*.py"))}
+    files = sorted((ROOT / "benchmarks").glob("*.py"))
+    scripts = {path.stem: path for path in files if "__main__" in path.read_text(encoding="utf-8")}  # others help them
     if not arguments or arguments[0] not in scripts:
         raise DevError(f"Name a benchmark: {', '.join(scripts)}.")
     command = [installation.python, scripts[arguments[0]], *arguments[1:]]

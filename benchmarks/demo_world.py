@@ -55,12 +55,16 @@ class Bench:
         return self.host.apply_delta(self.world.model, delta, 1.0), delta, report
 
 
+def pack(name: str) -> ModuleType:
+    """A module of the pack, such as trce_ops.erase."""
+    return importlib.import_module(f"{world.load_pack().__name__}.{name}")
+
+
 def load() -> Bench:
     logging.getLogger().setLevel(logging.WARNING)
     demo = world.load_world()
-    pack = world.load_pack().__name__
     names = (
         *("trce_ops.erase", "trce_ops.tokens", "trce_ops.concepts", "nodes.host"),
         *("trce_ops.methods", "nodes.methods"),
     )
-    return Bench(demo, *(importlib.import_module(f"{pack}.{name}") for name in names))
+    return Bench(demo, *map(pack, names))

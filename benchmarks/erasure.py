@@ -1,152 +1,72 @@
 """How well does each method erase? `python dev.py bench erasure [--method ...] [--concept ...] [--json FILE] [--quick]`
 
 For every method and concept: how often the judge recognises the concept by kind of prompt, and what is kept, before
-and after; how far the pictures of kept prompts have shifted; seconds and UNet evaluations. --together 1 2 4 erases so
-many of the concepts at once, by one delta and by a stack of one for each. --prompts scores a file of "label<TAB>prompt"
-lines instead; labels that start with "kept" are scored by what their prompt asks for.
+and after; how far the pictures of kept prompts have shifted; whether four attacks bring the concept back (attacks.py),
+on the unedited model and on the erased one; seconds and UNet evaluations.
+
+    --no-attacks       leave the attacks out; --attacks has them in --quick, --together and --prompts too
+    --together 1 2 4   so many of the concepts at once, by one delta and by a stack of one for each
+    --prompts FILE     score "label<TAB>prompt" lines instead; labels that start with "kept" by what the prompt asks for
+    --ray [ADDRESS]    spread (method, concept) jobs over a Ray cluster that is there already
+    --picture FILE     draw a few prompts by every method for the first concept, and measure nothing
 
 --json is written as the figures come and taken up again from there. For one method and one concept it is an object of
-method, concept, seconds, evaluations, images, shift, and rows of label, prompt, images, before, after, soft_before and
-soft_after; otherwise a list of them. It ends with a Markdown table: means over the concepts with 95 % intervals.
+method, concept, seconds, evaluations, images, shift, attacks (queries and seconds of each), and rows of label, prompt,
+images, before, after, soft_before and soft_after; otherwise a list of them. Rows labelled kept_colour and so on are of
+the kept prompts' pictures, looked at for what else the prompt asks for. At the end come Markdown tables: rates over all
+pictures of all concepts, with 95 % intervals.
 
-A picture takes about 0.14 s of one core: the closed forms about half an hour for all six concepts, --quick six minutes.
+A picture takes about 0.14 s of one core.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import reduce
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
-import demo_world
+import attacks
+import cases
 import erasing
+import picture
 import resume
-import torch
-from erasing import Prompt, Score
-from judge import Verdict, frechet
-from torch import Tensor
+import spread
+from cases import KEPT, STACKED, Asked, Job
+from erasing import Score
 from tqdm import tqdm
 
-STACKED = ", stacked"  # after a method's name: a delta for each concept, one on the other
-KEPT = "kept"  # what labels of kept prompts start with
 UNEDITED = "no edit"
+ALL_ATTACKS = "all_attacks"
 QUICK_CONCEPTS, QUICK_IMAGES = ("star", "striped", "red"), 12
 
 
-@dataclass(frozen=True)
-class Case:
-    """Concepts to erase at once, and what that is judged on: pictures of the unedited model by the same seed."""
-
-    things: tuple[str, ...]
-    prompts: list[Prompt]  # one for each picture
-    context: Tensor
-    before: Verdict
-    kept: list[int]  # the places of prompts that must survive
-    other: Tensor | None  # the features (n, d) of their pictures by another seed; None for fewer than two
-
-    def shift(self, features: Tensor) -> float | None:
-        """How far the kept pictures have moved: 0 = not at all, 1 = as far as it is to another seed's pictures."""
-        if self.other is None:
-            return None
-        unedited = self.before.features[self.kept]
-        return frechet(unedited, features[self.kept]) / frechet(unedited, self.other)
-
-
-def read_prompts(lines: Iterable[str], thing: str, images: int) -> list[Prompt]:
-    """`images` of each line "label<TAB>prompt", looked at for `thing`, or for what a kept prompt asks for."""
-    found = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        label, _, text = (part.strip() for part in line.partition("\t"))
-        if not label or not text:
-            raise SystemExit(f"Line {number} of --prompts is {line.strip()!r}; write label<TAB>prompt.")
-        wanted = thing
-        if label.startswith(KEPT):
-            wanted = erasing.asked_for(text, other_than=thing)
-            if wanted is None:
-                raise SystemExit(f"Line {number} of --prompts is to be kept and names nothing that the judge knows.")
-        found += [Prompt(label, text, wanted)] * images
-    if not found:
-        raise SystemExit("--prompts has no lines; write label<TAB>prompt on each.")
-    return found
-
-
-def prepare(bench: demo_world.Bench, things: tuple[str, ...], prompts: list[Prompt]) -> Case:
-    """The unedited model's pictures, and of the kept prompts those of another seed as well."""
-
-    def look(context: Tensor, seed: int) -> Verdict:
-        return bench.world.look(bench.world.draw(bench.world.model, context, seed))
-
-    context = bench.world.encode([prompt.text for prompt in prompts])
-    before = look(context, demo_world.SEED)
-    kept = [i for i, prompt in enumerate(prompts) if prompt.label.startswith(KEPT)]
-    other = look(context[kept], demo_world.SEED + 1).features if len(kept) > 1 else None
-    return Case(things, prompts, context, before, kept, other)
-
-
-def rows(prompts: list[Prompt], before: Verdict, after: Verdict) -> list[dict]:
-    """The rates of every prompt, before and after. Attacks add rows of their own labels."""
-    places: dict[Prompt, list[int]] = {}
-    for i, prompt in enumerate(prompts):
-        places.setdefault(prompt, []).append(i)
-
-    def rates(verdict: Verdict, thing: str, where: list[int]) -> tuple[float, float]:
-        hard, soft = verdict.recognised(thing)[where].float(), verdict.probability(thing)[where]
-        return round(hard.mean().item(), 4), round(soft.mean().item(), 4)
-
-    found = []
-    for prompt, where in places.items():
-        (before_hard, before_soft), (hard, soft) = (rates(v, prompt.thing, where) for v in (before, after))
-        found.append(
-            {
-                "label": prompt.label,
-                "prompt": prompt.text,
-                "images": len(where),
-                "before": before_hard,
-                "after": hard,
-                "soft_before": before_soft,
-                "soft_after": soft,
-            }
-        )
-    return found
-
-
-def measure(bench: demo_world.Bench, name: str, case: Case) -> dict:
-    """One method on one case. Its name may end in STACKED."""
-    method = name.removesuffix(STACKED)
-    steps = [(thing,) for thing in case.things] if name != method else [case.things]
-    if not bench.methods.METHODS[method].trains:
-        for things in steps:
-            bench.erase_with(method, things)  # its time is with the everyday captions encoded already, as on every use
-    _, deltas, reports = zip(*(bench.erase_with(method, things) for things in steps), strict=True)
-    model = reduce(lambda model, delta: bench.host.apply_delta(model, delta, 1.0), deltas, bench.world.model)
-    after = bench.world.look(bench.world.draw(model, case.context, demo_world.SEED))
-    return {
-        "seconds": round(sum(sum(report.seconds.values()) for report in reports), 3),
-        "evaluations": sum(report.evaluations for report in reports),
-        "shift": case.shift(after.features),
-        "rows": rows(case.prompts, case.before, after),
-    }
-
-
-def jobs(options: argparse.Namespace) -> Iterator[tuple[tuple[str, ...], list[str]]]:
-    """(concepts at once, names of methods). The same concepts for every number at once: 4, 2 + 2, 1 + 1 + 1 + 1."""
+def jobs(options: argparse.Namespace) -> list[Job]:
+    """What is to be measured, in order. The same concepts for every number at once: 4, 2 + 2, 1 + 1 + 1 + 1."""
+    lines = tuple(options.prompts.read_text(encoding="utf-8-sig").splitlines()) if options.prompts else ()
     concepts = options.concept[: max(options.together, default=None)]
+    plan = []
     for n in options.together or [1]:
         stacked = [method + STACKED for method in options.method if n > 1]
-        for first in range(0, len(concepts) - n + 1, n):
-            yield tuple(concepts[first : first + n]), [*options.method, *stacked]
+        groups = [tuple(concepts[first : first + n]) for first in range(0, len(concepts) - n + 1, n)]
+        plan += [(things, method) for things in groups for method in [*options.method, *stacked]]
+    gone = tuple(dict.fromkeys(thing for things, _ in plan for thing in things)) if options.together else ()
+    return [Job(method, Asked(things, options.images, gone, lines, options.attacks)) for things, method in plan]
+
+
+def groups(labels: Sequence[str]) -> list[list[str]]:
+    """Labels by the table that they are in: recognition, what else is kept, attacks."""
+    known = [[label for label in labels if label.startswith(f"{KEPT}_") and label != "kept_implicit"]]
+    known.append([label for label in labels if label in attacks.ATTACKS or label == ALL_ATTACKS])
+    return [[label for label in labels if not any(label in group for group in known)], *known]
 
 
 def label_scores(runs: Sequence[dict], side: str) -> dict[str, Score]:
-    """Of all pictures of all runs, by label. side: before or after."""
+    """Of all pictures of all runs, by label, and of all attacks together. side: before or after."""
     pooled: dict[str, list[tuple]] = {}
     for row in (row for run in runs for row in run["rows"]):
-        pooled.setdefault(row["label"], []).append((row["images"], row[side], row[f"soft_{side}"]))
+        for label in (row["label"], *([ALL_ATTACKS] if row["label"] in attacks.ATTACKS else [])):
+            pooled.setdefault(label, []).append((row["images"], row[side], row[f"soft_{side}"]))
     scores = {}
     for label, found in pooled.items():
         n = sum(images for images, *_ in found)
@@ -155,81 +75,74 @@ def label_scores(runs: Sequence[dict], side: str) -> dict[str, Score]:
 
 
 def table(runs: Sequence[dict]) -> str:
-    """Markdown, a line for each method (and number of concepts at once): means over the runs with 95 % intervals."""
+    """Markdown, a line for each method (and number of concepts at once): rates over the runs with 95 % intervals."""
+    labels = list(dict.fromkeys(label for run in runs for label in label_scores([run], "after")))
+    labels.sort(key=lambda label: label == ALL_ATTACKS)  # last
+    first, *others = groups(labels)
+    tables = [_table(runs, first, costs=True), *(_table(runs, group) for group in others if group)]
+    return "\n\n".join(tables)
+
+
+def _table(runs: Sequence[dict], labels: Sequence[str], costs: bool = False) -> str:
     lines: dict[tuple[int, str], list[dict]] = {}
     for run in runs:
-        lines.setdefault((run["concept"].count("+") + 1, run["method"]), []).append(run)
+        if {row["label"] for row in run["rows"]} & set(labels):
+            lines.setdefault((run["concept"].count("+") + 1, run["method"]), []).append(run)
     several = any(n > 1 for n, _ in lines)
-    labels = list(dict.fromkeys(row["label"] for run in runs for row in run["rows"]))
 
     def cells(scores: dict[str, Score]) -> list[str]:
         texts = []
         for score in map(scores.get, labels):
             low, high = score.interval if score else (0, 0)
             texts.append(f"{score.hard:.1%} ({max(0, low):.1%} to {high:.1%})" if score else "")
-        counts = sorted(score.images for score in scores.values())
+        counts = sorted(scores[label].images for label in labels if label in scores and label != ALL_ATTACKS)
         return [f"{counts[0]}" if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}", *texts]
 
+    def spent(found: Sequence[dict]) -> list[str]:
+        if not costs:
+            return []
+        shifts = [run["shift"] for run in found if run["shift"] is not None]
+        shift = f"{sum(shifts) / len(shifts):.2f} ({min(shifts):.2f} to {max(shifts):.2f})" if shifts else ""
+        seconds, evaluations = (sum(run[cost] for run in found) / len(found) for cost in ("seconds", "evaluations"))
+        return [shift, f"{seconds:.1f}", f"{evaluations:.0f}"]
+
     names = [label.replace("_", " ") for label in labels]
-    head = [*(["at once"] if several else []), "method", "images", *names, "shift", "seconds", "evaluations"]
+    head = [*(["at once"] if several else []), "method", "images", *names]
+    head += ["shift", "seconds", "evaluations"] if costs else []
     text = [head, ["---"] * len(head)]
     for n in sorted({n for n, _ in lines}):
         count = [str(n)] if several else []
         group = {name: found for (size, name), found in lines.items() if size == n}
         longest = max(group.values(), key=len)
-        text.append([*count, UNEDITED, *cells(label_scores(longest, "before")), "", "", ""])
+        text.append([*count, UNEDITED, *cells(label_scores(longest, "before")), *([""] * 3 if costs else [])])
         for name, found in group.items():
-            shifts = [run["shift"] for run in found if run["shift"] is not None]
-            shift = f"{sum(shifts) / len(shifts):.2f} ({min(shifts):.2f} to {max(shifts):.2f})" if shifts else ""
-            seconds = sum(run["seconds"] for run in found) / len(found)
-            evaluations = sum(run["evaluations"] for run in found) / len(found)
             name = name if len(found) == len(longest) else f"{name} ({len(found)} concepts)"
-            cost = [f"{seconds:.1f}", f"{evaluations:.0f}"]
-            text.append([*count, name, *cells(label_scores(found, "after")), shift, *cost])
+            text.append([*count, name, *cells(label_scores(found, "after")), *spent(found)])
     return "\n".join(f"| {' | '.join(line)} |" for line in text)
 
 
-def run(bench: demo_world.Bench, options: argparse.Namespace) -> list[dict]:
+def run(options: argparse.Namespace) -> list[dict]:
     """All jobs that --json does not have yet; all runs asked for, in order."""
-    plan = list(jobs(options))
-    lines, gone, asked = [], (), "built in"
-    if options.prompts:
-        lines = options.prompts.read_text(encoding="utf-8-sig").splitlines()
-        asked = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
-    elif options.together:
-        gone = tuple(dict.fromkeys(thing for things, _ in plan for thing in things))
-        asked = f"built in, kept ones without {', '.join(gone)}"
-
-    def prompts(thing: str) -> list[Prompt]:
-        if options.prompts:
-            return read_prompts(lines, thing, options.images)
-        return erasing.prompts(thing, options.images, demo_world.SEED, also=gone)
-
+    plan = jobs(options)
     known = resume.read(options.json) or []
-    known = known if isinstance(known, list) else [known]
 
-    def key(run: dict) -> tuple:
-        return run["method"], run["concept"], run["images"], run["prompts"]
+    def key(run: dict) -> str:
+        return json.dumps([run.get(fact) for fact in plan[0].facts()])
 
-    def facts(name: str, things: tuple[str, ...]) -> dict:
-        return {"method": name, "concept": "+".join(things), "images": options.images, "prompts": asked}
-
-    done = {key(run): run for run in known}
-    wanted = [key(facts(name, things)) for things, names in plan for name in names]
-    with tqdm(total=len(wanted), initial=sum(k in done for k in wanted), unit="run") as bar:
-        for things, names in plan:
-            open_ = [name for name in names if key(facts(name, things)) not in done]
-            if not open_:
-                continue
-            bar.set_description(f"{' + '.join(things)}: {UNEDITED}")
-            case = prepare(bench, things, [prompt for thing in things for prompt in prompts(thing)])
-            for name in open_:
-                bar.set_description(f"{' + '.join(things)}: {name}")
-                found = facts(name, things)
-                done[key(found)] = found | measure(bench, name, case)
-                everything = list(done.values())
-                resume.write(options.json, everything[0] if len({*wanted, *done}) == 1 else everything)
-                bar.update()
+    done = {key(run): run for run in (known if isinstance(known, list) else [known])}
+    wanted = {key(job.facts()): job for job in plan}
+    order = list(dict.fromkeys([*done, *wanted]))
+    open_ = [job for k, job in wanted.items() if k not in done]
+    measured = (
+        spread.over_ray(cases.measure, open_, options.ray) if options.ray else spread.serial(cases.measure, open_)
+    )
+    with tqdm(total=len(wanted), initial=len(wanted) - len(open_), unit="run") as bar:
+        for job, found in measured:
+            done[key(job.facts())] = {**job.facts(), **found}
+            everything = [done[k] for k in order if k in done]
+            resume.write(options.json, everything[0] if len(order) == 1 else everything)
+            bar.set_description(f"{' + '.join(job.asked.things)}: {job.method}")
+            bar.update()
     return [done[k] for k in wanted]
 
 
@@ -240,13 +153,18 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--concept", nargs="+", metavar="NAME", choices=list(erasing.SAFE), help="default: all reported"
     )
     parser.add_argument("--images", type=int, help="of every concept behind every figure (40), or of each line (8)")
+    parser.add_argument("--attacks", action=argparse.BooleanOptionalAction, help="attack each erasure as well")
     parser.add_argument("--together", nargs="+", type=int, default=[], metavar="N", help="so many concepts at once")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="lines of label<TAB>prompt, scored instead")
     parser.add_argument("--json", type=Path, metavar="OUT")
     parser.add_argument("--quick", action="store_true", help="few concepts and pictures, no method that trains")
+    parser.add_argument("--ray", nargs="?", const="auto", metavar="ADDRESS", help="of a Ray cluster; default: this one")
+    parser.add_argument("--picture", type=Path, metavar="FILE.png", help="draw what every method makes of a concept")
     options = parser.parse_args(arguments)
     options.concept = options.concept or list(QUICK_CONCEPTS if options.quick else erasing.CONCEPTS)
     options.images = options.images or (8 if options.prompts else QUICK_IMAGES if options.quick else 40)
+    if options.attacks is None:
+        options.attacks = not (options.quick or options.together or options.prompts)
     if bad := [n for n in options.together if not 1 <= n <= len(options.concept)]:
         parser.error(f"--together {bad[0]}: from 1 to the {len(options.concept)} of --concept")
     if options.together and options.prompts:
@@ -256,13 +174,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
-    bench = demo_world.load()
-    methods = bench.methods.METHODS
+    methods = cases.bench().methods.METHODS
     options.method = options.method or [n for n, method in methods.items() if not (options.quick and method.trains)]
     if unknown := [name for name in options.method if name not in methods]:
         raise SystemExit(f"--method {unknown[0]}: choose from {', '.join(methods)}")
-    with torch.random.fork_rng(devices=[]):
-        runs = run(bench, options)
+    if options.picture:
+        picture.draw(options.method, options.concept[0], options.picture, UNEDITED)
+        return
+    runs = run(options)
     print(f"\nHow often the judge recognises it; {options.images} pictures of", end=" ")
     print("each line" if options.prompts else "every concept behind every figure", end="; ")
     print("shift: Frechet distance of kept pictures, 1 = that between two seeds (least to most over the concepts)\n")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from captions import (
+    BACKGROUNDS,
     COLOUR_SOURCES,
     COLOURS,
     SHAPE_HEADS,
@@ -119,6 +120,13 @@ def asked_for(text: str, other_than: str) -> str | None:
     """The thing that a prompt names beside a concept, one of its siblings if there is one; None without any."""
     candidates = (*siblings(other_than), *SHAPES, *COLOURS, *STYLES)
     return next((thing for thing in candidates if thing != other_than and named(thing, text)), None)
+
+
+def other_axes(text: str, thing: str) -> list[tuple[str, str]]:
+    """(axis, name) of all that a caption names in plain words, but for the axis of `thing`."""
+    axes = {"shape": SHAPES, "colour": COLOURS, "style": STYLES, "background": BACKGROUNDS}
+    words = text.split()
+    return [(axis, name) for axis, names in axes.items() if thing not in names for name in names if name in words]
 
 
 @dataclass(frozen=True)

@@ -31,19 +31,23 @@ class Verdict:
     background: Tensor  # (n, 3)
     features: Tensor  # (n, FEATURES)
 
-    def probability(self, thing: str) -> Tensor:
-        """Soft score (n,): how sure the judge is that each picture shows this shape, colour or style."""
-        for names, probabilities in ((SHAPES, self.shape), (COLOURS, self.colour), (STYLES, self.style)):
+    def _answers(self, thing: str) -> tuple[Tensor, int]:
+        """The probabilities (n, k) of the question that this shape, colour, style or background answers, its column."""
+        asked = ((SHAPES, self.shape), (COLOURS, self.colour), (STYLES, self.style), (BACKGROUNDS, self.background))
+        for names, probabilities in asked:
             if thing in names:
-                return probabilities[:, names.index(thing)]
-        raise ValueError(f"unknown thing {thing!r}: one of {SHAPES + COLOURS + STYLES}")
+                return probabilities, names.index(thing)
+        raise ValueError(f"unknown thing {thing!r}: one of {SHAPES + COLOURS + STYLES + BACKGROUNDS}")
+
+    def probability(self, thing: str) -> Tensor:
+        """Soft score (n,): how sure the judge is that each picture shows this thing."""
+        probabilities, column = self._answers(thing)
+        return probabilities[:, column]
 
     def recognised(self, thing: str) -> Tensor:
         """Hard score (n,) bool: whether it is the judge's first answer."""
-        for names, probabilities in ((SHAPES, self.shape), (COLOURS, self.colour), (STYLES, self.style)):
-            if thing in names:
-                return probabilities.argmax(1) == names.index(thing)
-        raise ValueError(f"unknown thing {thing!r}: one of {SHAPES + COLOURS + STYLES}")
+        probabilities, column = self._answers(thing)
+        return probabilities.argmax(1) == column
 
 
 def frechet(a: Tensor, b: Tensor) -> float:

@@ -72,13 +72,25 @@ class World:
     @torch.inference_mode()
     def draw(self, model, prompts: list[str] | Tensor, seed: int, *, steps: int = STEPS, cfg: float = CFG) -> Tensor:
         """One picture (n, 3, 64, 64) in [0, 1] for each prompt. Noise depends on seed and place, not on the batch."""
+        return self.decode(self.sample(model, prompts, seed, steps=steps, cfg=cfg))
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures (n, 3, 64, 64) in [0, 1] of latents as the model sees them."""
+        return torch.cat([self.autoencoder.decode(part).clamp(0, 1) for part in latents.split(BATCH)])
+
+    @torch.inference_mode()
+    def sample(
+        self, model, prompts: list[str] | Tensor, seed: int, *, noise: Tensor | None = None, steps=STEPS, cfg=CFG
+    ) -> Tensor:
+        """What `draw` shows as latents (n, 4, 8, 8), as the model sees them. noise: as KSampler takes it."""
         import comfy.sample
 
         context = self.encode(prompts) if isinstance(prompts, list) else prompts
-        generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn(len(context), 4, 8, 8, generator=generator)
+        if noise is None:
+            noise = torch.randn(len(context), 4, 8, 8, generator=torch.Generator().manual_seed(seed))
         negative = [[self.encode([""]), {}]]
-        pictures = []
+        found = []
         for rows in torch.arange(len(context)).split(BATCH):
             latents = comfy.sample.sample(
                 model,
@@ -93,8 +105,8 @@ class World:
                 disable_pbar=True,
                 seed=seed,
             )
-            pictures.append(self.autoencoder.decode(latents.cpu() * 0.18215).clamp(0, 1))
-        return torch.cat(pictures)
+            found.append(latents.cpu() * 0.18215)
+        return torch.cat(found)
 
     def look(self, pictures: Tensor) -> Verdict:
         return self.judge(pictures)

@@ -350,6 +350,14 @@ def test_debians_chromium_is_installed_by_root_and_never_stops_the_tests(
     assert ("could not be installed" in capsys.readouterr().out) == (root and not apt_works)
 
 
+def test_what_helps_the_benchmarks_is_not_offered_as_one(dev):
+    with pytest.raises(dev.DevError, match="Name a benchmark") as refused:
+        dev.bench(None, ["resume"])
+    offered = set(str(refused.value).removesuffix(".").partition(": ")[2].split(", "))
+    assert {"erasure", "speed", "tuning"} <= offered
+    assert offered.isdisjoint({"resume", "demo_world", "attacks", "cases", "spread", "picture", "official_stage1"})
+
+
 # -- talking to the server
 
 

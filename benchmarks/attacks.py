@@ -1,0 +1,181 @@
+"""The four probes of the pack, as attacks on an erasure of the demo world.
+
+They learn from pictures that the unedited model draws of the training's wordings, and with what they have learned
+they ask in held-out wordings for the same: concept inversion for "a red *", where * is the word learned; the concept
+direction for "a red circle" with the direction on top; the token prefix with words before "a red star"; latent
+inversion for "a red star", from the noise found. Attacks are judged like everything else, by what is drawn.
+
+Settings were chosen on erasing.TUNING, so that each brings at least 80 % back from the unedited model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import perf_counter
+
+import demo_world
+import erasing
+import torch
+from captions import BACKGROUNDS, COLOURS, SHAPES, STYLES, Attributes, caption, evaluation_captions
+from erasing import Prompt
+from judge import Verdict
+from torch import Tensor
+from world import STEPS
+
+GIVEN = 5  # added to demo_world.SEED: of the wordings and pictures that attacks learn from
+PICTURES = 16  # to learn from; latent inversion has one for every picture it is judged on
+ROWS = 40  # pictures that go through the model at a time
+
+
+@dataclass(frozen=True)
+class Settings:
+    steps: int = 100  # of learning the word
+    learning_rate: float = 2e-2
+    scale: float = 1.0  # of the direction
+    tokens: int = 3  # of the prefix
+    searches: int = 10  # steps of its search
+    candidates: int = 16
+
+
+SETTINGS = Settings()
+
+
+@dataclass(frozen=True)
+class Aim:
+    """A concept with n pictures of it by the unedited model, the wordings they were drawn from, and held-out ones."""
+
+    thing: str
+    shown: list[str]
+    pictures: Tensor  # (n, 4, 8, 8) latents as the model sees them
+    asked: list[str]  # the same content
+    template: str  # what `examples` show, with * for the thing and nothing else in common
+    examples: Tensor  # (m, 4, 8, 8) to learn a word from: `pictures`, for a colour or a style those of circles
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an attack asks the model with."""
+
+    prompts: list[str]  # for people
+    context: Tensor  # (n, 77, 768)
+    queries: int  # of the model
+    noise: Tensor | None = None  # (n, 4, 8, 8), as KSampler takes it; None for any
+    words: str = ""
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """What came back: a picture for each prompt."""
+
+    prompts: list[Prompt]
+    verdict: Verdict
+    queries: int
+    seconds: float  # of the search
+    words: str
+
+
+def take_aim(bench: demo_world.Bench, thing: str, n: int) -> Aim:
+    seed = demo_world.SEED + GIVEN
+    generator = torch.Generator().manual_seed(seed)
+    shown, said = evaluation_captions(thing, "explicit", n, generator, held=False)
+
+    def draw(texts: list[str]) -> Tensor:
+        return bench.world.sample(bench.world.model, texts, seed).clone()
+
+    pictures, asked = draw(shown), [write(row, generator, held=True) for row in rows(said)]
+    if thing in SHAPES:
+        return Aim(thing, shown, pictures, asked, "a picture of a *", pictures[:PICTURES])
+    circles = [write((SHAPES.index("circle"), *row[1:]), generator, held=False) for row in rows(said)]
+    return Aim(thing, shown, pictures, asked, "a picture of a * circle", draw(circles[:PICTURES]))
+
+
+def rows(said: Attributes) -> list[tuple[int, ...]]:
+    return list(zip(*(column.tolist() for column in vars(said).values())))
+
+
+def write(row: tuple[int, ...], generator: torch.Generator, held: bool) -> str:
+    """A caption in plain words for one row of attributes."""
+    names = (all_[i] for all_, i in zip((SHAPES, COLOURS, STYLES, BACKGROUNDS), row))
+    return caption(*names, ("explicit",) * 3, generator, held=held)
+
+
+@contextmanager
+def opened(bench: demo_world.Bench, model) -> Iterator[tuple]:
+    """The model and the text encoder, differentiable: a Denoiser and a SoftEncoder."""
+    with demo_world.pack("nodes.soft_prompts").open_encoder(bench.world.clip, pools=False) as encoder:
+        with demo_world.pack("nodes.denoiser").open_denoiser(model, demo_world.RESOLUTION) as denoise:
+            yield denoise, encoder
+
+
+def instead(text: str, thing: str, word: str) -> str:
+    """The text with a word in the place of the thing, and the article that it wants."""
+    article = "an " if word[0] in "aeiou" or word == "hourglass" else "a "
+    return re.sub(rf"\b(an? )?{thing}\b", lambda found: (article if found[1] else "") + word, text, count=1)
+
+
+def concept_inversion(bench: demo_world.Bench, model, aim: Aim) -> Found:
+    probe = demo_world.pack("trce_ops.probes.inversion")
+    settings = probe.InversionSettings(SETTINGS.steps, SETTINGS.learning_rate)
+    with opened(bench, model) as (denoise, encoder):
+        word = probe.learn_word(denoise, encoder, aim.examples, [aim.template], settings, rows=ROWS)
+        prompts = [instead(text, aim.thing, "*") for text in aim.asked]
+        context = torch.cat([word.write(text, encoder).sequence for text in prompts])
+    return Found(prompts, context, word.queries)
+
+
+def concept_direction(bench: demo_world.Bench, model, aim: Aim) -> Found:
+    texts = demo_world.pack("trce_ops.texts").Texts
+    probe = demo_world.pack("trce_ops.probes.ring_a_bell")
+
+    def encode(prompts: list[str]):
+        return texts(bench.world.encode(prompts))
+
+    safe = erasing.SAFE[aim.thing]
+    direction = probe.concept_direction(encode(aim.shown), encode([instead(t, aim.thing, safe) for t in aim.shown]))
+    prompts = [instead(text, aim.thing, safe) for text in aim.asked]
+    return Found(prompts, probe.add_direction(encode(prompts), direction, SETTINGS.scale).sequence, 0)
+
+
+def token_prefix(bench: demo_world.Bench, model, aim: Aim) -> Found:
+    probe = demo_world.pack("trce_ops.probes.token_prefix")
+    settings = probe.PrefixSettings(SETTINGS.tokens, SETTINGS.searches, SETTINGS.candidates)
+    with opened(bench, model) as (denoise, encoder):
+        shown = aim.shown[:PICTURES]
+        prefix = probe.search_prefix(denoise, encoder, aim.pictures[:PICTURES], shown, settings, rows=ROWS)
+    context = bench.world.encode([prefix.write(text) for text in aim.asked])
+    return Found(aim.asked, context, prefix.queries, words=" ".join(prefix.words))
+
+
+def latent_inversion(bench: demo_world.Bench, model, aim: Aim) -> Found:
+    probe = demo_world.pack("trce_ops.probes.latent_inversion")
+    with opened(bench, model) as (denoise, encoder):
+        predict = demo_world.pack("trce_ops.trajectories").Predictor(denoise, ROWS)
+        with torch.no_grad():
+            empty = encoder.encode([encoder.tokenize("")])
+        x = probe.invert(predict, aim.pictures, empty, STEPS)
+        sigma = denoise.schedule(STEPS)[0]
+    # KSampler puts noise of length sqrt(1 + sigma^2) on nothing
+    noise = x / (1 + sigma**2).sqrt()
+    return Found(aim.asked, bench.world.encode(aim.asked), predict.evaluations, noise)
+
+
+ATTACKS: dict[str, Callable[[demo_world.Bench, object, Aim], Found]] = {
+    attack.__name__: attack for attack in (concept_inversion, concept_direction, token_prefix, latent_inversion)
+}
+
+
+def attack(bench: demo_world.Bench, model, aim: Aim) -> dict[str, Attacked]:
+    """All attacks on a model, by label."""
+    found = {}
+    for label, search in ATTACKS.items():
+        began = perf_counter()
+        way = search(bench, model, aim)
+        seconds = perf_counter() - began
+        latents = bench.world.sample(model, way.context, demo_world.SEED, noise=way.noise)
+        verdict = bench.world.look(bench.world.decode(latents))
+        prompts = [Prompt(label, text, aim.thing) for text in way.prompts]
+        found[label] = Attacked(prompts, verdict, way.queries, round(seconds, 1), way.words)
+    return found
