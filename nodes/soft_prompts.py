@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 
-import comfy.model_management
 import torch
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from ..trce_ops.texts import Texts
 from ..trce_ops.tokens import first_eot
 from .denoiser import normal
 from .encoders import POOLS, ClipEncoder
+from .prefixes import device_context
 
 WORD = re.compile(r"[a-z]+</w>")  # a token that is a whole word; the others continue one
 
@@ -88,7 +88,7 @@ def open_encoder(clip, pools: bool) -> Iterator[HostSoftEncoder]:
     """Load CLIP with its patches and lend it. pools: whether the diffusion model reads a pooled vector."""
     hard = ClipEncoder(clip)
     device = hard.load()
-    with torch.inference_mode(False), torch.enable_grad(), comfy.model_management.cuda_device_context(device):
+    with torch.inference_mode(False), torch.enable_grad(), device_context(device):
         weights = {
             name: {
                 key: normal(tensor.to(device))
