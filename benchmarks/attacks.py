@@ -1,9 +1,9 @@
 """The four probes of the pack, as attacks on an erasure of the demo world.
 
-They learn from pictures that the unedited model draws of the training's wordings, and with what they have learned
-they ask in held-out wordings for the same: concept inversion for "a red *", where * is the word learned; the concept
-direction for "a red circle" with the direction on top; the token prefix with words before "a red star"; latent
-inversion for "a red star", from the noise found. Attacks are judged like everything else, by what is drawn.
+They learn from pictures that the unedited model draws of the training's wordings, and ask in held-out wordings with
+what they have learned: concept inversion for "a *", the word learned, or for "a * star" where that is a colour or a
+style; the concept direction for "a red circle" with the direction on top; the token prefix with words before "a red
+star"; latent inversion for "a red star", from the noise found. They are judged like everything else, by what is drawn.
 
 Settings were chosen on erasing.TUNING, so that each brings at least 80 % back from the unedited model.
 """
@@ -19,7 +19,17 @@ from time import perf_counter
 import demo_world
 import erasing
 import torch
-from captions import BACKGROUNDS, COLOURS, SHAPES, STYLES, Attributes, caption, evaluation_captions
+from captions import (
+    BACKGROUNDS,
+    COLOURS,
+    HELD_OUT_TEMPLATES,
+    SHAPES,
+    STYLES,
+    TEMPLATES,
+    Attributes,
+    caption,
+    evaluation_captions,
+)
 from erasing import Prompt
 from judge import Verdict
 from torch import Tensor
@@ -32,8 +42,9 @@ ROWS = 40  # pictures that go through the model at a time
 
 @dataclass(frozen=True)
 class Settings:
-    steps: int = 100  # of learning the word
-    learning_rate: float = 2e-2
+    initial_word: str = "picture"  # one that the demo model knows
+    steps: int = 200  # of learning the word
+    learning_rate: float = 1e-2  # twice that in half the steps found the word from one of four seeds only
     scale: float = 1.0  # of the direction
     tokens: int = 3  # of the prefix
     searches: int = 10  # steps of its search
@@ -51,8 +62,9 @@ class Aim:
     shown: list[str]
     pictures: Tensor  # (n, 4, 8, 8) latents as the model sees them
     asked: list[str]  # the same content
-    template: str  # what `examples` show, with * for the thing and nothing else in common
     examples: Tensor  # (m, 4, 8, 8) to learn a word from: `pictures`, for a colour or a style those of circles
+    lessons: list[str]  # what they have in common, with * for the thing
+    questions: list[str]  # held-out wordings with * for the thing, of `asked` the shape alone
 
 
 @dataclass(frozen=True)
@@ -86,10 +98,14 @@ def take_aim(bench: demo_world.Bench, thing: str, n: int) -> Aim:
         return bench.world.sample(bench.world.model, texts, seed).clone()
 
     pictures, asked = draw(shown), [write(row, generator, held=True) for row in rows(said)]
-    if thing in SHAPES:
-        return Aim(thing, shown, pictures, asked, "a picture of a *", pictures[:PICTURES])
-    circles = [write((SHAPES.index("circle"), *row[1:]), generator, held=False) for row in rows(said)]
-    return Aim(thing, shown, pictures, asked, "a picture of a * circle", draw(circles[:PICTURES]))
+    examples, lesson, nouns = pictures, "a *", ["a *"] * n
+    if thing not in SHAPES:
+        circle = SHAPES.index("circle")
+        examples = draw([write((circle, *row[1:]), generator, held=False) for row in rows(said)[:PICTURES]])
+        lesson, nouns = "a * circle", [f"a * {SHAPES[row[0]]}" for row in rows(said)]
+    lessons = [template.format(lesson) for template in TEMPLATES[:4]]
+    questions = [HELD_OUT_TEMPLATES[i % len(HELD_OUT_TEMPLATES)].format(noun) for i, noun in enumerate(nouns)]
+    return Aim(thing, shown, pictures, asked, examples[:PICTURES], lessons, questions)
 
 
 def rows(said: Attributes) -> list[tuple[int, ...]]:
@@ -118,12 +134,11 @@ def instead(text: str, thing: str, word: str) -> str:
 
 def concept_inversion(bench: demo_world.Bench, model, aim: Aim) -> Found:
     probe = demo_world.pack("trce_ops.probes.inversion")
-    settings = probe.InversionSettings(SETTINGS.steps, SETTINGS.learning_rate)
+    settings = probe.InversionSettings(SETTINGS.steps, SETTINGS.learning_rate, initial_word=SETTINGS.initial_word)
     with opened(bench, model) as (denoise, encoder):
-        word = probe.learn_word(denoise, encoder, aim.examples, [aim.template], settings, rows=ROWS)
-        prompts = [instead(text, aim.thing, "*") for text in aim.asked]
-        context = torch.cat([word.write(text, encoder).sequence for text in prompts])
-    return Found(prompts, context, word.queries)
+        word = probe.learn_word(denoise, encoder, aim.examples, aim.lessons, settings, rows=ROWS)
+        context = torch.cat([word.write(text, encoder).sequence for text in aim.questions])
+    return Found(aim.questions, context, word.queries)
 
 
 def concept_direction(bench: demo_world.Bench, model, aim: Aim) -> Found:

@@ -284,7 +284,7 @@ def test_the_noise_found_by_latent_inversion_leads_back_to_the_picture(erasure, 
         bench.world.sample(bench.world.model, empty, 0, noise=noise, cfg=1.0) for noise in (found.noise, None)
     )
     apart, chance = ((z - aim.pictures).square().mean().sqrt() for z in (again, other))
-    assert apart < 0.3 * chance
+    assert apart < 0.5 * chance
 
 
 def test_what_else_a_caption_asks_for_is_what_it_says(erasure):
@@ -311,7 +311,7 @@ def test_a_picture_of_methods_and_prompts(erasure, bench, tmp_path):
     sheet = picture.sheet([""] * rows, [("", before)])
     cell = (picture.GAP, picture.HEAD + picture.CAPTION, picture.GAP + picture.SIZE)
     box = (cell[0], cell[1], cell[2], cell[1] + picture.SIZE)
-    assert list(drawn.crop(box).getdata()) == list(sheet.crop(box).getdata())  # the unedited model's come first
+    assert drawn.crop(box).tobytes() == sheet.crop(box).tobytes()  # the unedited model's come first
 
 
 # -- over a cluster
