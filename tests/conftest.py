@@ -138,7 +138,8 @@ def pack(comfy_host):
     """The pack, loaded and registered as ComfyUI does it."""
     import asyncio
 
-    module = load(str(ROOT).replace(".", "_x_"), ROOT / "__init__.py")
+    name = str(ROOT).replace(".", "_x_")
+    module = sys.modules.get(name) or load(name, ROOT / "__init__.py")  # the demo may have loaded it
 
     async def register():
         extension = await module.comfy_entrypoint()
