@@ -41,7 +41,7 @@ def write_numbered(folder: str | os.PathLike, name: str, number: int, data: byte
                 continue
             try:
                 os.replace(part, path)
-            except BaseException:
+            except BaseException:  # a cancel too must leave no empty file
                 path.unlink()
                 raise
             return path.name
