@@ -21,7 +21,7 @@ from trce_ops.texts import Texts
 from trce_ops.trajectories import OutOfMemory, Predictor, draw_plan, follow
 from trce_ops.tune_settings import PAPER, QUICK, TuningError
 from trce_ops.tuned import Trained
-from trce_ops.tuning import Term, backward, collect, draw_plans, terms, units
+from trce_ops.tuning import Term, backward, collect, draw_plans, learning_rate, terms, units
 
 K, V = "block.attn2.to_k.weight", "block.attn2.to_v.weight"
 SMALL = replace(
@@ -333,6 +333,25 @@ def test_preserve_keeps_the_rest_where_the_unedited_model_has_it(delta, encoder)
     assert moved(1000.0) < 0.5 * moved(0.0)
 
 
+def test_the_learning_rate_rises_and_falls_to_nothing_or_stays():
+    falling = [learning_rate(step, replace(QUICK, learning_rate=0.01, decay=True, steps=200)) for step in range(200)]
+    assert falling[0] == pytest.approx(0.01 / 20)
+    assert falling[:20] == sorted(falling[:20])
+    assert falling[19] == max(falling) == pytest.approx(0.01, rel=0.03)
+    assert falling[19:] == sorted(falling[19:], reverse=True)
+    assert falling[100] == pytest.approx(0.005)
+    assert 0 < falling[-1] < 1e-5
+    assert {learning_rate(step, PAPER) for step in range(PAPER.steps)} == {1e-6}
+
+
+def test_with_decay_the_last_steps_change_nothing_any_more(delta, encoder):
+    def last(decay):
+        changes = tune(delta, encoder, lend(ToyDenoiser())[0], replace(SMALL, steps=60, decay=decay)).changes
+        return abs(changes[-1] - changes[-4]) / changes[-1]
+
+    assert last(True) < 1e-3 < 1e-2 < last(False)
+
+
 def test_zero_steps_are_stage_1_exactly(delta, encoder, tmp_path):
     model, log = lend(ToyDenoiser())
     tuned, report = tune_delta(delta, encoder, model, replace(SMALL, steps=0), cache_dir=tmp_path)
@@ -361,7 +380,7 @@ def test_only_the_chosen_projections_change(delta, encoder, projections, rank):
 
 
 def test_the_papers_loss_trains_too(delta, encoder):
-    settings = replace(SMALL, loss="hinge", steps=60, learning_rate=1e-2, preserve=1.0, keep=False)
+    settings = replace(SMALL, loss="hinge", steps=60, learning_rate=1e-2, decay=False, preserve=1.0, keep=False)
     tuning = tune(delta, encoder, lend(ToyDenoiser())[0], settings)
     assert sum(tuning.losses[-10:]) < 0.8 * sum(tuning.losses[:10])
 

@@ -19,6 +19,7 @@ class TuneSettings:
     """QUICK, the defaults, is what works best on the demo model; PAPER is the paper's.
 
     steps: of the optimiser; more erase harder. learning_rate: of AdamW; the right one depends on the model.
+    decay: let it fall to 0 towards the last step: without, the last few batches have an undue say.
     loss: 'tau' stops where `goal` says (1 = where the safe prompt's prediction is), 'hinge' is the paper's with
     `beta` and `margin`.
     preserve (lambda): raising it keeps the rest better and erases less. With 'tau' kept predictions are measured like
@@ -33,8 +34,9 @@ class TuneSettings:
     batch: unwanted points a step; resolution: of the picture, in pixels.
     """
 
-    steps: int = 400
-    learning_rate: float = 5e-4
+    steps: int = 500
+    learning_rate: float = 6e-4
+    decay: bool = True
     loss: str = "tau"
     goal: float = 1.2
     beta: float = 15.0
@@ -46,7 +48,7 @@ class TuneSettings:
     early: float = 0.5
     projections: str = "text"
     rank: int = 16
-    trajectories: int = 72
+    trajectories: int = 96
     resolution: int = 512
     batch: int = 4
     seed: int = 0
@@ -54,10 +56,10 @@ class TuneSettings:
     draws: int = 4  # points used of every unwanted trajectory
     empty_trajectories: int = 24  # of the empty prompt, at most
     empty_draws: int = 8
-    empty_batch: int = 4  # points a step
-    keep_trajectories: int = 96  # of keep prompts, at most
+    empty_batch: int = 1  # points a step
+    keep_trajectories: int = 144  # of keep prompts, at most
     keep_draws: int = 2
-    keep_batch: int = 4
+    keep_batch: int = 5
     sampling_steps: int = 20
     guidance: float = 3.0
 
@@ -76,6 +78,7 @@ QUICK = TuneSettings()
 PAPER = TuneSettings(
     steps=300,
     learning_rate=1e-6,
+    decay=False,
     loss="hinge",
     preserve=100.0,
     keep=False,
@@ -88,8 +91,10 @@ PAPER = TuneSettings(
     batch=1,
     draws=3,
     empty_draws=50,
+    empty_batch=4,
     keep_trajectories=24,
     keep_draws=50,
+    keep_batch=4,
     sampling_steps=50,
 )
 

@@ -23,6 +23,7 @@ from .tune_settings import TuneSettings, TuningError
 from .tuned import Trained, Tuned
 
 GRADIENT_SCALE = 2.0**12  # keeps float16 gradients from vanishing; a power of two, so exact where nothing does
+WARM_UP = 20  # steps until the learning rate is whole; AdamW's first ones have seen too few gradients
 
 StepProgress = Callable[[str, int, int], None]  # (phase, done, in all); may raise to cancel
 
@@ -206,6 +207,14 @@ def backward(predict: Predictor, step: Sequence[Term], trained: Trained, scale: 
     return value, torch.cat(predictions)
 
 
+def learning_rate(step: int, settings: TuneSettings) -> float:
+    """Of step 0, 1, ...: with `decay` it rises for WARM_UP steps and falls to 0 along half a cosine."""
+    if not settings.decay:
+        return settings.learning_rate
+    fall = 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+    return settings.learning_rate * fall * min(1, (step + 1) / WARM_UP)
+
+
 def train(
     predict: Predictor,
     data: Data,
@@ -228,6 +237,7 @@ def train(
     phase = "Tuning"
     for number, step in enumerate(objective(data, contexts, maps, settings, generator)):
         progress(phase, number, settings.steps)
+        optimizer.param_groups[0]["lr"] = learning_rate(number, settings)
         while True:
             optimizer.zero_grad()
             try:

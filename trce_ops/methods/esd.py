@@ -50,7 +50,7 @@ class EsdSettings:
         shared = asdict(self)
         eta = shared.pop("negative_guidance")
         return TuneSettings(
-            **shared, beta=eta, early=1.0, keep=False, preserve=0.0, empty_trajectories=1, empty_draws=1
+            **shared, decay=False, beta=eta, early=1.0, keep=False, preserve=0.0, empty_trajectories=1, empty_draws=1
         )
 
 
