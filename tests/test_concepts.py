@@ -4,7 +4,7 @@ import pytest
 
 from trce_ops.benign import BENIGN_CAPTIONS
 from trce_ops.concepts import MAX_LINES, ConceptError, ConceptPair, parse_concepts, parse_keep
-from trce_ops.templates import PLAIN, TEMPLATES, expand, mentions
+from trce_ops.templates import PLAIN, TEMPLATES, company, expand, mentions
 
 
 def test_lines_arrows_and_comments():
@@ -68,3 +68,28 @@ def test_a_sentence_mentions_a_concept_word_for_word():
     assert not mentions("a covered wagon", ["red"])
     assert not mentions("a squared paper", ["a square"])
     assert not mentions("anything", [])
+
+
+def test_a_quality_goes_around_with_what_is_kept():
+    keep = ["a circle", "an egg {1}", "solid", "old"]
+    found = expand([ConceptPair("red", "blue")], company("red", keep))
+    assert {pair.source: pair.target for pair in found} == {
+        "a red circle": "a blue circle",
+        "a red egg {1}": "a blue egg {1}",
+        "a solid red": "a solid blue",
+        "a solid red circle": "a solid blue circle",
+        "a solid red egg {1}": "a solid blue egg {1}",
+        "an old red": "an old blue",
+        "an old red circle": "an old blue circle",
+        "an old red egg {1}": "an old blue egg {1}",
+    }
+    assert company("orange", ["a car"]) == ["an {bare} car"]
+
+
+def test_a_thing_and_a_concept_without_company_go_alone():
+    assert company("a star", ["a circle", "solid"]) == []
+    assert company("red", []) == []
+
+
+def test_company_is_not_made_of_thousands():
+    assert len(company("red", ["a thing", "old"] * 5000)) < 1000

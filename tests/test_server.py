@@ -65,6 +65,19 @@ def test_the_other_workflows_run(server, deltas, name):
     assert server.queue(quick(api(name)))["status"]["completed"]
 
 
+def test_the_preset_workflow_runs_on_another_checkpoint_of_sd15(server, deltas):
+    prompt = quick(api("erase-from-a-preset"))
+    for node in prompt.values():
+        if "ckpt_name" in node["inputs"]:
+            node["inputs"]["ckpt_name"] = "trce_demo_sd15.safetensors"
+        if node["class_type"] == "EmptyLatentImage":
+            node["inputs"] |= {"width": 64, "height": 64}
+    done = server.queue(prompt)
+    assert done["status"]["completed"]
+    texts = [text for output in done["outputs"].values() for text in output.get("text", ())]
+    assert any("gun" in text for text in texts), texts
+
+
 def test_the_settings_of_a_method_come_through_the_api(server, deltas):
     prompt = quick(api("erase-a-concept"))
     erase = node_of(prompt, "TRCEErase")

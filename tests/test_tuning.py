@@ -561,6 +561,25 @@ def test_what_is_kept_is_listed_everyday_and_compared_and_mentions_no_concept(de
     assert len(set(kept)) == 12
 
 
+@pytest.mark.parametrize("templates", [True, False])
+def test_a_quality_is_unwanted_on_what_is_kept_too(delta, encoder, templates):
+    told = []
+    tokenize = encoder.tokenize
+    encoder.tokenize = lambda text: told.append(text) or tokenize(text)
+    settings = {**delta.info.settings, "templates": templates}
+    info = replace(delta.info, concepts=parse_concepts("red -> blue"), keep=("a dog", "wet", "red"), settings=settings)
+    encode_prompts(
+        replace(delta, info=info), encoder, None, replace(SMALL, trajectories=6), generator(), lambda *_: None
+    )
+    unwanted = set(told[: told.index("")])
+    together = {"a red dog": "a blue dog", "a wet red": "a wet blue", "a wet red dog": "a wet blue dog"}
+    if templates:
+        assert unwanted > together.keys() | set(together.values())
+        assert len(unwanted) == 2 * 6
+    else:
+        assert unwanted == {"red", "blue"}
+
+
 def test_without_keep_prompts_only_the_empty_one_is_kept(delta, encoder):
     contexts = encode_prompts(delta, encoder, None, replace(SMALL, keep=False), generator(), lambda *_: None)
     assert contexts.keep is None

@@ -21,7 +21,7 @@ from . import __version__, tuning_cache
 from .benign import BENIGN_CAPTIONS, COMPARISONS
 from .delta import ErasedDelta
 from .embeddings import Ids, TextEncoder, encode_batches
-from .templates import expand, fill, mentions, sentences
+from .templates import company, expand, fill, mentions, sentences
 from .texts import Texts
 from .tokens import CHUNK
 from .trajectories import Denoiser, Predictor
@@ -103,13 +103,16 @@ def encode_prompts(
 ) -> Contexts:
     """Embed as many prompt pairs, and kept prompts, as there are trajectories for, drawn from all of them.
 
-    Kept are in equal parts the lines of the keep list in the same sentences as the concepts, everyday captions, and
-    captions that describe by comparison; the captions mention no concept.
+    A concept that qualifies things is in half of its prompts in the company of the keep list. Kept are in equal parts
+    the lines of the keep list in the same sentences as the concepts, everyday captions, and captions that describe by
+    comparison; the captions mention no concept.
     """
     info = delta.info
     names = [pair.concept for pair in info.concepts]
     templates = sentences(names, info.settings["templates"])
-    pairs = draw_in_turn([expand([pair], templates) for pair in info.concepts], settings.trajectories, generator)
+    others = [line for line in info.keep if info.settings["templates"] and not mentions(line, names)]
+    ways = [(pair, around) for pair in info.concepts for around in (templates, company(pair.concept, others)) if around]
+    pairs = draw_in_turn([expand([pair], around) for pair, around in ways], settings.trajectories, generator)
     listed = [[fill(template, line)[0] for template in templates] for line in info.keep]
     captions = ([text for text in texts if not mentions(text, names)] for texts in (BENIGN_CAPTIONS, COMPARISONS))
     keep = []

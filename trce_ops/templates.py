@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from .concepts import ConceptPair
 
+COMPANY = 40  # lines of the keep list that make company(); every combination of them is a sentence
 PLAIN = ("{}",)
 TEMPLATES = (  # {}: the text as written; {bare}: without its article
     "{}",
@@ -69,6 +70,22 @@ def fill(template: str, text: str) -> tuple[str, str]:
     """The template with the text in its slot, and the text as it stands there."""
     slotted = bare(text) if "{bare}" in template else text
     return template.format(slotted, bare=slotted), slotted
+
+
+def company(concept: str, keep: Sequence[str]) -> list[str]:
+    """Templates that have a concept without an article qualify what is kept: "a red circle", "a solid red circle".
+
+    A colour, a style or a material seldom stands alone, and what it goes with is what the keep list names: lines with
+    an article are things, lines without one qualify them too. A concept with an article is a thing itself: none.
+    """
+    if bare(concept) != concept:
+        return []
+    lines = [line.replace("{", "{{").replace("}", "}}") for line in keep[:COMPANY]]
+    things = [bare(line) for line in lines if bare(line) != line]
+    qualifiers = [line for line in lines if bare(line) == line]
+    phrases = [f"{{bare}} {thing}" for thing in things]
+    phrases += [f"{qualifier} {rest}" for qualifier in qualifiers for rest in ("{bare}", *phrases)]
+    return [("an " if phrase.format(bare=concept)[:1].lower() in "aeiou" else "a ") + phrase for phrase in phrases]
 
 
 def sentences(concepts: Sequence[str], templates: bool) -> list[str]:
