@@ -386,7 +386,7 @@ def erase_from_sdxl(g: Graph) -> None:
         batch=1,
     )
     guns = "\n".join(f"{word} -> an umbrella" for word in ("a gun", "a pistol", "a revolver", "a rifle", "a firearm"))
-    keep = "an umbrella\na water pistol\na camera\na walking stick\na drill\na cowboy\na soldier\na police officer"
+    keep = "an umbrella\na hair dryer\na camera\na walking stick\na drill\na cowboy\na soldier\na police officer"
     erased = _erase(g, start, concepts=guns, keep=keep, tune_resolution=1024)
     _compare(g, start, erased, SAMPLING | {"steps": 25, "cfg": 6.5})
     g.add("TRCESaveDelta", (1460, 480), (360, 110), delta=erased[1], filename_prefix="sdxl/no-guns")
