@@ -41,7 +41,7 @@ def tuning_inputs() -> list[io.Input]:
             tooltip="'closed form': seconds, changes how the text is read. The others then tune the attention on "
             "what the model draws, which also catches phrasings that do not name the concept, and takes minutes on a "
             "GPU: 'quick' as measured best on the demo model, 'paper' as published, 'custom' with the 'tune_' "
-            "settings below. For colours and styles the closed form alone was better.",
+            "settings below. For a colour or a style, name in 'keep' what shows it (a car, a dress).",
         ),
         _knob(
             io.Int.Input,
@@ -53,7 +53,7 @@ def tuning_inputs() -> list[io.Input]:
         _knob(
             io.Float.Input,
             "learning_rate",
-            "Size of a step. Raise it when the report says that the weights "
+            "Size of a step; it falls to 0 towards the last one. Raise it when the report says that the weights "
             "changed by less than 1 %, lower it when kept things change. The paper's 1e-6 is for whole matrices "
             "of SD1.4.",
             min=0.0,
