@@ -270,7 +270,7 @@ def apply_a_saved_delta(g: Graph) -> None:
         "**strength** fades the erasure: 0 is the model as it was. Several Apply nodes in a row add up.",
     )
     delta = g.add("TRCELoadDelta", (360, 0), (360, 110), delta_name="example_star.safetensors")
-    applied = g.add("TRCEApplyDelta", (360, 170), (360, 160), model=start.model, delta=delta[0], clip=start.clip)
+    applied = g.add("TRCEApplyDelta", (360, 230), (360, 160), model=start.model, delta=delta[0], clip=start.clip)
     decoded = _draw(g, start, (760, 0), "KSampler with the erased model", applied[0])
     g.add("SaveImage", (1100, 0), (400, 500), images=decoded[0], filename_prefix="trce/applied")
 
@@ -295,7 +295,7 @@ def apply_with_lora_and_controlnet(g: Graph) -> None:
     lora = g.add(
         "LoraLoader", (360, 0), (320, 130), model=loaded[0], clip=loaded[1], lora_name="example_striped.safetensors"
     )
-    delta = g.add("TRCELoadDelta", (360, 190), (320, 110), delta_name="example_star.safetensors")
+    delta = g.add("TRCELoadDelta", (360, 165), (320, 110), delta_name="example_star.safetensors")
     control = g.add("ControlNetLoader", (360, 360), (320, 60), control_net_name="trce_demo_outline.safetensors")
     image = g.add("LoadImage", (360, 480), (320, 340), image="example_outline.png")
     applied = g.add("TRCEApplyDelta", (720, 0), (320, 160), model=lora[0], delta=delta[0], clip=lora[1])
