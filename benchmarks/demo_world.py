@@ -39,8 +39,9 @@ class Bench:
         """TRCE Erase on the demo model, as the node does it: the erased MODEL, the delta and the report."""
         pairs = self.trce_concepts.parse_concepts(concepts or erasing.concepts_text(thing))
         keep = self.trce_concepts.parse_keep(erasing.keep_text(thing))
-        encoder = self.host.ClipEncoder(self.world.clip)
-        delta, report = self.trce_erase.erase(pairs, keep, encoder, settings, family="sd1", cache_dir=self.cache.name)
+        lent = self.host_methods.lend(self.world.model, self.world.clip)
+        given = {"readings": lent["readings"](), "family": lent["family"], "cache_dir": self.cache.name}
+        delta, report = self.trce_erase.erase(pairs, keep, lent["encoder"], settings, **given)
         return self.host.apply_delta(self.world.model, delta, 1.0), delta, report
 
     def erase_with(self, method: str, things: Sequence[str], settings=None):

@@ -9,6 +9,7 @@ from ..trce_ops.stage2 import tune_delta
 from ..trce_ops.tokens import TokenWeights
 from . import host
 from .denoiser import tunable
+from .text_weights import readings
 from .tuning import CLOSED_FORM, show_curve, tune_settings, tuning_inputs
 from .widgets import within_bounds
 
@@ -156,6 +157,15 @@ class TRCEErase(io.ComfyNode):
                     "...'). Off: only the lines as they stand; use it for lines that are whole prompts.",
                 ),
                 *tuning_inputs(),
+                io.Boolean.Input(
+                    "reading",
+                    default=DEFAULTS.reading,
+                    optional=True,
+                    advanced=True,
+                    tooltip="On: tell the concept by what this model reads of the text, which erases more descriptions "
+                    "and spares more of the rest. Off: by all directions of the embedding alike, as published; then "
+                    "set 'preserve' to 1.",
+                ),
             ],
             outputs=[
                 *ERASED,
@@ -186,13 +196,13 @@ class TRCEErase(io.ComfyNode):
         templates,
         mode=CLOSED_FORM,
         retrain=False,
+        reading=DEFAULTS.reading,
         **knobs,
     ) -> io.NodeOutput:
         readers = host.find_text_readers(model)
         pairs, kept = parse_concepts(concepts), parse_keep(keep)
-        settings = EraseSettings(
-            TokenWeights(weight_sot, weight_keyword, weight_first_eot, weight_pads), preserve, ridge, templates
-        )
+        weights = TokenWeights(weight_sot, weight_keyword, weight_first_eot, weight_pads)
+        settings = EraseSettings(weights, preserve, ridge, templates, reading)
         encoders = host.text_encoders(clip, readers)
         encoder = encoders.pop("context")
         tuning = None if mode == CLOSED_FORM else tune_settings(mode, knobs)
@@ -206,6 +216,7 @@ class TRCEErase(io.ComfyNode):
             settings,
             family=readers.family,
             streams=encoders,
+            readings=readings(model, readers) if reading else {},
             space=readers.space,
             cache_dir=cache,
             progress=progress,

@@ -4,29 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
-import comfy.lora
-import torch
-from torch import Tensor
-
 from .denoiser import tunable
 from .encoders import text_encoders
-from .exchange import base_weights
-from .readers import TextReaders, find_text_readers
-
-
-@torch.no_grad()
-def text_weights(model, readers: TextReaders) -> dict[str, dict[str, Tensor]]:
-    """The weights of MODEL that read its text, with its LoRAs, by kind of text and module; float32, on the CPU."""
-    base = base_weights(model)
-
-    def weight(key: str) -> Tensor:
-        W = base(key).to("cpu", torch.float32, copy=True)
-        return comfy.lora.calculate_weight(model.patches.get(key, []), W, key)
-
-    return {
-        kind: {key.removesuffix(".weight"): weight(key) for key in stream.keys}
-        for kind, stream in readers.streams.items()
-    }
+from .readers import find_text_readers
+from .text_weights import readings, text_weights
 
 
 def lend(model, clip, resolution: int | None = None) -> dict:
@@ -42,5 +23,6 @@ def lend(model, clip, resolution: int | None = None) -> dict:
         "family": readers.family,
         "space": readers.space,
         "weights": partial(text_weights, model, readers),
+        "readings": partial(readings, model, readers),
         "model": lambda asked: tunable(model, resolution or asked),
     }

@@ -103,8 +103,9 @@ def test_the_same_inputs_give_the_same_file_and_touch_no_global_randomness(pack,
 
 def test_a_delta_on_another_checkpoint_is_the_same_as_erasing_there(run, make_model, make_clip, sample):
     clip, other = make_clip(), make_model(seed=9)
-    _, delta, *_ = run("TRCEErase", model=make_model(), clip=clip, concepts=CONCEPTS, keep=KEEP)
-    there, *_ = run("TRCEErase", model=other, clip=clip, concepts=CONCEPTS, keep=KEEP)
+    asked = dict(clip=clip, concepts=CONCEPTS, keep=KEEP, reading=False)
+    _, delta, *_ = run("TRCEErase", model=make_model(), **asked)
+    there, *_ = run("TRCEErase", model=other, **asked)
     (applied,) = run("TRCEApplyDelta", model=other, delta=delta, clip=clip)
     gun, empty = conditioning(clip, "a gun in the rain"), conditioning(clip, "")
     assert torch.equal(sample(there, gun, empty), sample(applied, gun, empty))
@@ -257,3 +258,45 @@ def test_the_steps_and_the_report_are_shown_on_the_node(pack, make_model, make_c
     assert told[0].startswith("Concepts: 0 of ")
     assert told[-1] == output.args[2]
     assert output.ui == {"text": [output.args[2]]}  # what the history keeps, also for those without a browser
+
+
+def test_the_metric_is_that_of_the_weights_with_their_loras(pack, run, make_model, make_clip, sample):
+    """Also while ComfyUI has the patched weights in place; and a map that was solved in it says so in its file."""
+    module, gram = pack.module.nodes.text_weights, pack.ops.reading.gram
+    plain, patched = make_model(), make_model().clone()
+    readers = pack.host.find_text_readers(plain)
+    weights = {key: plain.model.state_dict()[key].clone() for key in readers.keys}
+    change = torch.randn(weights[readers.keys[0]].shape, generator=torch.Generator().manual_seed(1))
+    patched.add_patches({readers.keys[0]: ("diff", (change,))}, 0.5)
+    clip = make_clip()
+    for model in (plain, patched):
+        if model is patched:
+            weights[readers.keys[0]] += 0.5 * change
+        expected = gram(weights.values(), len(weights), readers.width)
+        assert torch.allclose(module.readings(model, readers)["context"], expected, atol=1e-5)
+        sample(model, conditioning(clip, "a gun"), conditioning(clip, ""))
+        assert torch.allclose(module.readings(model, readers)["context"], expected, atol=1e-5)
+    erasures = {
+        reading: run("TRCEErase", model=plain, clip=clip, concepts=CONCEPTS, keep=KEEP, reading=reading)[1]
+        for reading in (True, False)
+    }
+    assert {reading: delta.info.settings["reading"] for reading, delta in erasures.items()} == {
+        True: True,
+        False: False,
+    }
+    on, off = (delta.context_map.dense() for delta in erasures.values())
+    assert not torch.allclose(on, off, atol=1e-3)
+
+
+def test_weights_that_are_no_numbers_leave_the_metric_out(pack, run, make_model, make_clip, monkeypatch):
+    """Other packs keep quantised weights in their own layout: the erasure is then solved as without it."""
+    asked = dict(model=make_model(), clip=make_clip(), concepts=CONCEPTS, keep=KEEP)
+    off = run("TRCEErase", **asked, reading=False)[1]
+    packed = torch.zeros(5, dtype=torch.uint8)
+    for weight in (packed, torch.full((5, 768), torch.nan)):
+        monkeypatch.setattr(
+            pack.module.nodes.text_weights, "base_weights", lambda model, weight=weight: lambda key: weight
+        )
+        delta = run("TRCEErase", **asked)[1]
+        assert torch.equal(delta.context_map.dense(), off.context_map.dense())
+        assert delta.info.settings["reading"] is False

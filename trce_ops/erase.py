@@ -11,6 +11,7 @@ from time import perf_counter
 from types import MappingProxyType
 
 import torch
+from torch import Tensor
 
 from . import __version__
 from .benign import BENIGN_CAPTIONS
@@ -36,12 +37,14 @@ StepProgress = Callable[[str, int, int], None]  # (step, prompts done, prompts i
 @dataclass(frozen=True)
 class EraseSettings:
     """weights: which token roles are moved. preserve (eta), ridge (mu): see solve_context_map.
-    templates: put every concept into sentences instead of its bare name."""
+    templates: put every concept into sentences instead of its bare name.
+    reading: tell the concept by what the model reads of the text (reading.py), instead of by all directions alike."""
 
     weights: TokenWeights = field(default_factory=TokenWeights)
-    preserve: float = 1.0
+    preserve: float = 8.0
     ridge: float = 0.3
     templates: bool = True
+    reading: bool = True
 
 
 def keep_moments(
@@ -93,6 +96,7 @@ def solve_stream(
     templates: Sequence[str],
     encoder: TextEncoder,
     settings: EraseSettings,
+    reading: Tensor | None,  # (d, d)
     cache_dir: str | os.PathLike | None,
     progress: StepProgress,
 ) -> Solved:
@@ -109,6 +113,7 @@ def solve_stream(
         torch.stack([part.moment for part in kept.values()]).mean(0),
         preserve_scale=settings.preserve,
         ridge=settings.ridge,
+        reading=reading if settings.reading else None,
     )
     context_map = factorize(*D)
     seconds = {
@@ -127,6 +132,7 @@ def erase(
     *,
     family: str,
     streams: Mapping[str, TextEncoder] = MappingProxyType({}),
+    readings: Mapping[str, Tensor] = MappingProxyType({}),  # (d, d) each
     space: str = "embedding",
     cache_dir: str | os.PathLike | None = None,
     progress: StepProgress = lambda *_: None,
@@ -135,6 +141,8 @@ def erase(
 
     streams: other kinds of text that the model reads, by the names of delta.KINDS. The pooled vector counts as a first
     EoT of weight 1, whatever the settings say: left alone, it would bring the concept back.
+    readings: G of the model's projections by kind of text, `context` among them; see reading.py. Kinds without one are
+    read in all directions alike.
     space: said in the delta; see there.
     P is the mean of the everyday captions' moment and the keep list's, so that a short list counts as much as
     the captions do. The same inputs give the same delta, bit for bit, on one machine.
@@ -144,12 +152,12 @@ def erase(
     templates = sentences(names, settings.templates)
     prompts = expand(concepts, templates)
 
-    def solve(encoder: TextEncoder, weights: TokenWeights) -> Solved:
-        given = replace(settings, weights=weights)
-        return solve_stream(prompts, keep, names, templates, encoder, given, cache_dir, progress)
+    def solve(kind: str, encoder: TextEncoder) -> Solved:
+        given = replace(settings, weights=POOLED) if kind == "pooled" else settings
+        return solve_stream(prompts, keep, names, templates, encoder, given, readings.get(kind), cache_dir, progress)
 
-    main = solve(encoder, settings.weights)
-    others = {kind: solve(lent, POOLED if kind == "pooled" else settings.weights) for kind, lent in streams.items()}
+    main = solve("context", encoder)
+    others = {kind: solve(kind, lent) for kind, lent in streams.items()}
     pairs, context_map = main.pairs, main.context_map
     ratios = moved_ratios(context_map, pairs)
     moved = mean_by(ratios, pairs.roles, asdict(settings.weights))
@@ -179,6 +187,7 @@ def erase(
             "preserve": settings.preserve,
             "ridge": settings.ridge,
             "templates": settings.templates,
+            "reading": settings.reading and "context" in readings,
         },
         measured={
             **{f"moved_{role}": round(value, 4) for role, value in moved.items()},

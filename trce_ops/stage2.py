@@ -21,6 +21,7 @@ from . import __version__, tuning_cache
 from .benign import BENIGN_CAPTIONS, COMPARISONS
 from .delta import ErasedDelta
 from .embeddings import Ids, TextEncoder, encode_batches
+from .reading import gram, root
 from .templates import company, expand, fill, mentions, sentences
 from .texts import Texts
 from .tokens import CHUNK
@@ -137,6 +138,14 @@ def encode_prompts(
     return Contexts(*map(gather, ids))
 
 
+def reading_root(denoise: Denoiser, model: TunableModel, texts: Texts) -> Tensor:  # (d, d) float32
+    """L of reading.py, scaled so that L^T z is on average as long as the embeddings z of `texts`."""
+    z = texts.sequence.flatten(0, 1)
+    weights = (denoise.weights[name].detach() for name in model.text_readers)
+    L = root(gram(weights, len(model.text_readers), z.shape[1])).to(z)
+    return L * (z.norm() / (z @ L).norm())
+
+
 def tune(
     delta: ErasedDelta,
     encoder: TextEncoder,
@@ -170,7 +179,9 @@ def tune(
         sampled = perf_counter()
         maps = {"context": delta.context_map, **delta.streams}
         names = choose(denoise.weights, settings.projections)
-        trained = Trained({name: denoise.weights[name] for name in names}, settings.rank, generator)
+        readers = [name for name in names if name in set(model.text_readers)] if settings.reading else []
+        roots = dict.fromkeys(readers, readers and reading_root(denoise, model, contexts.neg))
+        trained = Trained({name: denoise.weights[name] for name in names}, settings.rank, generator, roots)
         learner = Predictor(denoise, min(in_graph, predict.rows))
         tuning = train(learner, data, contexts, maps, trained, settings, generator, progress, objective)
     readers = {name.removesuffix(".weight") for name in model.text_readers}

@@ -31,6 +31,7 @@ class TuneSettings:
     unconditional: weight of the loss on the prediction for the empty prompt against that for the unwanted one.
     early: the share of the sampling steps, from the noisy end, to train on.
     projections: which, see tuned.py. rank: of the factors trained; 0 trains whole matrices.
+    reading: let low-rank factors tell unwanted text by what the model reads of it (reading.py).
     batch: unwanted points a step; resolution: of the picture, in pixels.
     """
 
@@ -48,6 +49,7 @@ class TuneSettings:
     early: float = 0.5
     projections: str = "text"
     rank: int = 16
+    reading: bool = True
     trajectories: int = 96
     resolution: int = 512
     batch: int = 4

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Generator, Tensor
@@ -66,13 +67,32 @@ def choose(names: Iterable[str], trained: str) -> tuple[str, ...]:
 
 
 class Trained:
-    """The projections in training: W of the unedited model and the change that is learnt."""
+    """The projections in training: W of the unedited model and the change that is learnt.
 
-    def __init__(self, start: Mapping[str, Tensor], rank: int, generator: Generator):
+    roots: L (in, in) with L L^T = G (reading.py) by name, for those whose factors learn on L^T z: dW = up @ down @ L^T.
+    """
+
+    def __init__(
+        self,
+        start: Mapping[str, Tensor],
+        rank: int,
+        generator: Generator,
+        roots: Mapping[str, Tensor] = MappingProxyType({}),
+    ):
         self.start = start  # (out, in) each
-        self.changes = {name: _untrained(W, rank, generator) for name, W in start.items()}
-        self.parameters = [factor for change in self.changes.values() for factor in change.factors]
+        self.factors = {name: _untrained(W, rank, generator) for name, W in start.items()}
+        self.roots = {name: L.to(start[name].device) for name, L in roots.items() if rank}
+        self.parameters = [factor for factors in self.factors.values() for factor in factors]
         self.norm = math.sqrt(sum(W.float().square().sum().item() for W in start.values()))
+
+    @property
+    def changes(self) -> dict[str, WeightChange]:
+        """dW by name, with the graph from what is learnt."""
+        return {name: WeightChange(self._read(name, factors)) for name, factors in self.factors.items()}
+
+    def _read(self, name: str, factors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        *up, down = factors
+        return (*up, down @ self.roots[name].mT) if name in self.roots else factors
 
     def overrides(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """W + dW by name, added in float32, with the graph from dW."""
@@ -90,8 +110,8 @@ class Trained:
         }
 
 
-def _untrained(W: Tensor, rank: int, generator: Generator) -> WeightChange:
-    """A change of zero: whole matrices start at 0, of two factors only the first does."""
+def _untrained(W: Tensor, rank: int, generator: Generator) -> tuple[Tensor, ...]:
+    """The factors of a change of zero: whole matrices start at 0, of two factors only the first does."""
     n_out, n_in = W.shape
     if rank == 0:
         factors = (torch.zeros(n_out, n_in),)
@@ -99,4 +119,4 @@ def _untrained(W: Tensor, rank: int, generator: Generator) -> WeightChange:
         rank = min(rank, n_out, n_in)
         down = torch.randn(rank, n_in, generator=generator) / n_in**0.5
         factors = (torch.zeros(n_out, rank), down)
-    return WeightChange(tuple(factor.to(W.device).requires_grad_() for factor in factors))
+    return tuple(factor.to(W.device).requires_grad_() for factor in factors)

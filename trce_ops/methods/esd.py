@@ -49,9 +49,8 @@ class EsdSettings:
         """As stage 2 wants it: all noise levels, and of what ESD does not preserve as little as can be sampled."""
         shared = asdict(self)
         eta = shared.pop("negative_guidance")
-        return TuneSettings(
-            **shared, decay=False, beta=eta, early=1.0, keep=False, preserve=0.0, empty_trajectories=1, empty_draws=1
-        )
+        nothing_kept = {"keep": False, "preserve": 0.0, "empty_trajectories": 1, "empty_draws": 1}
+        return TuneSettings(**shared, decay=False, reading=False, beta=eta, early=1.0, **nothing_kept)
 
 
 def negative_guidance(e: Tensor, e_c: Tensor, e_safe: Tensor, e_u: Tensor, eta: float) -> Tensor:  # (n, ...) -> (n,)

@@ -1,0 +1,66 @@
+"""The weights of a MODEL that read its text, as numbers: with its LoRAs, while ComfyUI may have them anywhere."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import comfy.lora
+import torch
+from torch import Tensor
+
+from ..trce_ops.reading import gram
+from .exchange import base_weights
+from .readers import Stream, TextReaders
+
+log = logging.getLogger(__name__)
+
+
+def effective_weight(model) -> Callable[[str], Tensor]:
+    """Weights of MODEL with its patches, by name; where there is a patch in float32 on the CPU, else as they lie."""
+    base = base_weights(model)
+
+    def weight(key: str) -> Tensor:
+        patches = model.patches.get(key)
+        return comfy.lora.calculate_weight(patches, _float(base(key)), key) if patches else base(key)
+
+    return weight
+
+
+def _float(W: Tensor) -> Tensor:
+    return W.to("cpu", torch.float32, copy=True)
+
+
+@torch.no_grad()
+def text_weights(model, readers: TextReaders) -> dict[str, dict[str, Tensor]]:
+    """All of them by kind of text and module; float32, on the CPU."""
+    weight = effective_weight(model)
+    return {
+        kind: {key.removesuffix(".weight"): _float(weight(key)) for key in stream.keys}
+        for kind, stream in readers.streams.items()
+    }
+
+
+@torch.no_grad()
+def readings(model, readers: TextReaders) -> dict[str, Tensor]:
+    """How strongly MODEL reads each direction, by kind of text: G (d, d) of trce_ops.reading.
+
+    A kind is missing that no weights of numbers read, such as those that other packs pack in their own way.
+    """
+    weight = effective_weight(model)
+    found = {kind: _reading(weight, stream) for kind, stream in readers.streams.items()}
+    return {kind: G for kind, G in found.items() if G is not None}
+
+
+def _reading(weight: Callable[[str], Tensor], stream: Stream) -> Tensor | None:
+    if not stream.keys or not all(_plain(weight(key), stream.width) for key in stream.keys[:1]):
+        return None
+    G = gram(map(weight, stream.keys), len(stream.keys), stream.width)
+    if not G.isfinite().all():
+        log.warning("The projections that read the text hold NaN or Inf; all its directions count alike.")
+        return None
+    return G
+
+
+def _plain(W: Tensor, width: int) -> bool:
+    return W.dim() == 2 and W.shape[1] >= width and W.is_floating_point()
