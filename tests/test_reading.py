@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from trce_ops.closed_form import solve_context_map
-from trce_ops.reading import FLOOR, ROWS, gram, resistance, root
+from trce_ops.reading import FLOOR, ROWS, cues, gram, resistance
 from trce_ops.tuned import Trained
 
 WIDTH = 24
@@ -42,11 +42,21 @@ def test_evenly_spaced_rows_stand_for_large_projections():
     assert (G - whole).norm() < 0.2 * whole.norm()
 
 
-def test_the_root_and_the_resistance_are_those_of_the_metric():
-    G = gram(projections(unread=4), 3, WIDTH)
-    L, eye = root(G), torch.eye(WIDTH, dtype=torch.float64)
-    torch.testing.assert_close(L @ L.mT, G + FLOOR * eye)
+def test_the_resistance_is_the_inverse():
+    G, eye = gram(projections(unread=4), 3, WIDTH), torch.eye(WIDTH, dtype=torch.float64)
     torch.testing.assert_close(resistance(G) @ (G + FLOOR * eye), eye)
+
+
+def test_cues_are_short_where_kept_text_is_and_where_nothing_is_read():
+    G, noise = gram(projections(unread=8), 3, WIDTH), torch.Generator().manual_seed(7)
+    kept = torch.randn(200, WIDTH, generator=noise) * torch.tensor([9.0] * 4 + [0.1] * (WIDTH - 4))
+    L = cues(G, kept)
+    A = kept.double().mT @ kept.double() / 200 + resistance(G)
+    torch.testing.assert_close(L @ A @ L, torch.eye(WIDTH, dtype=torch.float64))
+    lengths = L.norm(dim=0)
+    free = lengths[4 : WIDTH - 8].min()
+    assert lengths[:4].max() < 0.5 * free
+    assert lengths[WIDTH - 8 :].max() < 0.5 * free
 
 
 def test_the_map_is_the_ridge_regression_on_embeddings_as_they_are_read():
@@ -56,7 +66,7 @@ def test_the_map_is_the_ridge_regression_on_embeddings_as_they_are_read():
     w, k = torch.rand(6, generator=noise), torch.randn(50, WIDTH, generator=noise, dtype=torch.float64)
     P, G = k.mT @ k / 50, gram(projections(), 3, WIDTH)
     T = solve_context_map(c, s, w, P, preserve_scale=2.0, ridge=0.3, reading=G)
-    L = root(G)
+    L = torch.linalg.cholesky(G + FLOOR * torch.eye(WIDTH, dtype=torch.float64))
     A, B = 2.0 * L.mT @ P @ L + 0.3 * torch.eye(WIDTH, dtype=torch.float64), torch.zeros(WIDTH, WIDTH).double()
     for c_i, s_i, w_i in zip(c, s, w.double()):
         y = L.mT @ c_i
@@ -103,7 +113,7 @@ def test_nan_and_other_shapes_are_refused():
 def test_low_rank_factors_learn_on_what_is_read(rank):
     """A step of training changes what is read, and next to nothing of what is not; whole matrices learn on both."""
     W = projections(unread=8)[0]
-    L = root(gram([W], 1, WIDTH)).float()
+    L = cues(gram([W], 1, WIDTH), torch.zeros(1, WIDTH)).float()
     trained = Trained({"k.weight": W}, rank, torch.Generator().manual_seed(5), {"k.weight": L})
     assert not trained.changes["k.weight"].dense().any()
     optimizer = torch.optim.AdamW(trained.parameters, lr=0.1)

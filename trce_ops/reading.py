@@ -6,8 +6,12 @@ and a map that tells a concept by those takes unrelated prompts for it and misse
     G = d/m sum_l W_l^T W_l / |W_l|^2        over the m projections that read the text; its mean eigenvalue is 1
 
 z^T G z' compares two embeddings as the model sees them. Stage 1 pays mu tr(D G^-1 D^T) instead of mu |D|^2 for a change
-D = T - I (closed_form.py), and stage 2 learns its factors on L^T z with G = L L^T (tuned.py). Both is our own; the
-paper's ridge is that of G = I.
+D = T - I (closed_form.py). Stage 2 learns its factors on L^T z (tuned.py), with
+
+    L L^T = (P + G^-1)^-1                    P: the second moment of what is kept
+
+so that directions which are read, and which kept text seldom takes, are learned first. Both is our own; the paper's is
+G = I and L = I.
 """
 
 from __future__ import annotations
@@ -34,11 +38,14 @@ def gram(weights: Iterable[Tensor], count: int, width: int) -> Tensor:
     return G * (width / max(1, count))
 
 
-def root(G: Tensor) -> Tensor:  # (d, d) -> (d, d) float64
-    """L, lower triangular, with G = L L^T up to FLOOR."""
-    return torch.linalg.cholesky(G.double() + FLOOR * torch.eye(len(G), dtype=torch.float64))
-
-
 def resistance(G: Tensor) -> Tensor:  # (d, d) -> (d, d) float64
-    """G^-1: what a change costs in each direction."""
-    return torch.cholesky_inverse(root(G))
+    """G^-1, up to FLOOR: what a change costs in each direction."""
+    floor = FLOOR * torch.eye(len(G), dtype=torch.float64)
+    return torch.cholesky_inverse(torch.linalg.cholesky(G.double() + floor))
+
+
+def cues(G: Tensor, kept: Tensor) -> Tensor:  # (d, d), (n, d) embeddings -> (d, d) float64
+    """L, the symmetric root of (P + G^-1)^-1 with P = 1/n sum_j k_j k_j^T."""
+    k = kept.double()
+    values, V = torch.linalg.eigh(k.mT @ k / len(k) + resistance(G))
+    return V / values.sqrt() @ V.mT

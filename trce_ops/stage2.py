@@ -21,7 +21,7 @@ from . import __version__, tuning_cache
 from .benign import BENIGN_CAPTIONS, COMPARISONS
 from .delta import ErasedDelta
 from .embeddings import Ids, TextEncoder, encode_batches
-from .reading import gram, root
+from .reading import cues, gram
 from .templates import company, expand, fill, mentions, sentences
 from .texts import Texts
 from .tokens import CHUNK
@@ -138,11 +138,13 @@ def encode_prompts(
     return Contexts(*map(gather, ids))
 
 
-def reading_root(denoise: Denoiser, model: TunableModel, texts: Texts) -> Tensor:  # (d, d) float32
-    """L of reading.py, scaled so that L^T z is on average as long as the embeddings z of `texts`."""
-    z = texts.sequence.flatten(0, 1)
+def reading_root(denoise: Denoiser, model: TunableModel, contexts: Contexts) -> Tensor:  # (d, d) float32
+    """L of reading.py, scaled so that L^T z is on average as long as the embedding z of an unwanted prompt."""
+    z = contexts.neg.sequence.flatten(0, 1)
+    kept = contexts.empty if contexts.keep is None else contexts.keep
     weights = (denoise.weights[name].detach() for name in model.text_readers)
-    L = root(gram(weights, len(model.text_readers), z.shape[1])).to(z)
+    G = gram(weights, len(model.text_readers), z.shape[1])
+    L = cues(G, kept.sequence.flatten(0, 1)).to(z)
     return L * (z.norm() / (z @ L).norm())
 
 
@@ -180,7 +182,7 @@ def tune(
         maps = {"context": delta.context_map, **delta.streams}
         names = choose(denoise.weights, settings.projections)
         readers = [name for name in names if name in set(model.text_readers)] if settings.reading else []
-        roots = dict.fromkeys(readers, readers and reading_root(denoise, model, contexts.neg))
+        roots = dict.fromkeys(readers, readers and reading_root(denoise, model, contexts))
         trained = Trained({name: denoise.weights[name] for name in names}, settings.rank, generator, roots)
         learner = Predictor(denoise, min(in_graph, predict.rows))
         tuning = train(learner, data, contexts, maps, trained, settings, generator, progress, objective)

@@ -31,12 +31,12 @@ class TuneSettings:
     unconditional: weight of the loss on the prediction for the empty prompt against that for the unwanted one.
     early: the share of the sampling steps, from the noisy end, to train on.
     projections: which, see tuned.py. rank: of the factors trained; 0 trains whole matrices.
-    reading: let low-rank factors tell unwanted text by what the model reads of it (reading.py).
+    reading: let low-rank factors that read text learn first on what the model reads of it (reading.py).
     batch: unwanted points a step; resolution: of the picture, in pixels.
     """
 
     steps: int = 500
-    learning_rate: float = 6e-4
+    learning_rate: float = 2e-4
     decay: bool = True
     loss: str = "tau"
     goal: float = 1.2
