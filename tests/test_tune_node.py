@@ -159,7 +159,8 @@ def test_a_lora_below_is_where_the_tuning_starts(erase, loaded):
     key = f"{Q}.weight"
     with torch.inference_mode():
         merged.model.state_dict()[key].copy_(patched.patch_weight_to_device(key, return_weight=True))
-    ours, theirs, plain = (erase(model)[1].tuned[Q].dense() for model in (patched, merged, loaded()))
+    asked = dict(tune_learning_rate=1e-3)
+    ours, theirs, plain = (erase(model, **asked)[1].tuned[Q].dense() for model in (patched, merged, loaded()))
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
     assert not torch.allclose(ours, plain, rtol=0, atol=1e-4)
 
