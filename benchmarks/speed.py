@@ -75,8 +75,9 @@ def stage1(pack, table: Table, options: argparse.Namespace) -> None:
 
 def growth(pack, table: Table, options: argparse.Namespace) -> None:
     runs = Stage1(pack).growth(GROWTH, 1 if options.quick else 3)
-    seconds = {count: statistics.median(map(sum, run)) for count, run in runs.items()}
-    solves = {count: statistics.median(solve for _, solve in run) for count, run in runs.items()}
+    seconds = {count: statistics.median(encode + solve for encode, solve, _ in run) for count, run in runs.items()}
+    solves = {count: statistics.median(solve for _, solve, _ in run) for count, run in runs.items()}
+    defaults = {count: statistics.median(default for *_, default in run) for count, run in runs.items()}
     counts = ", ".join(map(str, GROWTH))
     table.row(
         f"our stage 1 for {counts} concepts, 15 prompts each, to the map",
@@ -90,14 +91,22 @@ def growth(pack, table: Table, options: argparse.Namespace) -> None:
         solve_growth_1_to_100=solves[100] / solves[1],
         **{f"stage1_solve_seconds_{count}_concepts": value for count, value in solves.items()},
     )
+    table.row(
+        f"the same by default (`reading` on), from embeddings and 32 projections to the map, for {counts} concepts",
+        f"{' / '.join(f'{value:.3f} s' for value in defaults.values())}, "
+        f"{defaults[100] / defaults[1]:.1f}x from 1 to 100",
+        default_growth_1_to_100=defaults[100] / defaults[1],
+        **{f"stage1_default_seconds_{count}_concepts": value for count, value in defaults.items()},
+    )
 
 
 def sdxl(pack, table: Table, options: argparse.Namespace) -> None:
     seconds = time_sdxl(pack, 300, 1 if options.quick else 3)
     median = {step: statistics.median(values) for step, values in seconds.items()}
+    steps = " + ".join(f"{median[step]:.2f}" for step in ("read", "solve", "factorize", "apply"))
     table.row(
-        "our stage 1 at SDXL's shape, 300 pairs: solve, factorise and apply to 140 matrices",
-        f"{median['solve']:.2f} + {median['factorize']:.2f} + {median['apply']:.2f} s, n = {len(seconds['total'])}",
+        "our stage 1 at SDXL's shape, 300 pairs: read 140 projections, solve, factorise and apply to them",
+        f"{steps} s, n = {len(seconds['total'])}",
         sdxl_solve_apply_seconds=median["total"],
     )
 

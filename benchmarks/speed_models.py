@@ -40,8 +40,8 @@ def load() -> SimpleNamespace:
     import comfy.sd  # noqa: F401  before anything of the pack
 
     name = world.load_pack().__name__
-    parts = "closed_form concepts context_map delta embeddings erase preserve stage2 templates tokens tuning".split()
-    parts.append("tune_settings")
+    parts = "closed_form concepts context_map delta embeddings erase preserve reading stage2 templates tokens".split()
+    parts += ["tune_settings", "tuning"]
     modules = {part: importlib.import_module(f"{name}.trce_ops.{part}") for part in parts}
     return SimpleNamespace(
         **modules,

@@ -21,7 +21,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-ROWS = 16  # times d: so many rows of all projections together say enough of G
+ROWS = 8  # times d: so many rows of all projections together say enough of G
 FLOOR = 1e-3  # added to all eigenvalues: no direction is out of reach
 
 
