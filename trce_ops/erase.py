@@ -41,7 +41,7 @@ class EraseSettings:
     reading: tell the concept by what the model reads of the text (reading.py), instead of by all directions alike."""
 
     weights: TokenWeights = field(default_factory=TokenWeights)
-    preserve: float = 8.0
+    preserve: float = 5.0
     ridge: float = 0.3
     templates: bool = True
     reading: bool = True
