@@ -39,7 +39,7 @@ class TuneSettings:
     learning_rate: float = 2e-4
     decay: bool = True
     loss: str = "tau"
-    goal: float = 1.2
+    goal: float = 1.0
     beta: float = 15.0
     margin: float = 0.01
     preserve: float = 3.0
