@@ -205,7 +205,7 @@ class TRCEErase(io.ComfyNode):
         settings = EraseSettings(weights, preserve, ridge, templates, reading)
         encoders = host.text_encoders(clip, readers)
         encoder = encoders.pop("context")
-        tuning = None if mode == CLOSED_FORM else tune_settings(mode, knobs)
+        tuning = None if mode == CLOSED_FORM else tune_settings(mode, knobs, reading)
         trainable = tuning and tunable(model, tuning.resolution)
         node_id, cache = cls.hidden.unique_id, host.cache_folder()
         progress = host.node_progress(node_id)

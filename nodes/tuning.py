@@ -7,13 +7,14 @@ from dataclasses import replace
 from comfy_api.latest import io, ui
 
 from ..trce_ops.stage2 import TuneReport
-from ..trce_ops.tune_settings import LOSSES, PAPER, QUICK, TuneSettings
+from ..trce_ops.tune_settings import ALIKE, LOSSES, PAPER, QUICK, TuneSettings
 from ..trce_ops.tuned import TRAINED
 from .curve import draw_curves
 
 CLOSED_FORM = "closed form"
+QUICKLY = "closed form + tuning (quick)"
 CUSTOM = "custom"
-PRESETS = {"closed form + tuning (quick)": QUICK, "closed form + tuning (paper)": PAPER, CUSTOM: QUICK}
+PRESETS = {QUICKLY: QUICK, "closed form + tuning (paper)": PAPER, CUSTOM: QUICK}
 SHARED = ("resolution", "seed")  # knobs that count in every mode that tunes
 
 
@@ -189,10 +190,11 @@ def tuning_inputs() -> list[io.Input]:
     ]
 
 
-def tune_settings(mode: str, knobs: dict) -> TuneSettings:
-    """The preset of a mode with the user's knobs, as far as they count in it."""
+def tune_settings(mode: str, knobs: dict, reading: bool = True) -> TuneSettings:
+    """The preset of a mode with the user's knobs, as far as they count in it; reading: see TuneSettings."""
     given = {name.removeprefix("tune_"): value for name, value in knobs.items()}
-    return replace(PRESETS[mode], **{name: value for name, value in given.items() if mode == CUSTOM or name in SHARED})
+    preset = PRESETS[mode] if reading else replace(ALIKE if mode == QUICKLY else PRESETS[mode], reading=False)
+    return replace(preset, **{name: value for name, value in given.items() if mode == CUSTOM or name in SHARED})
 
 
 def show_curve(report: TuneReport, node) -> dict:

@@ -274,6 +274,9 @@ def test_the_modes(erase, loaded, pack):
     assert (settings.steps, settings.seed, settings.resolution) == (300, 5, 64)
     assert (settings.loss, settings.rank, settings.projections, settings.preserve) == ("hinge", 0, "paper", 100.0)
     assert tuning.tune_settings("custom", dict(tune_steps=7)).steps == 7
+    alike = {mode: tuning.tune_settings(mode, dict(tune_learning_rate=7.0), False) for mode in tuning.PRESETS}
+    assert not any(settings.reading for settings in alike.values())
+    assert [settings.learning_rate for settings in alike.values()] == [6e-4, 1e-6, 7.0]
 
 
 def test_a_workflow_from_before_there_was_tuning_still_runs(pack, loaded, make_clip):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .tuned import TRAINED
 
@@ -16,7 +16,7 @@ class TuningError(ValueError):
 
 @dataclass(frozen=True)
 class TuneSettings:
-    """QUICK, the defaults, is what works best on the demo model; PAPER is the paper's.
+    """QUICK, the defaults, is what works best on the demo model; ALIKE is QUICK without `reading`, PAPER the paper's.
 
     steps: of the optimiser; more erase harder. learning_rate: of AdamW; the right one depends on the model.
     decay: let it fall to 0 towards the last step: without, the last few batches have an undue say.
@@ -77,6 +77,7 @@ class TuneSettings:
 
 
 QUICK = TuneSettings()
+ALIKE = replace(QUICK, reading=False, learning_rate=6e-4, goal=1.2)  # erases harder, and costs more of the rest
 PAPER = TuneSettings(
     steps=300,
     learning_rate=1e-6,
@@ -85,6 +86,7 @@ PAPER = TuneSettings(
     preserve=100.0,
     keep=False,
     reach=0.0,
+    reading=False,
     unconditional=0.5,
     early=0.52,  # steps 0 to 25 of 50
     projections="paper",
