@@ -30,12 +30,13 @@ def gram(weights: Iterable[Tensor], count: int, width: int) -> Tensor:
 
     One of them is in memory at a time, and of large ones evenly spaced rows.
     """
-    G = torch.zeros(width, width, dtype=torch.float64)
+    G = torch.zeros(width, width)
     most = max(1, ROWS * width // max(1, count))
     for W in weights:
         W = W[:: -(-len(W) // most), :width].float()
-        G += (W.mT @ W / W.square().sum().clamp(min=torch.finfo(torch.float32).tiny)).cpu()
-    return G * (width / max(1, count))
+        size = W.square().sum().clamp(min=torch.finfo(torch.float32).tiny)
+        G = G.to(W.device).addmm_(W.mT, W / size)
+    return G.cpu().double() * (width / max(1, count))
 
 
 def resistance(G: Tensor) -> Tensor:  # (d, d) -> (d, d) float64
