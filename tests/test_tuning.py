@@ -515,7 +515,7 @@ def test_everything_that_a_tuning_depends_on_makes_it_another(delta, encoder, tm
     tune_delta(delta, encoder, model, SMALL, cache_dir=tmp_path)
     for other in deltas:
         tune_delta(other, encoder, model, SMALL, cache_dir=tmp_path)
-    for change in (dict(seed=1), dict(steps=5), dict(goal=1.0)):
+    for change in (dict(seed=1), dict(steps=5), dict(goal=0.5)):
         tune_delta(delta, encoder, model, replace(SMALL, **change), cache_dir=tmp_path)
     tune_delta(delta, encoder, other_model, SMALL, cache_dir=tmp_path)
     assert log.count("open") == 8
