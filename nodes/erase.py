@@ -196,7 +196,7 @@ class TRCEErase(io.ComfyNode):
         templates,
         mode=CLOSED_FORM,
         retrain=False,
-        reading=DEFAULTS.reading,
+        reading=False,  # API workflows of before it have no value for it, and their own 'preserve'
         **knobs,
     ) -> io.NodeOutput:
         readers = host.find_text_readers(model)

@@ -286,6 +286,7 @@ def test_a_workflow_from_before_there_was_tuning_still_runs(pack, loaded, make_c
     with torch.inference_mode():
         output = node.EXECUTE_NORMALIZED(model=loaded(), clip=make_clip(), concepts=CONCEPTS, **old, **weights)
     assert not output.args[1].tuned
+    assert output.args[1].info.settings["reading"] is False  # there was none either, and 'preserve' is from then
     inputs = pack.nodes["TRCEErase"].GET_NODE_INFO_V1()["input"]
     assert list(inputs["required"])[-1] == "templates"
     assert list(inputs["optional"])[0] == "mode"
