@@ -181,8 +181,8 @@ def tune(
         sampled = perf_counter()
         maps = {"context": delta.context_map, **delta.streams}
         names = choose(denoise.weights, settings.projections)
-        readers = [name for name in names if name in set(model.text_readers)] if settings.reading else []
-        roots = dict.fromkeys(readers, readers and reading_root(denoise, model, contexts))
+        reading = [name for name in model.text_readers if name in names] if settings.reading and settings.rank else []
+        roots = dict.fromkeys(reading, reading and reading_root(denoise, model, contexts))
         trained = Trained({name: denoise.weights[name] for name in names}, settings.rank, generator, roots)
         learner = Predictor(denoise, min(in_graph, predict.rows))
         tuning = train(learner, data, contexts, maps, trained, settings, generator, progress, objective)
