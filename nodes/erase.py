@@ -166,6 +166,14 @@ class TRCEErase(io.ComfyNode):
                     "and spares more of the rest. Off: by all directions of the embedding alike, as published; then "
                     "set 'preserve' to 1.",
                 ),
+                io.Boolean.Input(
+                    "keep_words",
+                    default=DEFAULTS.keep_words,
+                    optional=True,
+                    advanced=True,
+                    tooltip="On: besides everyday captions, keep a thousand everyday words, those close to the "
+                    "concepts left out. Spares more of what is described, not named. Off: captions and 'keep' alone.",
+                ),
             ],
             outputs=[
                 *ERASED,
@@ -196,13 +204,14 @@ class TRCEErase(io.ComfyNode):
         templates,
         mode=CLOSED_FORM,
         retrain=False,
-        reading=False,  # API workflows of before it have no value for it, and their own 'preserve'
+        reading=False,  # API workflows of before these two have no value for them, and their own 'preserve'
+        keep_words=False,
         **knobs,
     ) -> io.NodeOutput:
         readers = host.find_text_readers(model)
         pairs, kept = parse_concepts(concepts), parse_keep(keep)
         weights = TokenWeights(weight_sot, weight_keyword, weight_first_eot, weight_pads)
-        settings = EraseSettings(weights, preserve, ridge, templates, reading)
+        settings = EraseSettings(weights, preserve, ridge, templates, reading, keep_words)
         encoders = host.text_encoders(clip, readers)
         encoder = encoders.pop("context")
         tuning = None if mode == CLOSED_FORM else tune_settings(mode, knobs, reading)

@@ -21,6 +21,7 @@ from .conflicts import conflicts
 from .context_map import ContextMap
 from .delta import DeltaInfo, ErasedDelta
 from .embeddings import EmbeddingPairs, TextEncoder, embed_pairs
+from .everyday_words import keep_words
 from .preserve import Kept, keep_moment
 from .report import Report, kept_ratio, mean_by, moved_ratios
 from .templates import PromptPair, expand, fill, mentions, sentences
@@ -29,6 +30,8 @@ from .tokens import TokenError, TokenWeights
 log = logging.getLogger(__name__)
 
 EVERYDAY = "everyday captions"
+WORDS = "everyday words"
+WORDS_SHARE = 0.5  # of P, beside captions and keep list
 POOLED = TokenWeights(sot=0, keyword=0, first_eot=1, pads=0)
 
 StepProgress = Callable[[str, int, int], None]  # (step, prompts done, prompts in all); may raise to cancel
@@ -38,13 +41,15 @@ StepProgress = Callable[[str, int, int], None]  # (step, prompts done, prompts i
 class EraseSettings:
     """weights: which token roles are moved. preserve (eta), ridge (mu): see solve_context_map.
     templates: put every concept into sentences instead of its bare name.
-    reading: tell the concept by what the model reads of the text (reading.py), instead of by all directions alike."""
+    reading: tell the concept by what the model reads of the text (reading.py), instead of by all directions alike.
+    keep_words: keep everyday words too (everyday_words.py), those near to a concept left out."""
 
     weights: TokenWeights = field(default_factory=TokenWeights)
     preserve: float = 5.0
     ridge: float = 0.3
     templates: bool = True
     reading: bool = True
+    keep_words: bool = True
 
 
 def keep_moments(
@@ -54,8 +59,10 @@ def keep_moments(
     encoder: TextEncoder,
     cache_dir: str | os.PathLike | None,
     progress: StepProgress,
+    words: bool = False,
 ) -> dict[str, Kept]:
-    """What is kept, by name: everyday captions always, the user's list in every template when there is one.
+    """What is kept, by name: everyday captions always, the user's list in every template when there is one, and
+    everyday words on demand.
 
     An everyday caption that mentions a concept would hold on to what is to go. Their moment is cached as a whole;
     the few that are left out are encoded again and subtracted.
@@ -76,7 +83,15 @@ def keep_moments(
             kept["keep list"] = keep_moment(captions, encoder, cache_dir, partial(progress, "Keep list"))
         except TokenError as error:
             raise TokenError(f"A line of 'keep' cannot be used. {error}") from None
+    if words and (far := keep_words(concepts, encoder, cache_dir, partial(progress, "Everyday words"))):
+        kept[WORDS] = far
     return kept
+
+
+def moment(kept: Mapping[str, Kept]) -> Tensor:  # (d, d) float64
+    """P: the mean over captions and keep list, so that a short list counts as much as they do, and a share of words."""
+    P = torch.stack([part.moment for name, part in kept.items() if name != WORDS]).mean(0)
+    return P + WORDS_SHARE * kept[WORDS].moment if WORDS in kept else P
 
 
 @dataclass(frozen=True)
@@ -104,13 +119,13 @@ def solve_stream(
     start = perf_counter()
     pairs = embed_pairs(prompts, encoder, settings.weights, partial(progress, "Concepts"))
     encoded = perf_counter()
-    kept = keep_moments(keep, concepts, templates, encoder, cache_dir, progress)
+    kept = keep_moments(keep, concepts, templates, encoder, cache_dir, progress, settings.keep_words)
     preserved = perf_counter()
     D = solve_factors(
         pairs.sources,
         pairs.targets,
         pairs.weights,
-        torch.stack([part.moment for part in kept.values()]).mean(0),
+        moment(kept),
         preserve_scale=settings.preserve,
         ridge=settings.ridge,
         reading=reading if settings.reading else None,
@@ -144,8 +159,7 @@ def erase(
     readings: G of the model's projections by kind of text, `context` among them; see reading.py. Kinds without one are
     read in all directions alike.
     space: said in the delta; see there.
-    P is the mean of the everyday captions' moment and the keep list's, so that a short list counts as much as
-    the captions do. The same inputs give the same delta, bit for bit, on one machine.
+    The same inputs give the same delta, bit for bit, on one machine.
     Raises TokenError, ConceptError and NotPositiveDefinite (all ValueError), and whatever `progress` raises to cancel.
     """
     names = [pair.concept for pair in concepts]
@@ -188,6 +202,7 @@ def erase(
             "ridge": settings.ridge,
             "templates": settings.templates,
             "reading": settings.reading and "context" in readings,
+            "keep_words": settings.keep_words,
         },
         measured={
             **{f"moved_{role}": round(value, 4) for role, value in moved.items()},

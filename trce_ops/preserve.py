@@ -19,12 +19,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from .embeddings import Progress, TextEncoder, encode_batches
+from .embeddings import Progress, TextEncoder, encode_batches, encode_prefixes
 from .files import load_checked, save_checked
 
 log = logging.getLogger(__name__)
 
-VERSION = 3  # of the cache file; a change in what is computed raises it
+VERSION = 4  # of the cache file; a change in what is computed raises it
 CACHE_FILES = 32  # the least recently used ones beyond these are removed
 
 
@@ -47,29 +47,35 @@ def keep_moment(
     encoder: TextEncoder,
     cache_dir: str | os.PathLike | None = None,
     progress: Progress = lambda *_: None,
+    *,
+    pads: bool = True,
 ) -> Kept:
     """P over `captions`, from the cache in `cache_dir` when it is there.
 
+    pads: count what comes after the first EoT too, as the model reads it; without, the words count for more and take a
+    fraction of the time.
     A cache file that cannot be read is computed again and a folder that cannot be written is said in the log:
     neither stops an erasure. Raises TokenError for a caption longer than one chunk.
     """
-    key = json.dumps([VERSION, encoder.fingerprint, list(captions)])
+    key = json.dumps([VERSION, encoder.fingerprint, list(captions), pads])
     path = cache_dir and Path(cache_dir) / f"preserve_{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
     kept = path and _read(path, encoder.width)
     if not kept:
-        kept = _compute(captions, encoder, progress)
+        kept = _compute(captions, encoder, progress, pads)
         if path:
             _write(path, kept)
     return kept
 
 
-def _compute(captions: Sequence[str], encoder: TextEncoder, progress: Progress) -> Kept:
+def _compute(captions: Sequence[str], encoder: TextEncoder, progress: Progress, pads: bool) -> Kept:
     P = torch.zeros(encoder.width, encoder.width, dtype=torch.float64)
-    rows = {ids: encoder.length(ids) for ids in map(encoder.tokenize, captions)}
+    tokenized = map(encoder.tokenize, captions)
+    rows = {ids: encoder.length(ids) if pads else 1 + encoder.locate(ids).first_eot for ids in tokenized}
+    encode = encode_batches if pads else encode_prefixes
     samples = {}
-    for batch, z in encode_batches(encoder, rows, progress):
-        for ids, k in zip(batch, z.double()):
-            k = k[: rows[ids]]
+    for batch, z in encode(encoder, rows, progress):
+        for ids, k in zip(batch, z):
+            k = k[: rows[ids]].double()
             samples[ids] = k[[encoder.locate(ids).first_eot, -1], -encoder.width :].float()  # in the last layer
             k = k.reshape(-1, encoder.width)
             P += k.mT @ k / len(k)

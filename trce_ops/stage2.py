@@ -21,8 +21,9 @@ from . import __version__, tuning_cache
 from .benign import BENIGN_CAPTIONS, COMPARISONS
 from .delta import ErasedDelta
 from .embeddings import Ids, TextEncoder, encode_batches
+from .everyday_words import far_words, likened
 from .reading import cues, gram
-from .templates import company, expand, fill, mentions, sentences
+from .templates import company, expand, fill, mentions, qualities, sentences, things
 from .texts import Texts
 from .tokens import CHUNK
 from .trajectories import Denoiser, Predictor
@@ -107,6 +108,8 @@ def encode_prompts(
     A concept that qualifies things is in half of its prompts in the company of the keep list. Kept are in equal parts
     the lines of the keep list in the same sentences as the concepts, everyday captions, and captions that describe by
     comparison; the captions mention no concept.
+    On the unwanted pictures of a quality, where only the quality is to go, kept things likened to everyday words are
+    asked for as well. Those of a thing show the thing whatever is asked for, and would be kept with it.
     """
     info = delta.info
     names = [pair.concept for pair in info.concepts]
@@ -121,7 +124,11 @@ def encode_prompts(
         count = settings.keep_count
         keep = draw_in_turn(listed, count // 3, generator)
         keep += draw_in_turn(list(captions), count - len(keep), generator)
-    columns = [[pair.source for pair in pairs], [pair.target for pair in pairs], [""], keep]
+    asked = []
+    if settings.keep and settings.words and info.settings.get("keep_words") and qualities(names) and things(others):
+        far = [likened(row, others, generator) for row in far_words(names, encoder)]
+        asked = draw_in_turn([far], settings.words, generator)
+    columns = [[pair.source for pair in pairs], [pair.target for pair in pairs], [""], keep + asked]
     ids = [[encoder.tokenize(text) for text in column] for column in columns]
     rows = dict.fromkeys((row for column in ids for row in column), CHUNK)
     embedded, in_one = {}, {}
@@ -135,7 +142,7 @@ def encode_prompts(
         sequence, vectors = ([found[row] for row in column] for found in (embedded, in_one or embedded))
         return Texts(torch.stack(sequence), torch.stack(vectors) if in_one else None) if column else None
 
-    return Contexts(*map(gather, ids))
+    return Contexts(*map(gather, ids), asked=len(asked))
 
 
 def reading_root(denoise: Denoiser, model: TunableModel, contexts: Contexts) -> Tensor:  # (d, d) float32
@@ -173,10 +180,12 @@ def tune(
     encoded = perf_counter()
     with model.open() as denoise:
         # clone: what was embedded in inference mode takes no part in a graph
-        contexts = Contexts(*(texts and texts.each(Tensor.clone) for texts in vars(contexts).values()))
+        *texts, asked = vars(contexts).values()
+        contexts = Contexts(*(part and part.each(Tensor.clone) for part in texts), asked)
         in_graph = max(1, GRAPH // math.prod(denoise.shape[1:]))
         predict = Predictor(denoise, max(rows, in_graph))
-        plans = draw_plans(len(contexts.neg), 0 if contexts.keep is None else len(contexts.keep), settings, generator)
+        followed = 0 if contexts.keep is None else len(contexts.keep) - contexts.asked
+        plans = draw_plans(len(contexts.neg), followed, settings, generator)
         data = collect(predict, contexts, plans, settings, generator, progress)
         sampled = perf_counter()
         maps = {"context": delta.context_map, **delta.streams}

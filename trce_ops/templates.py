@@ -60,6 +60,11 @@ def bare(text: str) -> str:
     return re.sub(r"^(an?|the)\s+(?=\S)", "", text, flags=re.IGNORECASE)
 
 
+def article(text: str) -> str:
+    """The indefinite one, by the letter that follows."""
+    return "an" if text[:1].lower() in tuple("aeiou") else "a"
+
+
 def mentions(text: str, concepts: Iterable[str]) -> bool:
     """Whether the text has one of the concepts in it, word for word."""
     names = "|".join(re.escape(bare(concept)) for concept in concepts)
@@ -72,20 +77,28 @@ def fill(template: str, text: str) -> tuple[str, str]:
     return template.format(slotted, bare=slotted), slotted
 
 
+def things(keep: Sequence[str]) -> list[str]:
+    """The lines of the keep list that name things, which have an article, without it."""
+    return [bare(line) for line in keep if bare(line) != line]
+
+
+def qualities(keep: Sequence[str]) -> list[str]:
+    """The lines without an article: colours, styles, materials, which qualify things."""
+    return [line for line in keep if bare(line) == line]
+
+
 def company(concept: str, keep: Sequence[str]) -> list[str]:
     """Templates that have a concept without an article qualify what is kept: "a red circle", "a solid red circle".
 
-    A colour, a style or a material seldom stands alone, and what it goes with is what the keep list names: lines with
-    an article are things, lines without one qualify them too. A concept with an article is a thing itself: none.
+    A colour, a style or a material seldom stands alone, and what it goes with is what the keep list names. A concept
+    with an article is a thing itself: none.
     """
-    if bare(concept) != concept:
+    if not qualities([concept]):
         return []
     lines = [line.replace("{", "{{").replace("}", "}}") for line in keep[:COMPANY]]
-    things = [bare(line) for line in lines if bare(line) != line]
-    qualifiers = [line for line in lines if bare(line) == line]
-    phrases = [f"{{bare}} {thing}" for thing in things]
-    phrases += [f"{qualifier} {rest}" for qualifier in qualifiers for rest in ("{bare}", *phrases)]
-    return [("an " if phrase.format(bare=concept)[:1].lower() in "aeiou" else "a ") + phrase for phrase in phrases]
+    phrases = [f"{{bare}} {thing}" for thing in things(lines)]
+    phrases += [f"{quality} {rest}" for quality in qualities(lines) for rest in ("{bare}", *phrases)]
+    return [f"{article(phrase.format(bare=concept))} {phrase}" for phrase in phrases]
 
 
 def sentences(concepts: Sequence[str], templates: bool) -> list[str]:

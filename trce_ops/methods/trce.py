@@ -12,7 +12,9 @@ from .job import Edit, Job
 
 # The paper's: the first EoT alone. Its eta is on the sum over 30 000 captions; this is what it comes to per token. Its
 # ridge is 0, which leaves the system without a solution where the captions do not span the embeddings.
-PAPER = EraseSettings(TokenWeights(sot=0, keyword=0, first_eot=1, pads=0), preserve=0.0077, ridge=1e-4, reading=False)
+PAPER = EraseSettings(
+    TokenWeights(sot=0, keyword=0, first_eot=1, pads=0), preserve=0.0077, ridge=1e-4, reading=False, keep_words=False
+)
 
 
 @dataclass(frozen=True)
