@@ -108,8 +108,8 @@ def encode_prompts(
     A concept that qualifies things is in half of its prompts in the company of the keep list. Kept are in equal parts
     the lines of the keep list in the same sentences as the concepts, everyday captions, and captions that describe by
     comparison; the captions mention no concept.
-    On the unwanted pictures of a quality, where only the quality is to go, kept things likened to everyday words are
-    asked for as well. Those of a thing show the thing whatever is asked for, and would be kept with it.
+    Where all concepts are qualities, kept things likened to everyday words are asked for on the unwanted pictures as
+    well: only the quality is to go from these. Pictures of an unwanted thing would keep that with them.
     """
     info = delta.info
     names = [pair.concept for pair in info.concepts]
@@ -125,7 +125,8 @@ def encode_prompts(
         keep = draw_in_turn(listed, count // 3, generator)
         keep += draw_in_turn(list(captions), count - len(keep), generator)
     asked = []
-    if settings.keep and settings.words and info.settings.get("keep_words") and qualities(names) and things(others):
+    likening = settings.keep and settings.words and info.settings.get("keep_words")
+    if likening and qualities(names) == names and things(others):
         far = [likened(row, others, generator) for row in far_words(names, encoder)]
         asked = draw_in_turn([far], settings.words, generator)
     columns = [[pair.source for pair in pairs], [pair.target for pair in pairs], [""], keep + asked]
