@@ -218,6 +218,7 @@ class TRCEErase(io.ComfyNode):
         trainable = tuning and tunable(model, tuning.resolution)
         node_id, cache = cls.hidden.unique_id, host.cache_folder()
         progress = host.node_progress(node_id)
+        given = readings(model, readers) if reading else {}
         delta, report = erase(
             pairs,
             kept,
@@ -225,7 +226,7 @@ class TRCEErase(io.ComfyNode):
             settings,
             family=readers.family,
             streams=encoders,
-            readings=readings(model, readers) if reading else {},
+            readings=given,
             space=readers.space,
             cache_dir=cache,
             progress=progress,
@@ -240,6 +241,7 @@ class TRCEErase(io.ComfyNode):
                 trainable,
                 tuning,
                 pooled=encoders.get("pooled"),
+                reading=given.get("context"),
                 cache_dir=cache,
                 retrain=retrain,
                 progress=progress,

@@ -21,7 +21,7 @@ from .conflicts import conflicts
 from .context_map import ContextMap
 from .delta import DeltaInfo, ErasedDelta
 from .embeddings import EmbeddingPairs, TextEncoder, embed_pairs
-from .everyday_words import keep_words
+from .everyday_words import keep_words, look_up
 from .preserve import Kept, keep_moment
 from .report import Report, kept_ratio, mean_by, moved_ratios
 from .templates import PromptPair, expand, fill, mentions, sentences
@@ -59,10 +59,8 @@ def keep_moments(
     encoder: TextEncoder,
     cache_dir: str | os.PathLike | None,
     progress: StepProgress,
-    words: bool = False,
 ) -> dict[str, Kept]:
-    """What is kept, by name: everyday captions always, the user's list in every template when there is one, and
-    everyday words on demand.
+    """What is kept, by name: everyday captions always, the user's list in every template when there is one.
 
     An everyday caption that mentions a concept would hold on to what is to go. Their moment is cached as a whole;
     the few that are left out are encoded again and subtracted.
@@ -83,8 +81,6 @@ def keep_moments(
             kept["keep list"] = keep_moment(captions, encoder, cache_dir, partial(progress, "Keep list"))
         except TokenError as error:
             raise TokenError(f"A line of 'keep' cannot be used. {error}") from None
-    if words and (far := keep_words(concepts, encoder, cache_dir, partial(progress, "Everyday words"))):
-        kept[WORDS] = far
     return kept
 
 
@@ -119,7 +115,12 @@ def solve_stream(
     start = perf_counter()
     pairs = embed_pairs(prompts, encoder, settings.weights, partial(progress, "Concepts"))
     encoded = perf_counter()
-    kept = keep_moments(keep, concepts, templates, encoder, cache_dir, progress, settings.keep_words)
+    kept = keep_moments(keep, concepts, templates, encoder, cache_dir, progress)
+    reading = reading if settings.reading else None
+    if settings.keep_words:
+        told = partial(progress, "Everyday words")
+        if far := keep_words(look_up(concepts, encoder, reading, cache_dir, told), encoder, told):
+            kept[WORDS] = far
     preserved = perf_counter()
     D = solve_factors(
         pairs.sources,
@@ -128,7 +129,7 @@ def solve_stream(
         moment(kept),
         preserve_scale=settings.preserve,
         ridge=settings.ridge,
-        reading=reading if settings.reading else None,
+        reading=reading,
     )
     context_map = factorize(*D)
     seconds = {

@@ -1,28 +1,31 @@
-"""Everyday words to keep: every word of words.py in a sentence, but for those that are near to a concept.
+"""Everyday words to keep: every word of words.py in a sentence, but for the quarter that is most like a concept.
 
 Everyday captions show what ordinary prompts are like as a whole; what they are about is a few hundred things. A map
 that is held by them alone takes "something in the colour of" whatever it does not know for a description of the colour
-that is erased.
+that is erased. But some of the words are descriptions of it, and kept they would bring it back: how near a word is to a
+concept is told by what the model reads (reading.py), and where in doubt it is left out.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from .embeddings import Progress, TextEncoder
-from .neighbours import embed_texts, likeness
+from .neighbours import likeness
 from .preserve import Kept, keep_moment
-from .templates import article, bare, mentions, qualities, things
+from .reading import seen
+from .templates import article, mentions, qualities, things
 from .words import WORDS
 
 SENTENCES = ("{}", "a picture of {}", "something that looks like {}", "something in the colour of {}")
 LIKENESSES = ("in the colour of", "that looks like")
-NEAR = 0.3  # likeness to a concept from which on a word is not kept
+FAR = 0.75  # the share of the words that may be kept
 
 
 def sentence(row: int) -> str:
@@ -41,32 +44,48 @@ def likened(row: int, keep: Sequence[str], generator: Generator) -> str:
     return f"{article(text)} {text}"
 
 
-def far_words(concepts: Sequence[str], encoder: TextEncoder, progress: Progress = lambda *_: None) -> list[int]:
-    """The rows of the words that may be kept: no concept is in them, and the text encoder tells them from every one."""
-    z = embed_texts([bare(text) for text in (*concepts, *WORDS)], encoder, progress)
-    alike = likeness(z[: len(concepts)], z[len(concepts) :]).amax(0).tolist()
-    return [row for row, word in enumerate(WORDS) if alike[row] < NEAR and not mentions(word, concepts)]
+@dataclass(frozen=True)
+class Words:
+    """The words that an encoder tells apart, in their sentences, and which of them are far from all concepts."""
+
+    rows: tuple[int, ...]
+    kept: Kept  # of all of them, their padding left out
+    far: tuple[bool, ...]
 
 
-def keep_words(
+def look_up(
     concepts: Sequence[str],
     encoder: TextEncoder,
-    cache_dir: str | os.PathLike | None,
-    progress: Progress,
-) -> Kept | None:
-    """The moment of the sentences of far words, their padding left out; None when there are none.
-
-    The moment of all sentences is cached; the near ones are encoded again and subtracted. Sentences that the encoder
-    does not tell apart are one, and near when one of them is.
-    """
+    reading: Tensor | None = None,  # (d, d) G, see reading.py; None for all directions alike
+    cache_dir: str | os.PathLike | None = None,
+    progress: Progress = lambda *_: None,
+) -> Words:
+    """All words, from the cache but for their distance: every concept is put in the same sentences and compared."""
     keep = partial(keep_moment, encoder=encoder, progress=progress, pads=False)
-    far = set(far_words(concepts, encoder, progress))
-    found: dict[tuple[int, ...], list[int]] = {}
+    rows: dict[tuple[int, ...], int] = {}
     for row in range(len(WORDS)):
-        found.setdefault(encoder.tokenize(sentence(row)), []).append(row)
-    captions = [sentence(rows[0]) for rows in found.values()]
-    near = [i for i, rows in enumerate(found.values()) if not far.issuperset(rows)]
-    if len(near) == len(captions):
+        rows.setdefault(encoder.tokenize(sentence(row)), row)
+    kept = keep([sentence(row) for row in rows.values()], cache_dir=cache_dir)
+    turn = torch.tensor(list(rows.values())) % len(SENTENCES)
+    alike = torch.zeros(len(turn))
+    for i in turn.unique().tolist():
+        z = keep([SENTENCES[i].format(concept) for concept in concepts]).samples[:, 0]
+        alike[turn == i] = likeness(seen(z, reading), seen(kept.samples[turn == i, 0], reading)).amax(0)
+    limit = alike.quantile(FAR).item()
+    far = (x <= limit and not mentions(WORDS[row], concepts) for x, row in zip(alike.tolist(), rows.values()))
+    return Words(tuple(rows.values()), kept, tuple(far))
+
+
+def far_words(words: Words) -> list[int]:
+    return [row for row, far in zip(words.rows, words.far) if far]
+
+
+def keep_words(words: Words, encoder: TextEncoder, progress: Progress) -> Kept | None:
+    """The moment of the far words alone; None when there are none."""
+    if not any(words.far):
         return None
-    kept = keep(captions, cache_dir=cache_dir)
-    return kept.without(near, keep([captions[i] for i in near])) if near else kept
+    near = [i for i, far in enumerate(words.far) if not far]
+    if not near:
+        return words.kept
+    part = keep_moment([sentence(words.rows[i]) for i in near], encoder, None, progress, pads=False)
+    return words.kept.without(near, part)

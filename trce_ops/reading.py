@@ -45,6 +45,14 @@ def resistance(G: Tensor) -> Tensor:  # (d, d) -> (d, d) float64
     return torch.cholesky_inverse(torch.linalg.cholesky(G.double() + floor))
 
 
+def seen(z: Tensor, G: Tensor | None) -> Tensor:  # (n, d) -> (n, d) float32
+    """Embeddings in coordinates in which z^T z' is z^T G z'."""
+    if G is None:
+        return z
+    root = torch.linalg.cholesky(G.double() + FLOOR * torch.eye(len(G), dtype=torch.float64))
+    return (z.double() @ root).float()
+
+
 def cues(G: Tensor, kept: Tensor) -> Tensor:  # (d, d), (n, d) embeddings -> (d, d) float64
     """L, the symmetric root of (P + G^-1)^-1 with P = 1/n sum_j k_j k_j^T."""
     k = kept.double()

@@ -21,7 +21,7 @@ from . import __version__, tuning_cache
 from .benign import BENIGN_CAPTIONS, COMPARISONS
 from .delta import ErasedDelta
 from .embeddings import Ids, TextEncoder, encode_batches
-from .everyday_words import far_words, likened
+from .everyday_words import far_words, likened, look_up
 from .reading import cues, gram
 from .templates import company, expand, fill, mentions, qualities, sentences, things
 from .texts import Texts
@@ -102,6 +102,8 @@ def encode_prompts(
     settings: TuneSettings,
     generator: Generator,
     progress: StepProgress,
+    reading: Tensor | None = None,  # (d, d) G, by which everyday words are told from the concepts
+    cache_dir: str | os.PathLike | None = None,
 ) -> Contexts:
     """Embed as many prompt pairs, and kept prompts, as there are trajectories for, drawn from all of them.
 
@@ -127,8 +129,8 @@ def encode_prompts(
     asked = []
     likening = settings.keep and settings.words and info.settings.get("keep_words")
     if likening and qualities(names) == names and things(others):
-        far = [likened(row, others, generator) for row in far_words(names, encoder)]
-        asked = draw_in_turn([far], settings.words, generator)
+        far = far_words(look_up(names, encoder, reading, cache_dir))
+        asked = draw_in_turn([[likened(row, others, generator) for row in far]], settings.words, generator)
     columns = [[pair.source for pair in pairs], [pair.target for pair in pairs], [""], keep + asked]
     ids = [[encoder.tokenize(text) for text in column] for column in columns]
     rows = dict.fromkeys((row for column in ids for row in column), CHUNK)
@@ -163,13 +165,17 @@ def tune(
     settings: TuneSettings = QUICK,
     *,
     pooled: TextEncoder | None = None,
+    reading: Tensor | None = None,  # (d, d)
     rows: int = ROWS,
     objective: Objective = terms,
+    cache_dir: str | os.PathLike | None = None,
     progress: StepProgress = lambda *_: None,
 ) -> Tuning:
     """Tune `model` on top of the stage-1 `delta`. The same inputs give the same tuning, bit for bit, on one machine.
 
+    reading: G of the projections that read the text (reading.py), by which everyday words are told from the concepts.
     objective: what is trained, step by step; TRCE's own unless said otherwise.
+    cache_dir: where the everyday words' embeddings are kept.
     Raises TuningError, OutOfMemory, and whatever `progress` raises to cancel, which it may before every step.
     """
     check(settings)
@@ -177,7 +183,7 @@ def tune(
         return Tuning({}, (), (), ())
     generator = Generator().manual_seed(settings.seed)
     start = perf_counter()
-    contexts = encode_prompts(delta, encoder, pooled, settings, generator, progress)
+    contexts = encode_prompts(delta, encoder, pooled, settings, generator, progress, reading, cache_dir)
     encoded = perf_counter()
     with model.open() as denoise:
         # clone: what was embedded in inference mode takes no part in a graph
@@ -216,6 +222,7 @@ def tune_delta(
     settings: TuneSettings = QUICK,
     *,
     pooled: TextEncoder | None = None,
+    reading: Tensor | None = None,  # (d, d), see tune
     cache_dir: str | os.PathLike | None = None,
     retrain: bool = False,
     progress: StepProgress = lambda *_: None,
@@ -227,7 +234,8 @@ def tune_delta(
     check(settings)
     path = cache_dir and settings.steps and tuning_cache.path(cache_dir, cache_key(delta, model, settings))
     cached = None if retrain or not path else tuning_cache.read(path)
-    tuning = cached or tune(delta, encoder, model, settings, pooled=pooled, progress=progress)
+    given = {"pooled": pooled, "reading": reading, "cache_dir": cache_dir, "progress": progress}
+    tuning = cached or tune(delta, encoder, model, settings, **given)
     if path and not cached:
         tuning_cache.write(path, tuning)
     report = TuneReport(tuning, bool(cached))
