@@ -33,7 +33,6 @@ VARIANTS = {  # name -> (preset, changes)
     "quick, empty prompt preserved only": ("QUICK", {"keep": False}),
     "quick, full rank": ("QUICK", {"rank": 0, "learning_rate": 6e-4}),
     "quick, all directions alike": ("ALIKE", {}),
-    "quick, nothing likened to words": ("QUICK", {"words": 0}),
     "quick, reach 0": ("QUICK", {"reach": 0.0}),
     "quick, cross-attention with queries": ("QUICK", {"projections": "cross"}),
     "quick, with self-attention": ("QUICK", {"projections": "wide"}),
@@ -61,7 +60,6 @@ class Tuner:
         self.stage2, self.tuning, self.settings, denoiser = (importlib.import_module(f"{pack}.{n}") for n in names)
         self.encoder = bench.host.ClipEncoder(bench.world.clip)
         self.model = denoiser.tunable(bench.world.model, RESOLUTION)
-        self.reading = bench.host_methods.lend(bench.world.model, bench.world.clip)["readings"]()["context"]
 
     def tune(self, delta, variant: str):
         """The tuned delta and its report."""
@@ -73,7 +71,7 @@ class Tuner:
             delta = dataclasses.replace(delta, context_map=no_map)
         with self.defect(changes.pop(DEFECT, None)):
             settings = dataclasses.replace(getattr(self.settings, preset), resolution=RESOLUTION, **changes)
-            return self.stage2.tune_delta(delta, self.encoder, self.model, settings, reading=self.reading)
+            return self.stage2.tune_delta(delta, self.encoder, self.model, settings)
 
     @contextlib.contextmanager
     def defect(self, name: str | None) -> Iterator[None]:

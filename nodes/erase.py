@@ -171,8 +171,9 @@ class TRCEErase(io.ComfyNode):
                     default=DEFAULTS.keep_words,
                     optional=True,
                     advanced=True,
-                    tooltip="On: besides everyday captions, keep a thousand everyday words, those close to the "
-                    "concepts left out. Spares more of what is described, not named. Off: captions and 'keep' alone.",
+                    tooltip="On: when all concepts are things, written with an article ('a gun'), keep everyday words "
+                    "too, but for those close to the concepts. Tuning then finds more descriptions. Off: captions and "
+                    "'keep' alone.",
                 ),
             ],
             outputs=[
@@ -218,7 +219,6 @@ class TRCEErase(io.ComfyNode):
         trainable = tuning and tunable(model, tuning.resolution)
         node_id, cache = cls.hidden.unique_id, host.cache_folder()
         progress = host.node_progress(node_id)
-        given = readings(model, readers) if reading else {}
         delta, report = erase(
             pairs,
             kept,
@@ -226,7 +226,7 @@ class TRCEErase(io.ComfyNode):
             settings,
             family=readers.family,
             streams=encoders,
-            readings=given,
+            readings=readings(model, readers) if reading else {},
             space=readers.space,
             cache_dir=cache,
             progress=progress,
@@ -241,7 +241,6 @@ class TRCEErase(io.ComfyNode):
                 trainable,
                 tuning,
                 pooled=encoders.get("pooled"),
-                reading=given.get("context"),
                 cache_dir=cache,
                 retrain=retrain,
                 progress=progress,

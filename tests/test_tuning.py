@@ -3,14 +3,13 @@
 import logging
 import math
 import random
-import re
 from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 import torch
 
-from trce_ops import everyday_words, tuning_cache
+from trce_ops import tuning_cache
 from trce_ops.benign import BENIGN_CAPTIONS, COMPARISONS
 from trce_ops.concepts import parse_concepts
 from trce_ops.contrastive import hinge, position, tau_hinge
@@ -281,7 +280,7 @@ def test_a_step_against_its_loss_written_out(delta, prepared, loss, rows):
         factor.grad = None
     expected.backward()
     assert value == pytest.approx(expected.item(), rel=1e-4)
-    torch.testing.assert_close(e, torch.stack(made).detach(), rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(e, torch.stack(made).detach(), rtol=0, atol=1e-5)
     for ours, factor in zip(grads, trained.parameters):
         torch.testing.assert_close(ours, factor.grad, rtol=1e-3, atol=1e-3 * factor.grad.abs().max().item())
 
@@ -550,7 +549,7 @@ def test_what_is_kept_is_listed_everyday_and_compared_and_mentions_no_concept(de
     told = []
     tokenize = encoder.tokenize
     encoder.tokenize = lambda text: told.append(text) or tokenize(text)
-    settings = replace(SMALL, keep_trajectories=12, words=0)
+    settings = replace(SMALL, keep_trajectories=12)
     concepts = parse_concepts("cat -> cake\ncloud -> bread\nwoman -> bread")
     info = replace(delta.info, concepts=concepts, settings={**delta.info.settings, "templates": True})
     encode_prompts(replace(delta, info=info), encoder, None, settings, generator(), lambda *_: None)
@@ -570,7 +569,7 @@ def test_a_quality_is_unwanted_on_what_is_kept_too(delta, encoder, templates):
     settings = {**delta.info.settings, "templates": templates}
     info = replace(delta.info, concepts=parse_concepts("red -> blue"), keep=("a dog", "wet", "red"), settings=settings)
     encode_prompts(
-        replace(delta, info=info), encoder, None, replace(SMALL, trajectories=6, words=0), generator(), lambda *_: None
+        replace(delta, info=info), encoder, None, replace(SMALL, trajectories=6), generator(), lambda *_: None
     )
     unwanted = set(told[: told.index("")])
     together = {"a red dog": "a blue dog", "a wet red": "a wet blue", "a wet red dog": "a wet blue dog"}
@@ -579,57 +578,6 @@ def test_a_quality_is_unwanted_on_what_is_kept_too(delta, encoder, templates):
         assert len(unwanted) == 2 * 6
     else:
         assert unwanted == {"red", "blue"}
-
-
-@pytest.fixture
-def asked(delta):
-    """asked(concepts, **settings) -> a delta of these that keeps a dog and a wet one, in sentences."""
-
-    def ask(concepts, **settings):
-        settings = {**delta.info.settings, "templates": True, **settings}
-        info = replace(delta.info, concepts=parse_concepts(concepts), keep=("a dog", "wet", "red"), settings=settings)
-        return replace(delta, info=info)
-
-    return ask
-
-
-def test_kept_things_are_likened_to_everyday_words_on_the_pictures_of_a_quality(asked, encoder):
-    told = []
-    tokenize = encoder.tokenize
-    encoder.tokenize = lambda text: told.append(text) or tokenize(text)
-    settings = replace(SMALL, words=5)
-    noise = generator()
-    contexts = encode_prompts(asked("red -> blue"), encoder, None, settings, noise, lambda *_: None)
-    likened = told[-5:]
-    assert contexts.asked == len(set(likened)) == 5
-    words = [re.fullmatch(r"a wet dog (?:in the colour of|that looks like) an? (.+)", text)[1] for text in likened]
-    assert set(words) <= set(everyday_words.WORDS)
-    denoise = ToyDenoiser()
-    predict = Predictor(denoise, 100)
-    plans = draw_plans(len(contexts.neg), len(contexts.keep) - 5, settings, noise)
-    data = collect(predict, contexts, plans, settings, noise, lambda *_: None)
-    points = data.keep
-    assert len(points) == len(plans.keep) * settings.keep_draws + 5
-    assert points.prompts[-5:].tolist() == list(range(len(contexts.keep) - 5, len(contexts.keep)))
-    assert predict.evaluations == plans.evaluations + 5
-    for row in range(len(points) - 5, len(points)):
-        assert any(torch.equal(points.x[row], x) for x in data.erase.x[data.erase.sigma == points.sigma[row]])
-        text = contexts.keep[points.prompts[row : row + 1]]
-        e = denoise(points.x[row : row + 1], points.sigma[row : row + 1], text, {})
-        torch.testing.assert_close(points.e[row], e[0], rtol=1e-6, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    "concepts, settings",
-    [
-        ("a gun -> a cake", {}),
-        ("a gun -> a cake\nred -> blue", {}),
-        ("red -> blue", {"keep_words": False}),
-        ("red -> blue", {"templates": False}),
-    ],
-)
-def test_nothing_is_likened_on_the_pictures_of_a_thing_or_when_words_are_not_kept(asked, encoder, concepts, settings):
-    assert encode_prompts(asked(concepts, **settings), encoder, None, SMALL, generator(), lambda *_: None).asked == 0
 
 
 def test_without_keep_prompts_only_the_empty_one_is_kept(delta, encoder):

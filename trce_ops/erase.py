@@ -24,7 +24,7 @@ from .embeddings import EmbeddingPairs, TextEncoder, embed_pairs
 from .everyday_words import keep_words, look_up
 from .preserve import Kept, keep_moment
 from .report import Report, kept_ratio, mean_by, moved_ratios
-from .templates import PromptPair, expand, fill, mentions, sentences
+from .templates import PromptPair, expand, fill, is_thing, mentions, sentences
 from .tokens import TokenError, TokenWeights
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class EraseSettings:
     """weights: which token roles are moved. preserve (eta), ridge (mu): see solve_context_map.
     templates: put every concept into sentences instead of its bare name.
     reading: tell the concept by what the model reads of the text (reading.py), instead of by all directions alike.
-    keep_words: keep everyday words too (everyday_words.py), those near to a concept left out."""
+    keep_words: keep everyday words too (everyday_words.py) when all concepts are things."""
 
     weights: TokenWeights = field(default_factory=TokenWeights)
     preserve: float = 5.0
@@ -117,7 +117,7 @@ def solve_stream(
     encoded = perf_counter()
     kept = keep_moments(keep, concepts, templates, encoder, cache_dir, progress)
     reading = reading if settings.reading else None
-    if settings.keep_words:
+    if settings.keep_words and all(map(is_thing, concepts)):
         told = partial(progress, "Everyday words")
         if far := keep_words(look_up(concepts, encoder, reading, cache_dir, told), encoder, told):
             kept[WORDS] = far
@@ -203,7 +203,7 @@ def erase(
             "ridge": settings.ridge,
             "templates": settings.templates,
             "reading": settings.reading and "context" in readings,
-            "keep_words": settings.keep_words,
+            "keep_words": WORDS in main.kept,
         },
         measured={
             **{f"moved_{role}": round(value, 4) for role, value in moved.items()},

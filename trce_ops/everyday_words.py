@@ -1,9 +1,10 @@
 """Everyday words to keep: every word of words.py in a sentence, but for the quarter that is most like a concept.
 
 Everyday captions show what ordinary prompts are like as a whole; what they are about is a few hundred things. A map
-that is held by them alone takes "something in the colour of" whatever it does not know for a description of the colour
+that is held by them alone takes "something that looks like" whatever it does not know for a description of the thing
 that is erased. But some of the words are descriptions of it, and kept they would bring it back: how near a word is to a
-concept is told by what the model reads (reading.py), and where in doubt it is left out.
+concept is told by what the model reads (reading.py). For colours and styles, which such sentences describe whatever the
+word, this has not been enough: there nothing but captions and the keep list is kept.
 """
 
 from __future__ import annotations
@@ -14,34 +15,22 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from .embeddings import Progress, TextEncoder
 from .neighbours import likeness
 from .preserve import Kept, keep_moment
 from .reading import seen
-from .templates import article, mentions, qualities, things
+from .templates import article, mentions
 from .words import WORDS
 
 SENTENCES = ("{}", "a picture of {}", "something that looks like {}", "something in the colour of {}")
-LIKENESSES = ("in the colour of", "that looks like")
 FAR = 0.75  # the share of the words that may be kept
 
 
 def sentence(row: int) -> str:
     """The word of that row in one of the sentences, which take turns."""
     return SENTENCES[row % len(SENTENCES)].format(f"{article(WORDS[row])} {WORDS[row]}")
-
-
-def likened(row: int, keep: Sequence[str], generator: Generator) -> str:
-    """The same word as what a thing of the keep list is like: "a striped star in the colour of an ocean"."""
-
-    def pick(lines: Sequence[str]) -> list[str]:
-        return [lines[int(torch.randint(len(lines), (), generator=generator))]] if lines else []
-
-    parts = [*pick(qualities(keep)), *pick(things(keep)), *pick(LIKENESSES), article(WORDS[row]), WORDS[row]]
-    text = " ".join(parts)
-    return f"{article(text)} {text}"
 
 
 @dataclass(frozen=True)

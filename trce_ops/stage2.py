@@ -21,9 +21,8 @@ from . import __version__, tuning_cache
 from .benign import BENIGN_CAPTIONS, COMPARISONS
 from .delta import ErasedDelta
 from .embeddings import Ids, TextEncoder, encode_batches
-from .everyday_words import far_words, likened, look_up
 from .reading import cues, gram
-from .templates import company, expand, fill, mentions, qualities, sentences, things
+from .templates import company, expand, fill, mentions, sentences
 from .texts import Texts
 from .tokens import CHUNK
 from .trajectories import Denoiser, Predictor
@@ -102,16 +101,12 @@ def encode_prompts(
     settings: TuneSettings,
     generator: Generator,
     progress: StepProgress,
-    reading: Tensor | None = None,  # (d, d) G, by which everyday words are told from the concepts
-    cache_dir: str | os.PathLike | None = None,
 ) -> Contexts:
     """Embed as many prompt pairs, and kept prompts, as there are trajectories for, drawn from all of them.
 
     A concept that qualifies things is in half of its prompts in the company of the keep list. Kept are in equal parts
     the lines of the keep list in the same sentences as the concepts, everyday captions, and captions that describe by
     comparison; the captions mention no concept.
-    Where all concepts are qualities, kept things likened to everyday words are asked for on the unwanted pictures as
-    well: only the quality is to go from these. Pictures of an unwanted thing would keep that with them.
     """
     info = delta.info
     names = [pair.concept for pair in info.concepts]
@@ -126,12 +121,7 @@ def encode_prompts(
         count = settings.keep_count
         keep = draw_in_turn(listed, count // 3, generator)
         keep += draw_in_turn(list(captions), count - len(keep), generator)
-    asked = []
-    likening = settings.keep and settings.words and info.settings.get("keep_words")
-    if likening and qualities(names) == names and things(others):
-        far = far_words(look_up(names, encoder, reading, cache_dir))
-        asked = draw_in_turn([[likened(row, others, generator) for row in far]], settings.words, generator)
-    columns = [[pair.source for pair in pairs], [pair.target for pair in pairs], [""], keep + asked]
+    columns = [[pair.source for pair in pairs], [pair.target for pair in pairs], [""], keep]
     ids = [[encoder.tokenize(text) for text in column] for column in columns]
     rows = dict.fromkeys((row for column in ids for row in column), CHUNK)
     embedded, in_one = {}, {}
@@ -145,7 +135,7 @@ def encode_prompts(
         sequence, vectors = ([found[row] for row in column] for found in (embedded, in_one or embedded))
         return Texts(torch.stack(sequence), torch.stack(vectors) if in_one else None) if column else None
 
-    return Contexts(*map(gather, ids), asked=len(asked))
+    return Contexts(*map(gather, ids))
 
 
 def reading_root(denoise: Denoiser, model: TunableModel, contexts: Contexts) -> Tensor:  # (d, d) float32
@@ -165,17 +155,13 @@ def tune(
     settings: TuneSettings = QUICK,
     *,
     pooled: TextEncoder | None = None,
-    reading: Tensor | None = None,  # (d, d)
     rows: int = ROWS,
     objective: Objective = terms,
-    cache_dir: str | os.PathLike | None = None,
     progress: StepProgress = lambda *_: None,
 ) -> Tuning:
     """Tune `model` on top of the stage-1 `delta`. The same inputs give the same tuning, bit for bit, on one machine.
 
-    reading: G of the projections that read the text (reading.py), by which everyday words are told from the concepts.
     objective: what is trained, step by step; TRCE's own unless said otherwise.
-    cache_dir: where the everyday words' embeddings are kept.
     Raises TuningError, OutOfMemory, and whatever `progress` raises to cancel, which it may before every step.
     """
     check(settings)
@@ -183,16 +169,14 @@ def tune(
         return Tuning({}, (), (), ())
     generator = Generator().manual_seed(settings.seed)
     start = perf_counter()
-    contexts = encode_prompts(delta, encoder, pooled, settings, generator, progress, reading, cache_dir)
+    contexts = encode_prompts(delta, encoder, pooled, settings, generator, progress)
     encoded = perf_counter()
     with model.open() as denoise:
         # clone: what was embedded in inference mode takes no part in a graph
-        *texts, asked = vars(contexts).values()
-        contexts = Contexts(*(part and part.each(Tensor.clone) for part in texts), asked)
+        contexts = Contexts(*(texts and texts.each(Tensor.clone) for texts in vars(contexts).values()))
         in_graph = max(1, GRAPH // math.prod(denoise.shape[1:]))
         predict = Predictor(denoise, max(rows, in_graph))
-        followed = 0 if contexts.keep is None else len(contexts.keep) - contexts.asked
-        plans = draw_plans(len(contexts.neg), followed, settings, generator)
+        plans = draw_plans(len(contexts.neg), 0 if contexts.keep is None else len(contexts.keep), settings, generator)
         data = collect(predict, contexts, plans, settings, generator, progress)
         sampled = perf_counter()
         maps = {"context": delta.context_map, **delta.streams}
@@ -222,7 +206,6 @@ def tune_delta(
     settings: TuneSettings = QUICK,
     *,
     pooled: TextEncoder | None = None,
-    reading: Tensor | None = None,  # (d, d), see tune
     cache_dir: str | os.PathLike | None = None,
     retrain: bool = False,
     progress: StepProgress = lambda *_: None,
@@ -234,8 +217,7 @@ def tune_delta(
     check(settings)
     path = cache_dir and settings.steps and tuning_cache.path(cache_dir, cache_key(delta, model, settings))
     cached = None if retrain or not path else tuning_cache.read(path)
-    given = {"pooled": pooled, "reading": reading, "cache_dir": cache_dir, "progress": progress}
-    tuning = cached or tune(delta, encoder, model, settings, **given)
+    tuning = cached or tune(delta, encoder, model, settings, pooled=pooled, progress=progress)
     if path and not cached:
         tuning_cache.write(path, tuning)
     report = TuneReport(tuning, bool(cached))

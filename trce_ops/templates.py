@@ -60,6 +60,11 @@ def bare(text: str) -> str:
     return re.sub(r"^(an?|the)\s+(?=\S)", "", text, flags=re.IGNORECASE)
 
 
+def is_thing(text: str) -> bool:
+    """Whether a line names a thing, which has an article; what has none qualifies things: a colour, a style."""
+    return bare(text) != text
+
+
 def article(text: str) -> str:
     """The indefinite one, by the letter that follows."""
     return "an" if text[:1].lower() in tuple("aeiou") else "a"
@@ -77,27 +82,19 @@ def fill(template: str, text: str) -> tuple[str, str]:
     return template.format(slotted, bare=slotted), slotted
 
 
-def things(keep: Sequence[str]) -> list[str]:
-    """The lines of the keep list that name things, which have an article, without it."""
-    return [bare(line) for line in keep if bare(line) != line]
-
-
-def qualities(keep: Sequence[str]) -> list[str]:
-    """The lines without an article: colours, styles, materials, which qualify things."""
-    return [line for line in keep if bare(line) == line]
-
-
 def company(concept: str, keep: Sequence[str]) -> list[str]:
     """Templates that have a concept without an article qualify what is kept: "a red circle", "a solid red circle".
 
-    A colour, a style or a material seldom stands alone, and what it goes with is what the keep list names. A concept
-    with an article is a thing itself: none.
+    A colour, a style or a material seldom stands alone, and what it goes with is what the keep list names: lines with
+    an article are things, lines without one qualify them too. A concept with an article is a thing itself: none.
     """
-    if not qualities([concept]):
+    if is_thing(concept):
         return []
     lines = [line.replace("{", "{{").replace("}", "}}") for line in keep[:COMPANY]]
-    phrases = [f"{{bare}} {thing}" for thing in things(lines)]
-    phrases += [f"{quality} {rest}" for quality in qualities(lines) for rest in ("{bare}", *phrases)]
+    things = [bare(line) for line in lines if is_thing(line)]
+    qualifiers = [line for line in lines if not is_thing(line)]
+    phrases = [f"{{bare}} {thing}" for thing in things]
+    phrases += [f"{qualifier} {rest}" for qualifier in qualifiers for rest in ("{bare}", *phrases)]
     return [f"{article(phrase.format(bare=concept))} {phrase}" for phrase in phrases]
 
 

@@ -8,7 +8,7 @@ references, and nothing is predicted twice.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -127,11 +127,6 @@ class Points:
 
     def __len__(self) -> int:
         return len(self.x)
-
-    @staticmethod
-    def cat(parts: Sequence[Points]) -> Points:
-        """All points of several, in order."""
-        return Points(*map(torch.cat, zip(*(vars(part).values() for part in parts))))
 
 
 def follow(

@@ -62,7 +62,6 @@ class TuneSettings:
     keep_trajectories: int = 144  # of keep prompts, at most
     keep_draws: int = 2
     keep_batch: int = 5
-    words: int = 256  # everyday words that kept things are likened to, at the unwanted points of a quality
     sampling_steps: int = 20
     guidance: float = 3.0
 
@@ -100,7 +99,6 @@ PAPER = TuneSettings(
     keep_trajectories=24,
     keep_draws=50,
     keep_batch=4,
-    words=0,
     sampling_steps=50,
 )
 

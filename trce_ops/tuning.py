@@ -36,7 +36,6 @@ class Contexts:
     safe: Texts  # the same prompts with the safe target
     empty: Texts  # the empty prompt
     keep: Texts | None
-    asked: int = 0  # how many of `keep`, its last, have no trajectory but are asked for on the unwanted ones
 
 
 @dataclass(frozen=True)
@@ -96,17 +95,7 @@ def collect(
     e_safe = predict(erase.x, erase.sigma, contexts.safe[erase.prompts])
     empty = sample("empty prompt", plans.empty, contexts.empty)
     keep = None if plans.keep is None else sample("kept", plans.keep, contexts.keep)
-    if contexts.asked:
-        keep = Points.cat([keep, ask(predict, erase, contexts, generator)])
     return Data(erase, e_safe, empty, keep)
-
-
-def ask(predict: Predictor, points: Points, contexts: Contexts, generator: Generator) -> Points:
-    """Points for the kept prompts without a trajectory, out of `points`, with what the unedited model predicts."""
-    i = shuffled(len(points), contexts.asked, generator)
-    prompts = torch.arange(contexts.asked) + len(contexts.keep) - contexts.asked
-    e = predict(points.x[i], points.sigma[i], contexts.keep[prompts])
-    return Points(points.x[i], points.sigma[i], prompts, e, points.e_u[i])
 
 
 @dataclass(frozen=True)

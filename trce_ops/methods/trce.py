@@ -34,7 +34,6 @@ def run(job: Job, settings: TrceSettings) -> Edit:
     """Raises what erase and tune_delta do."""
     encoders = dict(job.encoders)
     encoder = encoders.pop("context")
-    readings = job.readings() if settings.first.reading else {}
     delta, report = erase(
         job.pairs,
         job.keep,
@@ -42,7 +41,7 @@ def run(job: Job, settings: TrceSettings) -> Edit:
         settings.first,
         family=job.family,
         streams=encoders,
-        readings=readings,
+        readings=job.readings() if settings.first.reading else {},
         space=job.space,
         cache_dir=job.cache_dir,
         progress=job.progress,
@@ -56,7 +55,6 @@ def run(job: Job, settings: TrceSettings) -> Edit:
             model,
             settings.second,
             pooled=encoders.get("pooled"),
-            reading=readings.get("context"),
             cache_dir=job.cache_dir,
             retrain=job.retrain,
             progress=job.progress,
