@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 from draw_banner import picture
 from PIL import Image, ImageDraw, ImageFont
-from run_demo import load_dev
+from run_demo import load_tools
 
 ROOT = Path(__file__).parents[1]
 WORKFLOWS = ROOT / "workflows"
@@ -530,12 +531,15 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=list(TEMPLATES), metavar="NAME")
     parser.add_argument("--draw", action="store_true", help="run them for their thumbnails")
     options = parser.parse_args()
-    dev = load_dev()
-    version = dev.re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), dev.re.M)[1]
-    with dev.Host() as host:
-        info = host.object_info()
+    load_tools()
+    from tools.host import Host
+    from tools.pins import COMFYUI_VERSION
+
+    version = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.M)[1]
+    with Host() as host:
+        info = host.request("/object_info")
         for name in options.names:
-            graph = Graph(name, info, {"pack": version, "core": dev.COMFYUI_VERSION})
+            graph = Graph(name, info, {"pack": version, "core": COMFYUI_VERSION})
             try:
                 TEMPLATES[name](graph)
             except NotHere as error:

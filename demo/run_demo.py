@@ -32,9 +32,10 @@ PROMPTS = (  # what the picture shows: a label and a prompt whose wording traini
 )
 
 
-def load_dev() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("dev", ROOT / "dev.py")
-    sys.modules["dev"] = module = importlib.util.module_from_spec(spec)
+def load_tools() -> ModuleType:
+    """Make the package tools importable, though the repository never goes on sys.path beside ComfyUI."""
+    spec = importlib.util.spec_from_file_location("tools", ROOT / "tools" / "__init__.py")
+    sys.modules["tools"] = module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
@@ -55,10 +56,13 @@ def erase_in_comfyui(output: Path) -> tuple[list[list[Image.Image]], list[list[I
     (positive,) = {node["inputs"]["positive"][0] for node in workflow.values() if node["class_type"] == "KSampler"}
 
     before, after = [], []
-    dev = load_dev()
-    installation = dev.Installation.from_environment()
+    load_tools()
+    from tools.host import Host
+    from tools.installation import Installation
+
+    installation = Installation.from_environment()
     # a folder of its own, so that the next run finds the preserve moments in the cache, as a user's ComfyUI does
-    with dev.Host(installation, folder=installation.host_dir / "demo") as host:
+    with Host(installation, folder=installation.host_dir / "demo") as host:
         for label, text in PROMPTS:
             prompt = copy.deepcopy(workflow)
             prompt[positive]["inputs"]["text"] = text

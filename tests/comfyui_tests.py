@@ -12,17 +12,16 @@ import xml.etree.ElementTree as ElementTree  # noqa: S405 - of files that pytest
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-NEEDED = ("pytest-aiohttp==1.1.1", "pytest-asyncio==1.5.0")  # beside what dev.py installs
 SUITES = ("tests-unit", "tests/execution")
 
 
-def outcomes(comfyui: Path, suite: str, plugins: Path, port: int) -> dict[str, str]:
+def outcomes(comfyui: Path, suite: str, port: int) -> dict[str, str]:
     """{test: passed, skipped, failure or error} of a suite."""
     report = comfyui / "report.xml"
     command = [sys.executable, "-m", "pytest", suite, "-q", "--tb=no", f"--junit-xml={report}"]
     command += ["--port", str(port)] if suite == "tests/execution" else []
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # they start servers with "python"
-    environment = os.environ | {"PYTHONPATH": str(plugins), "PATH": path}
+    environment = os.environ | {"PATH": path}
     with (comfyui / "tests.log").open("ab") as log:
         subprocess.run(command, cwd=comfyui, env=environment, stdout=log, stderr=log)
     cases = ElementTree.parse(report).iter("testcase")  # noqa: S314
@@ -32,15 +31,12 @@ def outcomes(comfyui: Path, suite: str, plugins: Path, port: int) -> dict[str, s
 def main(comfyui: Path, port: int) -> int:
     broken = 0
     with tempfile.TemporaryDirectory() as folder:
-        plugins = Path(folder, "plugins")
-        pip = [sys.executable, "-I", "-m", "pip", "install", "--quiet", "--no-deps", "--target", plugins, *NEEDED]
-        subprocess.run(pip, check=True)
         without, with_pack = (Path(folder, name, "ComfyUI") for name in ("without", "with"))
         for copy in (without, with_pack):
             shutil.copytree(comfyui, copy, ignore=shutil.ignore_patterns("comfyui-trce", "__pycache__"))
         (with_pack / "custom_nodes" / "comfyui-trce").symlink_to(ROOT, target_is_directory=True)
         for suite in SUITES:
-            before, after = (outcomes(copy, suite, plugins, port) for copy in (without, with_pack))
+            before, after = (outcomes(copy, suite, port) for copy in (without, with_pack))
             for name, found in (("without", before), ("with", after)):
                 kinds = {kind: list(found.values()).count(kind) for kind in sorted(set(found.values()))}
                 print(f"{suite} {name} the pack: {', '.join(f'{n} {kind}' for kind, n in kinds.items())}")

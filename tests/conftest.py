@@ -29,10 +29,22 @@ def load(name: str, path: Path):
 
 
 load("trce_ops", ROOT / "trce_ops" / "__init__.py")
-dev = load("dev", ROOT / "dev.py")
+load("tools", ROOT / "tools" / "__init__.py")
+
+from tools.host import Host  # noqa: E402 - known by that name from here on
+from tools.installation import Installation  # noqa: E402
+from tools.pins import COMFYUI_VERSION  # noqa: E402
 
 # What tests ask an older ComfyUI for in vain. Not what the pack asks it for: that fails.
 ABSENT = r"No module named 'comfy\.ldm|'comfy\.(supported_models|lora)' has no attribute|'use_sequential_txt_ids'"
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items):
+    """Side by side run the files, each in one piece, but those of the server in one process: they share its folders."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("server" if "server" in item.fixturenames else item.path.stem))
+    items.sort(key=lambda item: "server" not in item.fixturenames)  # what takes longest begins
 
 
 @pytest.hookimpl(wrapper=True)
@@ -41,7 +53,7 @@ def pytest_runtest_call(item):
     try:
         return (yield)
     except (ImportError, AttributeError, TypeError) as error:
-        older = dev.Installation.from_environment().version not in (None, dev.COMFYUI_VERSION)
+        older = Installation.from_environment().version not in (None, COMFYUI_VERSION)
         if not older or not re.search(ABSENT, str(error)):
             raise
         pytest.skip(f"this ComfyUI is too old: {error}")
@@ -285,8 +297,8 @@ def sample(comfy_host):
 
 @pytest.fixture(scope="session")
 def server():
-    """A ComfyUI server with the pack and the demo model, driven over HTTP: dev.Host."""
-    with dev.Host() as host:
+    """A ComfyUI server with the pack and the demo model, driven over HTTP."""
+    with Host() as host:
         yield host
 
 

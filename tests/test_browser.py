@@ -1,20 +1,24 @@
 """The real frontend in a real browser: templates, the Queue button, progress, Cancel, help, refreshing a list.
 
-A Chromium is driven by Playwright. `python dev.py test` installs Debian's where it may. Pictures of what the browser
+A Chromium is driven by Playwright. Pictures of what the browser
 showed are left in browser_output/.
 """
 
 import json
+import os
+import shutil
 import time
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-import dev
+from tools.host import Host
+from tools.process import PACK_NAME
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS = ROOT / "workflows"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 SCREENSHOTS = ROOT / "browser_output"
 SECONDS = 180  # that a busy machine may take for anything but a workflow
 FRONTEND = (0, 30)  # the first ComfyUI whose frontend has what is clicked here
@@ -45,12 +49,9 @@ LISTEN = """() => {
 }"""
 
 
-PACK = dev.PACK_NAME
-
-
 @pytest.fixture(scope="module")
 def browser():
-    path = dev.find_browser()
+    path = os.environ.get("COMFYUI_TRCE_BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
     if path == "none":
         pytest.skip("COMFYUI_TRCE_BROWSER is 'none'")
     if not path:
@@ -69,7 +70,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def server(browser):
-    with dev.Host() as host:
+    with Host() as host:
         version = host.request("/system_stats")["system"]["comfyui_version"]
         if tuple(map(int, version.split(".")[:2])) < FRONTEND:
             pytest.skip(f"ComfyUI {version} brings another frontend than the one these tests click through")
@@ -92,7 +93,7 @@ class Tab:
             self.errors.append(text)
 
     def open(self, template=None):
-        query = f"/?template={template}&source={PACK}" if template else "/"
+        query = f"/?template={template}&source={PACK_NAME}" if template else "/"
         self.page.goto(self.server.url + query)
         self.page.wait_for_function(READY)
         if template:
@@ -160,7 +161,7 @@ def test_every_template_opens_from_the_template_browser(open_tab):
     for name in NAMES:
         if not dialog.is_visible():
             page.locator(".templates-tab-button").first.click()
-        page.locator("nav").get_by_text(PACK, exact=True).click()
+        page.locator("nav").get_by_text(PACK_NAME, exact=True).click()
         card = page.get_by_test_id(f"template-workflow-{name}")
         expect(card).to_be_visible()
         thumbnail = card.locator("img").first

@@ -14,7 +14,7 @@ import urllib.error
 
 import pytest
 
-import dev
+from tools.host import WorkflowError
 from trce_ops.delta import load_delta
 
 MODEL = "trce_demo_sd15.safetensors"
@@ -102,7 +102,7 @@ def test_names_that_lead_elsewhere_write_nothing(server, unharmed, writer):
     before = files(server)
     for name in OUTSIDE + UNFIT:
         prompt["save"]["inputs"]["filename_prefix"] = name
-        with pytest.raises(dev.WorkflowError, match="'filename_prefix' is"):
+        with pytest.raises(WorkflowError, match="'filename_prefix' is"):
             server.queue(prompt)
     assert files(server) == before
 
@@ -124,7 +124,7 @@ def test_names_that_lead_elsewhere_read_nothing(server, unharmed, loader, linked
         prompt["link"] = {"class_type": "ComfySwitchNode", "inputs": switch}
         given = {LOADERS[loader]: ["link", 0] if linked else name}
         prompt["load"] = {"class_type": loader, "inputs": given | model}
-        with pytest.raises(dev.WorkflowError, match="not found|not in list"):
+        with pytest.raises(WorkflowError, match="not found|not in list"):
             server.queue(prompt)
 
 
@@ -135,7 +135,7 @@ def refused(server, prompt) -> bool:
     """Whether the server or the node says no, and not for an interrupt."""
     try:
         server.queue(prompt)
-    except (dev.WorkflowError, urllib.error.HTTPError) as error:
+    except (WorkflowError, urllib.error.HTTPError) as error:
         return "Interrupted" not in str(error)
     return False
 
@@ -145,7 +145,7 @@ def test_links_of_a_wrong_type_are_refused(server, unharmed):
     sources = {"MODEL": ["checkpoint", 0], "CLIP": ["checkpoint", 1], "VAE": ["checkpoint", 2], "LATENT": ["latent", 0]}
     sources |= {"CONDITIONING": ["text", 0], "ERASED_DELTA": ["erase", 1], "STRING": ["erase", 2]}
     tried = 0
-    for node_id, node in server.object_info().items():
+    for node_id, node in server.request("/object_info").items():
         if not node_id.startswith("TRCE"):
             continue
         known = node["input"]["required"] | node["input"].get("optional", {})
@@ -157,7 +157,7 @@ def test_links_of_a_wrong_type_are_refused(server, unharmed):
                 prompt = graph("erase", "latent", "text")
                 prompt["victim"] = {"class_type": node_id, "inputs": {name: link}}
                 prompt["show"] = {"class_type": "PreviewAny", "inputs": {"source": ["victim", 0]}}
-                with pytest.raises(dev.WorkflowError, match="[Rr]eturn type mismatch"):
+                with pytest.raises(WorkflowError, match="[Rr]eturn type mismatch"):
                     server.submit(prompt)
                 tried += 1
     assert tried > 200

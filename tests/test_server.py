@@ -2,11 +2,16 @@
 
 import copy
 import json
+import re
+import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from websocket import create_connection
 
-import dev
+from tools.host import WorkflowError
+from tools.pins import COMFYUI_VERSION
 from trce_ops.delta import load_delta
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -91,6 +96,22 @@ def test_the_settings_of_a_method_come_through_the_api(server, deltas):
     assert (info.method, info.settings["ridge"], info.settings["expand"]) == ("uce", 0.25, True)
 
 
+def cancel_in(server, node_id, steps=None):
+    """Press Cancel in the middle of a node's work, or of that many steps of it, in the next workflow."""
+    events = create_connection(f"ws://127.0.0.1:{server.port}/ws", timeout=300)
+
+    def listen():
+        with closing(events):
+            for message in filter(lambda message: isinstance(message, str), iter(events.recv, "")):
+                event = json.loads(message)
+                for node in event["data"]["nodes"].values() if event["type"] == "progress_state" else ():
+                    here = node["display_node_id"] == node_id and steps in (None, node["max"])
+                    if here and 0 < node["value"] < node["max"]:
+                        return server.interrupt()
+
+    threading.Thread(target=listen, daemon=True).start()
+
+
 def test_cancel_over_http_leaves_no_file(server, deltas):
     prompt = quick(api("erase-a-concept"))
     erase = node_of(prompt, "TRCEErase")
@@ -98,12 +119,9 @@ def test_cancel_over_http_leaves_no_file(server, deltas):
     prompt[erase]["inputs"]["weight_pads"] = 0.5
     files = set(deltas.rglob("*"))
 
-    def cancel(node_id, step, steps):
-        if node_id == erase and 0 < step < steps:
-            server.interrupt()
-
-    with pytest.raises(dev.WorkflowError, match="Interrupted in TRCE Erase"):
-        server.queue(prompt, cancel)
+    cancel_in(server, erase)
+    with pytest.raises(WorkflowError, match="Interrupted in TRCE Erase"):
+        server.queue(prompt)
     assert set(deltas.rglob("*")) == files
     assert server.queue(quick(api("compare-before-after")))["status"]["completed"]
 
@@ -127,12 +145,9 @@ def test_tuning_over_http_shows_its_curve_and_can_be_cancelled(server, deltas):
     files = set(deltas.rglob("*"))
     prompt[erase]["inputs"] |= {"tune_steps": 500, "tune_seed": 1}
 
-    def cancel(node_id, step, steps):
-        if node_id == erase and steps == 500 and step > 0:
-            server.interrupt()
-
-    with pytest.raises(dev.WorkflowError, match="Interrupted in TRCE Erase"):
-        server.queue(prompt, cancel)
+    cancel_in(server, erase, steps=500)
+    with pytest.raises(WorkflowError, match="Interrupted in TRCE Erase"):
+        server.queue(prompt)
     assert set(deltas.rglob("*")) == files
 
 
@@ -147,7 +162,7 @@ def test_tuning_over_http_shows_its_curve_and_can_be_cancelled(server, deltas):
 def test_bad_input_is_refused_with_the_name_of_the_widget(server, inputs, sentence):
     prompt = quick(api("erase-a-concept"))
     prompt[node_of(prompt, "TRCEErase")]["inputs"] |= inputs
-    with pytest.raises(dev.WorkflowError, match=sentence):
+    with pytest.raises(WorkflowError, match=sentence):
         server.queue(prompt)
 
 
@@ -155,9 +170,9 @@ def test_bad_input_is_refused_with_the_name_of_the_widget(server, inputs, senten
 def test_templates_find_the_pack_again(server, name):
     """Every node of a template says which pack and version it is of, has the inputs that the server knows, and its
     widgets hold what the API twin holds."""
-    info = server.object_info()
+    info = server.request("/object_info")
     twin = api(name)
-    version = dev.re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), dev.re.M)[1]
+    version = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.M)[1]
     graph = ui(name)
     running = [node for node in graph["nodes"] if node["type"] != "MarkdownNote"]
     assert len(running) < len(graph["nodes"])  # a note says what to do
@@ -166,7 +181,7 @@ def test_templates_find_the_pack_again(server, name):
         ours = node["type"].startswith("TRCE")
         properties = node["properties"]
         assert properties["cnr_id"] == ("comfyui-trce" if ours else "comfy-core")
-        assert properties["ver"] == (version if ours else dev.COMFYUI_VERSION)
+        assert properties["ver"] == (version if ours else COMFYUI_VERSION)
         known = info[node["type"]]["input"]
         names = [*known.get("required", {}), *known.get("optional", {})]
         assert [entry["name"] for entry in node["inputs"]] == [n for n in names if n != "compare_view"]
