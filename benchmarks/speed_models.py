@@ -45,8 +45,8 @@ def load() -> SimpleNamespace:
     modules = {part: importlib.import_module(f"{name}.trce_ops.{part}") for part in parts}
     return SimpleNamespace(
         **modules,
-        host=importlib.import_module(f"{name}.nodes.host"),
-        denoiser=importlib.import_module(f"{name}.nodes.denoiser"),
+        host=importlib.import_module(f"{name}.nodes.host.folders"),
+        denoiser=importlib.import_module(f"{name}.nodes.host.denoiser"),
     )
 
 

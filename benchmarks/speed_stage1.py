@@ -44,7 +44,7 @@ class Stage1:
     def __init__(self, pack):
         self.pack = pack
         self.clip = make_clip()
-        self.encoder = pack.host.ClipEncoder(self.clip)
+        self.encoder = pack.host.encoders.ClipEncoder(self.clip)
         self.projections = make_projections()
         self.weights = pack.tokens.TokenWeights(*(float(weight) for weight in (0, 0, 1, 0)))
         captions = pack.erase.BENIGN_CAPTIONS[:CAPTIONS]
@@ -90,7 +90,7 @@ class Stage1:
 
     def apply(self, context_map, projections: Sequence[Tensor] | None = None) -> list[Tensor]:
         """As ComfyUI does when it loads the model: the pack's patch on a copy of every projection."""
-        patch = self.pack.host.ContextMapPatch(set(), context_map.factors)
+        patch = self.pack.host.apply.ContextMapPatch(set(), context_map.factors)
         weights = self.projections if projections is None else projections
         return [patch.calculate_weight(W.clone(), "", 1.0, 1.0, None, lambda a: a) for W in weights]
 
@@ -169,7 +169,7 @@ def time_sdxl(pack, pairs: int, repeats: int) -> dict[str, list[float]]:
             reading=G,
         )
         factor, context_map = timed(pack.closed_form.factorize, *solved)
-        patch = pack.host.ContextMapPatch(set(), context_map.factors)
+        patch = pack.host.apply.ContextMapPatch(set(), context_map.factors)
         apply = 0.0
         for W in projections:
             apply += timed(patch.calculate_weight, W.clone(), "", 1.0, 1.0, None, lambda a: a)[0]

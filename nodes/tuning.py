@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from comfy_api.latest import io, ui
 
-from ..trce_ops.stage2 import TuneReport
-from ..trce_ops.tune_settings import ALIKE, LOSSES, PAPER, QUICK, TuneSettings
-from ..trce_ops.tuned import TRAINED
-from .curve import draw_curves
+from ..trce_ops.tuning.factors import TRAINED
+from ..trce_ops.tuning.settings import ALIKE, LOSSES, PAPER, QUICK, TuneSettings
+from ..trce_ops.tuning.tune import TuneReport
+from .ui.curve import draw_curves
 
 CLOSED_FORM = "closed form"
 QUICKLY = "closed form + tuning (quick)"

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from trce_ops.closed_form import solve_context_map
-from trce_ops.reading import FLOOR, ROWS, cues, gram, resistance
-from trce_ops.tuned import Trained
+from trce_ops.closed_form.metric import FLOOR, ROWS, cues, gram, resistance
+from trce_ops.closed_form.solve import solve_context_map
+from trce_ops.tuning.factors import Trained
 
 WIDTH = 24
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import dev
-from trce_ops.delta import load_delta
+from trce_ops.delta.file import load_delta
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS = ROOT / "workflows"

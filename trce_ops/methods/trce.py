@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..erase import EraseSettings, erase
-from ..stage2 import tune_delta
-from ..tokens import TokenWeights
-from ..tune_settings import QUICK, TuneSettings
+from ..closed_form.erase import EraseSettings, erase
+from ..text.tokens import TokenWeights
+from ..tuning.settings import QUICK, TuneSettings
+from ..tuning.tune import tune_delta
 from .job import Edit, Job
 
 # The paper's: the first EoT alone. Its eta is on the sum over 30 000 captions; this is what it comes to per token. Its
