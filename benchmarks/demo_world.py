@@ -40,7 +40,7 @@ class Bench:
         pairs = self.trce_concepts.parse_concepts(concepts or erasing.concepts_text(thing))
         keep = self.trce_concepts.parse_keep(erasing.keep_text(thing))
         lent = self.host_methods.lend(self.world.model, self.world.clip)
-        given = {"readings": lent["readings"](), "family": lent["family"], "cache_dir": self.cache.name}
+        given = {"metrics": lent["metrics"](), "family": lent["family"], "cache_dir": self.cache.name}
         delta, report = self.trce_erase.erase(pairs, keep, lent["encoder"], settings, **given)
         return self.host.apply_delta(self.world.model, delta, 1.0), delta, report
 

@@ -40,7 +40,7 @@ def load() -> SimpleNamespace:
     import comfy.sd  # noqa: F401  before anything of the pack
 
     name = world.load_pack().__name__
-    parts = "closed_form concepts context_map delta embeddings erase preserve reading stage2 templates tokens".split()
+    parts = "closed_form concepts context_map delta embeddings erase preserve metric stage2 templates tokens".split()
     parts += ["tune_settings", "tuning"]
     modules = {part: importlib.import_module(f"{name}.trce_ops.{part}") for part in parts}
     return SimpleNamespace(

@@ -13,7 +13,7 @@ from .host.encoders import text_encoders
 from .host.folders import cache_folder
 from .host.progress import node_progress, show_text
 from .host.readers import find_text_readers
-from .host.weights import readings
+from .host.weights import metrics
 from .tuning import CLOSED_FORM, show_curve, tune_settings, tuning_inputs
 from .ui.bounds import within_bounds
 
@@ -162,8 +162,8 @@ class TRCEErase(io.ComfyNode):
                 ),
                 *tuning_inputs(),
                 io.Boolean.Input(
-                    "reading",
-                    default=DEFAULTS.reading,
+                    "metric",
+                    default=DEFAULTS.metric,
                     optional=True,
                     advanced=True,
                     tooltip="On: tell the concept by what this model reads of the text, which erases more descriptions "
@@ -200,16 +200,16 @@ class TRCEErase(io.ComfyNode):
         templates,
         mode=CLOSED_FORM,
         retrain=False,
-        reading=False,  # API workflows of before it have no value for it, and their own 'preserve'
+        metric=False,  # API workflows of before it have no value for it, and their own 'preserve'
         **knobs,
     ) -> io.NodeOutput:
         readers = find_text_readers(model)
         pairs, kept = parse_concepts(concepts), parse_keep(keep)
         weights = TokenWeights(weight_sot, weight_keyword, weight_first_eot, weight_pads)
-        settings = EraseSettings(weights, preserve, ridge, templates, reading)
+        settings = EraseSettings(weights, preserve, ridge, templates, metric)
         encoders = text_encoders(clip, readers)
         encoder = encoders.pop("context")
-        tuning = None if mode == CLOSED_FORM else tune_settings(mode, knobs, reading)
+        tuning = None if mode == CLOSED_FORM else tune_settings(mode, knobs, metric)
         trainable = tuning and tunable(model, tuning.resolution)
         node_id, cache = cls.hidden.unique_id, cache_folder()
         progress = node_progress(node_id)
@@ -220,7 +220,7 @@ class TRCEErase(io.ComfyNode):
             settings,
             family=readers.family,
             streams=encoders,
-            readings=readings(model, readers) if reading else {},
+            metrics=metrics(model, readers) if metric else {},
             space=readers.space,
             cache_dir=cache,
             progress=progress,

@@ -529,7 +529,10 @@ FLIPPED = st.builds(flipped, st.sampled_from(WEIGHT_FILES), st.lists(st.integers
 def test_weights_and_loras_made_to_break_things(pack, make_model, tmp_path):
     model = make_model()
     state = model.model.state_dict()
-    names, shapes = pack.module.nodes.host.weight_names.file_names(model), {key: tuple(W.shape) for key, W in state.items()}
+    names, shapes = (
+        pack.module.nodes.host.weight_names.file_names(model),
+        {key: tuple(W.shape) for key, W in state.items()},
+    )
     path = tmp_path / "weights.safetensors"
 
     def check(data):

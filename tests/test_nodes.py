@@ -103,7 +103,7 @@ def test_the_same_inputs_give_the_same_file_and_touch_no_global_randomness(pack,
 
 def test_a_delta_on_another_checkpoint_is_the_same_as_erasing_there(run, make_model, make_clip, sample):
     clip, other = make_clip(), make_model(seed=9)
-    asked = dict(clip=clip, concepts=CONCEPTS, keep=KEEP, reading=False)
+    asked = dict(clip=clip, concepts=CONCEPTS, keep=KEEP, metric=False)
     _, delta, *_ = run("TRCEErase", model=make_model(), **asked)
     there, *_ = run("TRCEErase", model=other, **asked)
     (applied,) = run("TRCEApplyDelta", model=other, delta=delta, clip=clip)
@@ -275,14 +275,14 @@ def test_the_metric_is_that_of_the_weights_with_their_loras(pack, run, make_mode
         if model is patched:
             weights[readers.keys[0]] += 0.5 * change
         expected = gram(weights.values(), len(weights), readers.width)
-        assert torch.allclose(module.readings(model, readers)["context"], expected, atol=1e-5)
+        assert torch.allclose(module.metrics(model, readers)["context"], expected, atol=1e-5)
         sample(model, conditioning(clip, "a gun"), conditioning(clip, ""))
-        assert torch.allclose(module.readings(model, readers)["context"], expected, atol=1e-5)
+        assert torch.allclose(module.metrics(model, readers)["context"], expected, atol=1e-5)
     erasures = {
-        reading: run("TRCEErase", model=plain, clip=clip, concepts=CONCEPTS, keep=KEEP, reading=reading)[1]
-        for reading in (True, False)
+        metric: run("TRCEErase", model=plain, clip=clip, concepts=CONCEPTS, keep=KEEP, metric=metric)[1]
+        for metric in (True, False)
     }
-    assert {reading: delta.info.settings["reading"] for reading, delta in erasures.items()} == {
+    assert {metric: delta.info.settings["metric"] for metric, delta in erasures.items()} == {
         True: True,
         False: False,
     }
@@ -293,7 +293,7 @@ def test_the_metric_is_that_of_the_weights_with_their_loras(pack, run, make_mode
 def test_weights_that_are_no_numbers_leave_the_metric_out(pack, run, make_model, make_clip, monkeypatch):
     """Other packs keep quantised weights in their own layout: the erasure is then solved as without it."""
     asked = dict(model=make_model(), clip=make_clip(), concepts=CONCEPTS, keep=KEEP)
-    off = run("TRCEErase", **asked, reading=False)[1]
+    off = run("TRCEErase", **asked, metric=False)[1]
     packed = torch.zeros(5, dtype=torch.uint8)
     for weight in (packed, torch.full((5, 768), torch.nan)):
         monkeypatch.setattr(
@@ -301,4 +301,4 @@ def test_weights_that_are_no_numbers_leave_the_metric_out(pack, run, make_model,
         )
         delta = run("TRCEErase", **asked)[1]
         assert torch.equal(delta.context_map.dense(), off.context_map.dense())
-        assert delta.info.settings["reading"] is False
+        assert delta.info.settings["metric"] is False

@@ -275,7 +275,7 @@ def test_the_modes(erase, loaded, pack):
     assert (settings.loss, settings.rank, settings.projections, settings.preserve) == ("hinge", 0, "paper", 100.0)
     assert tuning.tune_settings("custom", dict(tune_steps=7)).steps == 7
     alike = {mode: tuning.tune_settings(mode, dict(tune_learning_rate=7.0), False) for mode in tuning.PRESETS}
-    assert not any(settings.reading for settings in alike.values())
+    assert not any(settings.metric for settings in alike.values())
     assert [settings.learning_rate for settings in alike.values()] == [6e-4, 1e-6, 7.0]
 
 
@@ -286,7 +286,7 @@ def test_a_workflow_from_before_there_was_tuning_still_runs(pack, loaded, make_c
     with torch.inference_mode():
         output = node.EXECUTE_NORMALIZED(model=loaded(), clip=make_clip(), concepts=CONCEPTS, **old, **weights)
     assert not output.args[1].tuned
-    assert output.args[1].info.settings["reading"] is False  # there was none either, and 'preserve' is from then
+    assert output.args[1].info.settings["metric"] is False  # there was none either, and 'preserve' is from then
     inputs = pack.nodes["TRCEErase"].GET_NODE_INFO_V1()["input"]
     assert list(inputs["required"])[-1] == "templates"
     assert list(inputs["optional"])[0] == "mode"

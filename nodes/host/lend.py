@@ -7,7 +7,7 @@ from functools import partial
 from .denoiser import tunable
 from .encoders import text_encoders
 from .readers import find_text_readers
-from .weights import readings, text_weights
+from .weights import metrics, text_weights
 
 
 def lend(model, clip, resolution: int | None = None) -> dict:
@@ -23,6 +23,6 @@ def lend(model, clip, resolution: int | None = None) -> dict:
         "family": readers.family,
         "space": readers.space,
         "weights": partial(text_weights, model, readers),
-        "readings": partial(readings, model, readers),
+        "metrics": partial(metrics, model, readers),
         "model": lambda asked: tunable(model, resolution or asked),
     }

@@ -48,8 +48,8 @@ def text_weights(model, readers: TextReaders) -> dict[str, dict[str, Tensor]]:
 
 
 @torch.no_grad()
-def readings(model, readers: TextReaders) -> dict[str, Tensor]:
-    """How strongly MODEL reads each direction, by kind of text: G (d, d) of trce_ops.reading.
+def metrics(model, readers: TextReaders) -> dict[str, Tensor]:
+    """How strongly MODEL reads each direction, by kind of text: G (d, d) of trce_ops.metric.
 
     A kind is missing that is wider than WIDEST, or that no weights of numbers read, such as those that other packs pack
     in their own way.

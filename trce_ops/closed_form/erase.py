@@ -37,13 +37,13 @@ POOLED = TokenWeights(sot=0, keyword=0, first_eot=1, pads=0)
 class EraseSettings:
     """weights: which token roles are moved. preserve (eta), ridge (mu): see solve_context_map.
     templates: put every concept into sentences instead of its bare name.
-    reading: tell the concept by what the model reads of the text (reading.py), instead of by all directions alike."""
+    metric: tell the concept by what the model reads of the text (metric.py), instead of by all directions alike."""
 
     weights: TokenWeights = field(default_factory=TokenWeights)
     preserve: float = 5.0
     ridge: float = 0.3
     templates: bool = True
-    reading: bool = True
+    metric: bool = True
 
 
 def keep_moments(
@@ -95,7 +95,7 @@ def solve_stream(
     templates: Sequence[str],
     encoder: TextEncoder,
     settings: EraseSettings,
-    reading: Tensor | None,  # (d, d)
+    metric: Tensor | None,  # (d, d)
     cache_dir: str | os.PathLike | None,
     progress: StepProgress,
 ) -> Solved:
@@ -112,7 +112,7 @@ def solve_stream(
         torch.stack([part.moment for part in kept.values()]).mean(0),
         preserve_scale=settings.preserve,
         ridge=settings.ridge,
-        reading=reading if settings.reading else None,
+        metric=metric if settings.metric else None,
     )
     context_map = factorize(*D)
     seconds = {
@@ -131,7 +131,7 @@ def erase(
     *,
     family: str,
     streams: Mapping[str, TextEncoder] = MappingProxyType({}),
-    readings: Mapping[str, Tensor] = MappingProxyType({}),  # (d, d) each
+    metrics: Mapping[str, Tensor] = MappingProxyType({}),  # (d, d) each
     space: str = "embedding",
     cache_dir: str | os.PathLike | None = None,
     progress: StepProgress = lambda *_: None,
@@ -140,7 +140,7 @@ def erase(
 
     streams: other kinds of text that the model reads, by the names of delta.KINDS. The pooled vector counts as a first
     EoT of weight 1, whatever the settings say: left alone, it would bring the concept back.
-    readings: G of the model's projections by kind of text, `context` among them; see reading.py. Kinds without one are
+    metrics: G of the model's projections by kind of text, `context` among them; see metric.py. Kinds without one are
     read in all directions alike.
     space: said in the delta; see there.
     P is the mean of the everyday captions' moment and the keep list's, so that a short list counts as much as
@@ -153,7 +153,7 @@ def erase(
 
     def solve(kind: str, encoder: TextEncoder) -> Solved:
         given = replace(settings, weights=POOLED) if kind == "pooled" else settings
-        return solve_stream(prompts, keep, names, templates, encoder, given, readings.get(kind), cache_dir, progress)
+        return solve_stream(prompts, keep, names, templates, encoder, given, metrics.get(kind), cache_dir, progress)
 
     main = solve("context", encoder)
     others = {kind: solve(kind, lent) for kind, lent in streams.items()}
@@ -186,7 +186,7 @@ def erase(
             "preserve": settings.preserve,
             "ridge": settings.ridge,
             "templates": settings.templates,
-            "reading": settings.reading and "context" in readings,
+            "metric": settings.metric and "context" in metrics,
         },
         measured={
             **{f"moved_{role}": round(value, 4) for role, value in moved.items()},

@@ -10,7 +10,7 @@ same T for every projection that reads the text, since W factors out of both sid
     A = 1/n sum_i w_i c_i c_i^T + eta P + mu I
     T = I + [1/n sum_i w_i (s_i - c_i) c_i^T] A^-1
 
-With the metric G of reading.py, mu G^-1 stands in the place of mu I.
+With the metric G of metric.py, mu G^-1 stands in the place of mu I.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ def solve_context_map(
     *,
     preserve_scale: float,
     ridge: float,
-    reading: Tensor | None = None,  # (d, d)
+    metric: Tensor | None = None,  # (d, d)
 ) -> Tensor:
     """T (d, d) itself, float64: the identity and what solve_factors gives, multiplied out. See there."""
-    given = {"preserve_scale": preserve_scale, "ridge": ridge, "reading": reading}
+    given = {"preserve_scale": preserve_scale, "ridge": ridge, "metric": metric}
     factors = solve_factors(sources, targets, weights, preserve, **given)
     T = factors[0] if len(factors) == 1 else factors[0] @ factors[1]
     T.diagonal().add_(1)
@@ -63,7 +63,7 @@ def solve_factors(
     *,
     preserve_scale: float,
     ridge: float,
-    reading: Tensor | None = None,  # (d, d) G, how strongly the model reads each direction; None for all alike
+    metric: Tensor | None = None,  # (d, d) G, how strongly the model reads each direction; None for all alike
 ) -> tuple[Tensor, ...]:
     """Solve for D = T - I in float64, as factors whose product it is: of n <= d pairs (d, n) and (n, d), else D itself.
 
@@ -76,11 +76,11 @@ def solve_factors(
     ValueError on NaN, Inf, negative weights or shapes that do not fit.
     """
     n, d = sources.shape
-    squares = [square for square in (preserve, reading) if square is not None]
+    squares = [square for square in (preserve, metric) if square is not None]
     if targets.shape != (n, d) or weights.shape != (n,) or any(square.shape != (d, d) for square in squares):
         raise ValueError(
             f"Shapes do not fit: sources {(n, d)}, targets {tuple(targets.shape)}, weights {tuple(weights.shape)}, "
-            f"preserve and reading {[tuple(square.shape) for square in squares]}."
+            f"preserve and metric {[tuple(square.shape) for square in squares]}."
         )
     if n == 0:
         return torch.zeros(d, 0, dtype=torch.float64), torch.zeros(0, d, dtype=torch.float64)
@@ -93,11 +93,11 @@ def solve_factors(
     if preserve is not None:
         _finite("preserve", preserve)
         A.add_(preserve.to(A), alpha=preserve_scale)
-    if reading is None:
+    if metric is None:
         A.diagonal().add_(ridge)
     else:
-        _finite("reading", reading)
-        A.add_(resistance(reading), alpha=ridge)
+        _finite("metric", metric)
+        A.add_(resistance(metric), alpha=ridge)
     few = n <= min(d, ROWS)  # then A^-1 meets the n sources rather than the d rows of their sum
     shift = None if few else torch.zeros_like(A)
     for rows in zip(sources.split(ROWS), targets.split(ROWS), weights.split(ROWS)):

@@ -51,7 +51,7 @@ class EsdSettings:
         shared = asdict(self)
         eta = shared.pop("negative_guidance")
         nothing_kept = {"keep": False, "preserve": 0.0, "empty_trajectories": 1, "empty_draws": 1}
-        return TuneSettings(**shared, decay=False, reading=False, beta=eta, early=1.0, **nothing_kept)
+        return TuneSettings(**shared, decay=False, metric=False, beta=eta, early=1.0, **nothing_kept)
 
 
 def negative_guidance(e: Tensor, e_c: Tensor, e_safe: Tensor, e_u: Tensor, eta: float) -> Tensor:  # (n, ...) -> (n,)

@@ -37,7 +37,7 @@ class Job:
     keep: Sequence[str]
     encoders: Mapping[str, TextEncoder]  # by kind of text, `context` first
     weights: Callable[[], TextWeights] | None  # the projections that read the text
-    readings: Callable[[], Mapping[str, Tensor]]  # G (d, d) of these by kind of text, see reading.py
+    metrics: Callable[[], Mapping[str, Tensor]]  # G (d, d) of these by kind of text, see metric.py
     model: Callable[[int], TunableModel] | None  # at a resolution
     family: str
     space: str

@@ -93,7 +93,7 @@ def erase_with(
     streams: Mapping[str, TextEncoder] = MappingProxyType({}),
     space: str = "embedding",
     weights: Callable[[], TextWeights] | None = None,
-    readings: Callable[[], Mapping[str, Tensor]] = dict,
+    metrics: Callable[[], Mapping[str, Tensor]] = dict,
     model: Callable[[int], TunableModel] | None = None,
     cache_dir: str | os.PathLike | None = None,
     retrain: bool = False,
@@ -102,7 +102,7 @@ def erase_with(
     """Erase by one of METHODS, with its own defaults unless `settings` of the same kind are given.
 
     streams, space: see erase.erase. weights: asked for by methods that look at the projections; by kind of text and
-    module, (out, d or more) float32. readings: see erase.erase; asked for by TRCE. model: asked for by methods that
+    module, (out, d or more) float32. metrics: see erase.erase; asked for by TRCE. model: asked for by methods that
     train, with the resolution to train at.
     The same inputs give the same delta, bit for bit, on one machine. Raises MethodError, what the method raises
     (TokenError, NotPositiveDefinite, TuningError, all ValueError), and whatever `progress` raises to cancel.
@@ -114,7 +114,7 @@ def erase_with(
     if type(settings) is not type(chosen.settings):
         raise MethodError(f"'{method}' takes {type(chosen.settings).__name__}, not {type(settings).__name__}.")
     encoders = {"context": encoder, **streams}
-    job = Job(pairs, keep, encoders, weights, readings, model, family, space, cache_dir, retrain, progress)
+    job = Job(pairs, keep, encoders, weights, metrics, model, family, space, cache_dir, retrain, progress)
     start = perf_counter()
     edit = chosen.run(job, settings)
     seconds = {"erasing": perf_counter() - start}

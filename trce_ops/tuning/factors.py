@@ -36,7 +36,7 @@ def choose(names: Iterable[str], trained: str) -> tuple[str, ...]:
 class Trained:
     """The projections in training: W of the unedited model and the change that is learnt.
 
-    roots: L (in, in) of reading.py by name, for those whose factors learn on L^T z: dW = up @ down @ L^T.
+    roots: L (in, in) of metric.py by name, for those whose factors learn on L^T z: dW = up @ down @ L^T.
     """
 
     def __init__(

@@ -16,7 +16,7 @@ class TuningError(ValueError):
 
 @dataclass(frozen=True)
 class TuneSettings:
-    """QUICK, the defaults, is what works best on the demo model; ALIKE is QUICK without `reading`, PAPER the paper's.
+    """QUICK, the defaults, is what works best on the demo model; ALIKE is QUICK without `metric`, PAPER the paper's.
 
     steps: of the optimiser; more erase harder. learning_rate: of AdamW; the right one depends on the model.
     decay: let it fall to 0 towards the last step: without, the last few batches have an undue say.
@@ -31,7 +31,7 @@ class TuneSettings:
     unconditional: weight of the loss on the prediction for the empty prompt against that for the unwanted one.
     early: the share of the sampling steps, from the noisy end, to train on.
     projections: which, see tuned.py. rank: of the factors trained; 0 trains whole matrices.
-    reading: let low-rank factors that read text learn first on what the model reads of it (reading.py).
+    metric: let low-rank factors that read text learn first on what the model reads of it (metric.py).
     batch: unwanted points a step; resolution: of the picture, in pixels.
     """
 
@@ -49,7 +49,7 @@ class TuneSettings:
     early: float = 0.5
     projections: str = "text"
     rank: int = 16
-    reading: bool = True
+    metric: bool = True
     trajectories: int = 96
     resolution: int = 512
     batch: int = 4
@@ -77,7 +77,7 @@ class TuneSettings:
 
 
 QUICK = TuneSettings()
-ALIKE = replace(QUICK, reading=False, learning_rate=6e-4, goal=1.2)  # erases harder, and costs more of the rest
+ALIKE = replace(QUICK, metric=False, learning_rate=6e-4, goal=1.2)  # erases harder, and costs more of the rest
 PAPER = TuneSettings(
     steps=300,
     learning_rate=1e-6,
@@ -86,7 +86,7 @@ PAPER = TuneSettings(
     preserve=100.0,
     keep=False,
     reach=0.0,
-    reading=False,
+    metric=False,
     unconditional=0.5,
     early=0.52,  # steps 0 to 25 of 50
     projections="paper",

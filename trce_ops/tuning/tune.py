@@ -86,8 +86,8 @@ def cache_key(delta: ErasedDelta, model: TunableModel, settings: TuneSettings) -
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def reading_root(denoise: Denoiser, model: TunableModel, contexts: Contexts) -> Tensor:  # (d, d) float32
-    """L of reading.py, scaled so that L^T z is on average as long as the embedding z of an unwanted prompt."""
+def metric_root(denoise: Denoiser, model: TunableModel, contexts: Contexts) -> Tensor:  # (d, d) float32
+    """L of metric.py, scaled so that L^T z is on average as long as the embedding z of an unwanted prompt."""
     z = contexts.neg.sequence.flatten(0, 1)
     kept = contexts.empty if contexts.keep is None else contexts.keep
     weights = (denoise.weights[name].detach() for name in model.text_readers)
@@ -129,8 +129,8 @@ def tune(
         sampled = perf_counter()
         maps = {"context": delta.context_map, **delta.streams}
         names = choose(denoise.weights, settings.projections)
-        reading = [name for name in model.text_readers if name in names] if settings.reading and settings.rank else []
-        roots = dict.fromkeys(reading, reading and reading_root(denoise, model, contexts))
+        readers = [name for name in model.text_readers if name in names] if settings.metric and settings.rank else []
+        roots = dict.fromkeys(readers, readers and metric_root(denoise, model, contexts))
         trained = Trained({name: denoise.weights[name] for name in names}, settings.rank, generator, roots)
         learner = Predictor(denoise, min(in_graph, predict.rows))
         tuning = train(learner, data, contexts, maps, trained, settings, generator, progress, objective)

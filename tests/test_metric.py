@@ -66,7 +66,7 @@ def test_the_map_is_the_ridge_regression_on_embeddings_as_they_are_read():
     c, s = torch.randn(2, 6, WIDTH, generator=noise, dtype=torch.float64)
     w, k = torch.rand(6, generator=noise), torch.randn(50, WIDTH, generator=noise, dtype=torch.float64)
     P, G = k.mT @ k / 50, gram(projections(), 3, WIDTH)
-    T = solve_context_map(c, s, w, P, preserve_scale=2.0, ridge=0.3, reading=G)
+    T = solve_context_map(c, s, w, P, preserve_scale=2.0, ridge=0.3, metric=G)
     L = torch.linalg.cholesky(G + FLOOR * torch.eye(WIDTH, dtype=torch.float64))
     A, B = 2.0 * L.mT @ P @ L + 0.3 * torch.eye(WIDTH, dtype=torch.float64), torch.zeros(WIDTH, WIDTH).double()
     for c_i, s_i, w_i in zip(c, s, w.double()):
@@ -81,7 +81,7 @@ def test_a_metric_of_all_directions_alike_is_the_ridge_of_the_paper():
     c, s = torch.randn(2, 6, WIDTH, generator=noise, dtype=torch.float64)
     given = {"weights": torch.ones(6), "preserve": None, "preserve_scale": 1.0}
     alike = (1 - FLOOR) * torch.eye(WIDTH, dtype=torch.float64)
-    T = solve_context_map(c, s, **given, ridge=0.3, reading=alike)
+    T = solve_context_map(c, s, **given, ridge=0.3, metric=alike)
     torch.testing.assert_close(T, solve_context_map(c, s, **given, ridge=0.3))
 
 
@@ -95,19 +95,19 @@ def test_what_the_model_does_not_read_is_no_cue():
     hidden[-1] = 3 * seen.norm()
     given = {"weights": torch.ones(1), "preserve": None, "preserve_scale": 1.0, "ridge": 0.3}
     moved = {}
-    for reading in (None, G):
-        D = solve_context_map((seen + hidden)[None], torch.zeros(1, WIDTH).double(), **given, reading=reading)
+    for metric in (None, G):
+        D = solve_context_map((seen + hidden)[None], torch.zeros(1, WIDTH).double(), **given, metric=metric)
         D -= torch.eye(WIDTH, dtype=torch.float64)
-        moved[reading is None] = ((D @ hidden).norm() / (D @ seen).norm()).item()
+        moved[metric is None] = ((D @ hidden).norm() / (D @ seen).norm()).item()
     assert moved[True] > 5  # taken for the concept by what does not show
     assert moved[False] < 0.1
 
 
 def test_nan_and_other_shapes_are_refused():
     c = torch.ones(1, WIDTH)
-    for reading in (torch.full((WIDTH, WIDTH), torch.nan), torch.eye(WIDTH - 1)):
-        with pytest.raises(ValueError, match="reading"):
-            solve_context_map(c, c, torch.ones(1), None, preserve_scale=1.0, ridge=0.3, reading=reading)
+    for metric in (torch.full((WIDTH, WIDTH), torch.nan), torch.eye(WIDTH - 1)):
+        with pytest.raises(ValueError, match="metric"):
+            solve_context_map(c, c, torch.ones(1), None, preserve_scale=1.0, ridge=0.3, metric=metric)
 
 
 @pytest.mark.parametrize("rank", [2, 0])
