@@ -220,7 +220,7 @@ class TRCEErase(io.ComfyNode):
             settings,
             family=readers.family,
             streams=encoders,
-            metrics=metrics(model, readers) if metric else {},
+            metrics=metrics(model, readers).by_kind if metric else {},
             space=readers.space,
             cache_dir=cache,
             progress=progress,

@@ -275,9 +275,9 @@ def test_the_metric_is_that_of_the_weights_with_their_loras(pack, run, make_mode
         if model is patched:
             weights[readers.keys[0]] += 0.5 * change
         expected = gram(weights.values(), len(weights), readers.width)
-        assert torch.allclose(module.metrics(model, readers)["context"], expected, atol=1e-5)
+        assert torch.allclose(module.metrics(model, readers).by_kind["context"], expected, atol=1e-5)
         sample(model, conditioning(clip, "a gun"), conditioning(clip, ""))
-        assert torch.allclose(module.metrics(model, readers)["context"], expected, atol=1e-5)
+        assert torch.allclose(module.metrics(model, readers).by_kind["context"], expected, atol=1e-5)
     erasures = {
         metric: run("TRCEErase", model=plain, clip=clip, concepts=CONCEPTS, keep=KEEP, metric=metric)[1]
         for metric in (True, False)
@@ -290,15 +290,12 @@ def test_the_metric_is_that_of_the_weights_with_their_loras(pack, run, make_mode
     assert not torch.allclose(on, off, atol=1e-3)
 
 
-def test_weights_that_are_no_numbers_leave_the_metric_out(pack, run, make_model, make_clip, monkeypatch):
-    """Other packs keep quantised weights in their own layout: the erasure is then solved as without it."""
+def test_weights_that_are_nan_leave_the_metric_out(pack, run, make_model, make_clip, monkeypatch):
+    """The erasure is then solved as without it. Packed weights: test_packed_weights.py."""
     asked = dict(model=make_model(), clip=make_clip(), concepts=CONCEPTS, keep=KEEP)
     off = run("TRCEErase", **asked, metric=False)[1]
-    packed = torch.zeros(5, dtype=torch.uint8)
-    for weight in (packed, torch.full((5, 768), torch.nan)):
-        monkeypatch.setattr(
-            pack.module.nodes.host.weights, "base_weights", lambda model, weight=weight: lambda key: weight
-        )
-        delta = run("TRCEErase", **asked)[1]
-        assert torch.equal(delta.context_map.dense(), off.context_map.dense())
-        assert delta.info.settings["metric"] is False
+    nan = torch.full((5, 768), torch.nan)
+    monkeypatch.setattr(pack.host.weights.ModelWeights, "base", lambda self, key: nan)
+    delta = run("TRCEErase", **asked)[1]
+    assert torch.equal(delta.context_map.dense(), off.context_map.dense())
+    assert delta.info.settings["metric"] is False

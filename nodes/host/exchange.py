@@ -1,4 +1,4 @@
-"""The adapter for other people's files: ComfyUI's names of weights and those of others, and weights with patches."""
+"""Weights from and for other programs: published erased models, and files that diffusers reads."""
 
 from __future__ import annotations
 
@@ -15,15 +15,9 @@ from ...trce_ops.progress import Progress, StepProgress
 from .errors import HostError
 from .folders import write_numbered
 from .weight_names import diffusers_names, file_names
-from .weights import base_weights, changed_weights
+from .weights import ModelWeights, changed_weights
 
 WEIGHTS_FOLDER = "diffusion_models"
-
-
-# Names
-
-
-# Weights
 
 
 def import_weights(model, name: str, strength: float, progress: Progress):
@@ -33,10 +27,10 @@ def import_weights(model, name: str, strength: float, progress: Progress):
     WeightFileError.
     """
     path = folder_paths.get_full_path_or_raise(WEIGHTS_FOLDER, name)
-    shapes = {key: tuple(weight.shape) for key, weight in model.model.state_dict().items()}
+    weights = ModelWeights(model)
     with open_weights(path) as file:
-        found = match(file.shapes, file_names(model), shapes)
-        changes = dict(differences(file, found, base_weights(model), progress))
+        found = match(file.shapes, file_names(model), weights.shapes())
+        changes = dict(differences(file, found, weights.base, progress))
     patched = model.clone()
     if strength and changes:
         missed = changes.keys() - set(patched.add_patches({k: ("diff", (dW,)) for k, dW in changes.items()}, strength))
@@ -71,10 +65,10 @@ def write_diffusers(model, delta: ErasedDelta, prefix: str, progress: StepProgre
     """
     portable_name(prefix)  # before the work is done
     names = {key: name for name, key in diffusers_names(model).items()}
-    base, tensors = base_weights(model), {}
+    weights, tensors = ModelWeights(model), {}
     for key, W, changed, done, total in changed_weights(model, delta):
         progress("Projections", done, total)
-        dtype = base(key).dtype
+        dtype = weights.base(key).dtype
         if difference(changed.to(dtype), W.to(dtype)) is not None:
             tensors[names[key]] = changed.to("cpu", dtype).contiguous()
     if not tensors:

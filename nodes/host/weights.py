@@ -1,36 +1,98 @@
-"""The weights of a MODEL that read its text, as numbers: with its LoRAs, while ComfyUI may have them anywhere."""
+"""The weights of a MODEL by name: plain, quantised or packed by a loader, with or without the patches on them.
+
+Everything that reads weights goes through ModelWeights, so that a packed weight is never mistaken for numbers.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import comfy.lora
-import comfy.model_base
 import comfy.utils
 import torch
 from comfy.model_patcher import get_key_weight
-from torch import Tensor
+from comfy.quant_ops import QuantizedTensor
+from torch import Tensor, nn
 
 from ...trce_ops.closed_form.metric import gram
 from ...trce_ops.delta.file import ErasedDelta
 from .apply import apply_delta
+from .errors import HostError
 from .readers import Stream, TextReaders
 
 log = logging.getLogger(__name__)
 
-WIDEST = 4096  # d up to which G is taken: inverting it takes d^3 steps, minutes on a CPU for the widest encoders
+WIDEST = 4096  # d up to which G is computed: inverting it takes d^3 steps, minutes on a CPU for the widest encoders
 
 
-def effective_weight(model) -> Callable[[str], Tensor]:
-    """Weights of MODEL with its patches, by name; where there is a patch in float32 on the CPU, else as they lie."""
-    base = base_weights(model)
+class ModelWeights:
+    """The weights of a MODEL or of a CLIP's patcher.
 
-    def weight(key: str) -> Tensor:
-        patches = model.patches.get(key)
-        return comfy.lora.calculate_weight(patches, _float(base(key)), key) if patches else base(key)
+    Loaders of GGUF files keep a weight as packed bytes, a tensor with `tensor_type` and `tensor_shape`, in a module
+    whose get_weight(tensor, dtype) unpacks it and applies the tensor's `patches`. Such weights are unpacked here.
+    """
 
-    return weight
+    def __init__(self, model):
+        self.model = model
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """The shape of the weight, whatever it is packed into."""
+        return _shape(comfy.utils.get_attr(self.model.model, key))
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of all parameters and buffers."""
+        module = self.model.model
+        return {name: _shape(tensor) for name, tensor in (*module.named_parameters(), *module.named_buffers())}
+
+    def base(self, key: str) -> Tensor:
+        """The weight as it was loaded, without patches, also while ComfyUI has a patched one in its place.
+
+        Raises HostError for a weight that is packed in a way that is not known.
+        """
+        # ModelPatcher.get_key_patches would do, but fails on the scales and settings that quantised layers have.
+        weight, _, dequantize = get_key_weight(self.model.model, key)
+        if key in self.model.backup:
+            weight = self.model.backup[key].weight
+        if key in self.model.hook_backup:
+            weight = self.model.hook_backup[key][0]
+        if is_packed(weight):
+            return unpack(weight, comfy.utils.get_attr(self.model.model, key.rpartition(".")[0]))
+        weight = (dequantize(weight, inplace=False) if dequantize else weight).detach()
+        weight = weight.dequantize() if isinstance(weight, QuantizedTensor) else weight
+        if not weight.is_floating_point():
+            raise HostError(
+                f"The connected 'model' holds {key} as {weight.dtype} in a format that this pack cannot read; load the "
+                "model in fp16, bf16, fp8 or as GGUF."
+            )
+        return weight
+
+    def patched(self, key: str) -> Tensor:
+        """The weight with the patches of MODEL: float32 on the CPU where there are any, else as it lies."""
+        patches = self.model.patches.get(key)
+        return comfy.lora.calculate_weight(patches, _float(self.base(key)), key) if patches else self.base(key)
+
+
+def is_packed(weight: Tensor) -> bool:
+    """Whether a GGUF loader has packed the weight; its float types are plain numbers in a tensor of the same class."""
+    return getattr(weight, "tensor_type", None) is not None
+
+
+def unpack(weight: Tensor, module: nn.Module) -> Tensor:
+    """The numbers of a packed weight in float32, without the patches that its loader has put on it."""
+    if not hasattr(module, "get_weight"):
+        raise HostError(
+            f"The connected 'model' holds weights packed as {weight.tensor_type}, and their {type(module).__name__} "
+            "cannot unpack them; load the model with another loader, or in fp16 or bf16."
+        )
+    bare = weight.data.as_subclass(type(weight))  # the same memory: the weight in the model keeps its patches
+    bare.tensor_type, bare.tensor_shape, bare.patches = weight.tensor_type, weight.tensor_shape, []
+    return module.get_weight(bare, torch.float32).as_subclass(Tensor).detach()
+
+
+def _shape(weight: Tensor) -> tuple[int, ...]:
+    return tuple(getattr(weight, "tensor_shape", weight.shape))
 
 
 def _float(W: Tensor) -> Tensor:
@@ -39,65 +101,56 @@ def _float(W: Tensor) -> Tensor:
 
 @torch.no_grad()
 def text_weights(model, readers: TextReaders) -> dict[str, dict[str, Tensor]]:
-    """All of them by kind of text and module; float32, on the CPU."""
-    weight = effective_weight(model)
+    """The weights that read the text, by kind of text and module; float32, on the CPU."""
+    weights = ModelWeights(model)
     return {
-        kind: {key.removesuffix(".weight"): _float(weight(key)) for key in stream.keys}
+        kind: {key.removesuffix(".weight"): _float(weights.patched(key)) for key in stream.keys}
         for kind, stream in readers.streams.items()
     }
 
 
+@dataclass(frozen=True)
+class Metrics:
+    """How strongly a MODEL responds to each direction of its text."""
+
+    by_kind: Mapping[str, Tensor]  # G (d, d) of trce_ops.closed_form.metric, by kind of text
+    missing: Mapping[str, str] = field(default_factory=dict)  # why there is none, by kind of text
+
+
 @torch.no_grad()
-def metrics(model, readers: TextReaders) -> dict[str, Tensor]:
-    """How strongly MODEL reads each direction, by kind of text: G (d, d) of trce_ops.metric.
+def metrics(model, readers: TextReaders) -> Metrics:
+    """G for every kind of text of MODEL, or the reason why it cannot be computed."""
+    weights, found, missing = ModelWeights(model), {}, {}
+    for kind, stream in readers.streams.items():
+        try:
+            found[kind] = _metric(weights, stream)
+        except HostError as error:
+            missing[kind] = str(error)
+            log.warning("No metric for the %s text: %s", kind, error)
+    return Metrics(found, missing)
 
-    A kind is missing that is wider than WIDEST, or that no weights of numbers read, such as those that other packs pack
-    in their own way.
-    """
-    weight = effective_weight(model)
-    found = {kind: _reading(weight, stream) for kind, stream in readers.streams.items()}
-    return {kind: G for kind, G in found.items() if G is not None}
 
-
-def _reading(weight: Callable[[str], Tensor], stream: Stream) -> Tensor | None:
-    if stream.width > WIDEST or not stream.keys or not _plain(weight(stream.keys[0]), stream.width):
-        return None
-    G = gram(map(weight, stream.keys), len(stream.keys), stream.width)
+def _metric(weights: ModelWeights, stream: Stream) -> Tensor:  # (d, d)
+    if stream.width > WIDEST:
+        raise HostError(f"its width {stream.width} is more than {WIDEST}, which would take minutes.")
+    if not stream.keys:
+        raise HostError("no weight of its own reads it.")
+    G = gram(map(weights.patched, stream.keys), len(stream.keys), stream.width)
     if not G.isfinite().all():
-        log.warning("The projections that read the text hold NaN or Inf; all its directions count alike.")
-        return None
+        raise HostError("the weights that read it hold NaN or Inf.")
     return G
 
 
-def _plain(W: Tensor, width: int) -> bool:
-    return W.dim() == 2 and W.shape[1] >= width and W.is_floating_point()
-
-
-def base_weights(model) -> Callable[[str], Tensor]:
-    """The weights as they were loaded, without any patch, also while ComfyUI has patched ones in their place."""
-    # ModelPatcher.get_key_patches would do, but stumbles over the scales and settings that quantised layers have.
-
-    def base(key: str) -> Tensor:
-        weight, _, dequantize = get_key_weight(model.model, key)
-        if key in model.backup:
-            weight = model.backup[key].weight
-        if key in model.hook_backup:
-            weight = model.hook_backup[key][0]
-        return (dequantize(weight, inplace=False) if dequantize else weight).detach()
-
-    return base
-
-
 def changed_weights(model, delta: ErasedDelta) -> Iterator[tuple[str, Tensor, Tensor, int, int]]:
-    """(parameter, W, W', done, in all), float64, for all that the delta changes: of MODEL with its LoRAs.
+    """(parameter, W, W', done, total) in float64 for all that the delta changes, of MODEL with its LoRAs.
 
     Both come from ComfyUI's own way of putting patches on weights. Raises HostError for a delta that does not fit.
     """
-    erased, base = apply_delta(model, delta, 1.0), base_weights(model)
+    erased, weights = apply_delta(model, delta, 1.0), ModelWeights(model)
     before = {key: model.patches.get(key, []) for key in erased.patches}
     added = {key: patches[len(before[key]) :] for key, patches in erased.patches.items()}
     added = {key: patches for key, patches in added.items() if patches}
     for done, (key, patches) in enumerate(added.items()):
-        W = base(key).to("cpu", torch.float64, copy=True)
+        W = weights.base(key).to("cpu", torch.float64, copy=True)
         W = comfy.lora.calculate_weight(before[key], W, key, torch.float64)
         yield key, W, comfy.lora.calculate_weight(patches, W.clone(), key, torch.float64), done, len(added)
