@@ -92,13 +92,10 @@ def test_a_lora_of_the_delta_is_that_of_the_unpacked_model(run, twins, make_clip
     assert all(torch.equal(loras[0][key], loras[1][key]) for key in loras[0])
 
 
-def test_a_packing_that_is_not_known_is_reported_and_changes_the_settings_with_it(
-    pack, run, twins, make_clip, monkeypatch, caplog
-):
+def test_a_packing_that_is_not_known_is_reported_and_changes_the_settings_with_it(pack, twins, monkeypatch, caplog):
     import packed_model
 
     monkeypatch.delattr(packed_model.PackedLinear, "get_weight")
-    clip = make_clip()
     plain = pack.host.weights.metrics(twins[1], pack.host.readers.find_text_readers(twins[1]))
     assert plain.by_kind and not plain.missing
     with caplog.at_level(logging.WARNING):
