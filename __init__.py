@@ -16,7 +16,7 @@ if found < OLDEST:
 from comfy_api.latest import ComfyExtension, io
 
 from .nodes import NODES
-from .nodes.host import register_delta_folder
+from .nodes.host.folders import register_delta_folder
 
 WEB_DIRECTORY = "./nodes/web"  # a help page per node, and what writes a chosen preset into its text
 

@@ -27,12 +27,12 @@ class Bench:
     """The demo model with the pack's own modules."""
 
     world: world.World
-    trce_erase: ModuleType  # trce_ops.erase
-    trce_tokens: ModuleType  # trce_ops.tokens
-    trce_concepts: ModuleType  # trce_ops.concepts
-    host: ModuleType  # nodes.host
+    trce_erase: ModuleType  # trce_ops.closed_form.erase
+    trce_tokens: ModuleType  # trce_ops.text.tokens
+    trce_concepts: ModuleType  # trce_ops.text.concepts
+    host: ModuleType  # nodes.host.apply
     methods: ModuleType  # trce_ops.methods
-    host_methods: ModuleType  # nodes.methods
+    host_methods: ModuleType  # nodes.host.lend
     cache: tempfile.TemporaryDirectory = field(default_factory=tempfile.TemporaryDirectory)  # of preserve moments
 
     def erase(self, thing: str, settings, concepts: str | None = None):
@@ -40,7 +40,7 @@ class Bench:
         pairs = self.trce_concepts.parse_concepts(concepts or erasing.concepts_text(thing))
         keep = self.trce_concepts.parse_keep(erasing.keep_text(thing))
         lent = self.host_methods.lend(self.world.model, self.world.clip)
-        given = {"readings": lent["readings"](), "family": lent["family"], "cache_dir": self.cache.name}
+        given = {"metrics": lent["metrics"](), "family": lent["family"], "cache_dir": self.cache.name}
         delta, report = self.trce_erase.erase(pairs, keep, lent["encoder"], settings, **given)
         return self.host.apply_delta(self.world.model, delta, 1.0), delta, report
 
@@ -65,7 +65,7 @@ def load() -> Bench:
     logging.getLogger().setLevel(logging.WARNING)
     demo = world.load_world()
     names = (
-        *("trce_ops.erase", "trce_ops.tokens", "trce_ops.concepts", "nodes.host"),
-        *("trce_ops.methods", "nodes.methods"),
+        *("trce_ops.closed_form.erase", "trce_ops.text.tokens", "trce_ops.text.concepts", "nodes.host.apply"),
+        *("trce_ops.methods", "nodes.host.lend"),
     )
     return Bench(demo, *map(pack, names))

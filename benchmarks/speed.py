@@ -92,7 +92,7 @@ def growth(pack, table: Table, options: argparse.Namespace) -> None:
         **{f"stage1_solve_seconds_{count}_concepts": value for count, value in solves.items()},
     )
     table.row(
-        f"the same by default (`reading` on), from embeddings and 32 projections to the map, for {counts} concepts",
+        f"the same by default (`metric` on), from embeddings and 32 projections to the map, for {counts} concepts",
         f"{' / '.join(f'{value:.3f} s' for value in defaults.values())}, "
         f"{defaults[100] / defaults[1]:.1f}x from 1 to 100",
         default_growth_1_to_100=defaults[100] / defaults[1],

@@ -26,7 +26,7 @@ def _synchronised(function: Callable) -> tuple[float, object]:
 
 def stage1(pack, kind: str, repeats: int = REPEATS) -> tuple[float, object, object]:
     """Median seconds from prompts to the map, preserve moment at hand as after the first erasure; encoder and map."""
-    encoder = pack.host.ClipEncoder(make_clip(kind))
+    encoder = pack.host.encoders.ClipEncoder(make_clip(kind))
     prompts = make_prompts(pack, CONCEPTS)
     P = pack.preserve.keep_moment(pack.erase.BENIGN_CAPTIONS[:64], encoder).moment
     defaults = pack.erase.EraseSettings()
@@ -65,7 +65,7 @@ def run(pack, row: Callable) -> None:
     for kind, name in (("sdxl", "SDXL"), ("sd1", "SD1.5")):  # SD1.5 last: stage 2 goes on from it
         try:
             seconds, encoder, context_map = stage1(pack, kind)
-        except pack.host.HostError as error:
+        except pack.host.errors.HostError as error:
             row(f"stage 1 of {name} on {device}", f"not measured: {error}")
         else:
             row(

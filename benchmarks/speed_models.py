@@ -40,13 +40,13 @@ def load() -> SimpleNamespace:
     import comfy.sd  # noqa: F401  before anything of the pack
 
     name = world.load_pack().__name__
-    parts = "closed_form concepts context_map delta embeddings erase preserve reading stage2 templates tokens".split()
+    parts = "closed_form concepts context_map delta embeddings erase preserve metric stage2 templates tokens".split()
     parts += ["tune_settings", "tuning"]
     modules = {part: importlib.import_module(f"{name}.trce_ops.{part}") for part in parts}
     return SimpleNamespace(
         **modules,
-        host=importlib.import_module(f"{name}.nodes.host"),
-        denoiser=importlib.import_module(f"{name}.nodes.denoiser"),
+        host=importlib.import_module(f"{name}.nodes.host.folders"),
+        denoiser=importlib.import_module(f"{name}.nodes.host.denoiser"),
     )
 
 

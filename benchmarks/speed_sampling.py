@@ -52,7 +52,7 @@ class Sampling:
 
     def compare(self, repeats: int, say: Callable[[str], None]) -> dict[str, list[float]]:
         """Medians of a step with and without the delta, a pair of them for every repeat."""
-        erased = self.pack.host.apply_delta(self.model, self.delta, 1.0)
+        erased = self.pack.host.apply.apply_delta(self.model, self.delta, 1.0)
         seconds = {"plain": [], "erased": []}
         for repeat in range(repeats):
             turns = [("plain", self.model), ("erased", erased)]
@@ -66,7 +66,7 @@ class Sampling:
         device = torch.device("cpu")
         seconds = []
         for _ in range(repeats):
-            erased = self.pack.host.apply_delta(self.model, self.delta, 1.0)
+            erased = self.pack.host.apply.apply_delta(self.model, self.delta, 1.0)
             erased.patches_uuid = uuid4()
             seconds.append(timed(erased.patch_model, device)[0])
             erased.unpatch_model(device)

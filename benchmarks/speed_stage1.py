@@ -44,7 +44,7 @@ class Stage1:
     def __init__(self, pack):
         self.pack = pack
         self.clip = make_clip()
-        self.encoder = pack.host.ClipEncoder(self.clip)
+        self.encoder = pack.host.encoders.ClipEncoder(self.clip)
         self.projections = make_projections()
         self.weights = pack.tokens.TokenWeights(*(float(weight) for weight in (0, 0, 1, 0)))
         captions = pack.erase.BENIGN_CAPTIONS[:CAPTIONS]
@@ -77,20 +77,20 @@ class Stage1:
     def embed(self, prompts):
         return self.pack.embeddings.embed_pairs(prompts, self.encoder, self.weights)
 
-    def solve(self, pairs, ridge: float = 0.0, reading: Tensor | None = None) -> tuple[Tensor, ...]:
-        settings = {"preserve_scale": official.PRESERVE_MEAN, "ridge": ridge, "reading": reading}
+    def solve(self, pairs, ridge: float = 0.0, metric: Tensor | None = None) -> tuple[Tensor, ...]:
+        settings = {"preserve_scale": official.PRESERVE_MEAN, "ridge": ridge, "metric": metric}
         return self.pack.closed_form.solve_factors(pairs.sources, pairs.targets, pairs.weights, self.P, **settings)
 
     def read(self) -> Tensor:
         """G of all projections."""
-        return self.pack.reading.gram(self.projections, len(self.projections), self.encoder.width)
+        return self.pack.metric.gram(self.projections, len(self.projections), self.encoder.width)
 
     def context_map(self, factors: tuple[Tensor, ...]):
         return self.pack.closed_form.factorize(*factors)
 
     def apply(self, context_map, projections: Sequence[Tensor] | None = None) -> list[Tensor]:
         """As ComfyUI does when it loads the model: the pack's patch on a copy of every projection."""
-        patch = self.pack.host.ContextMapPatch(set(), context_map.factors)
+        patch = self.pack.host.apply.ContextMapPatch(set(), context_map.factors)
         weights = self.projections if projections is None else projections
         return [patch.calculate_weight(W.clone(), "", 1.0, 1.0, None, lambda a: a) for W in weights]
 
@@ -135,7 +135,7 @@ class Stage1:
 
     def growth(self, counts: Sequence[int], repeats: int) -> dict[int, list[tuple[float, float, float]]]:
         """Seconds for so many concepts, by turns: of encoding, from there to the map as published, and as by default,
-        reading the projections included."""
+        metric the projections included."""
         seconds = {count: [] for count in counts}
         for _ in range(repeats):
             for count in counts:
@@ -157,7 +157,7 @@ def time_sdxl(pack, pairs: int, repeats: int) -> dict[str, list[float]]:
     P = (K.mT @ K).double() / len(K)
     seconds = {"read": [], "solve": [], "factorize": [], "apply": [], "total": []}
     for _ in range(repeats):
-        read, G = timed(pack.reading.gram, projections, len(projections), width)
+        read, G = timed(pack.metric.gram, projections, len(projections), width)
         solve, solved = timed(
             pack.closed_form.solve_factors,
             sources,
@@ -166,10 +166,10 @@ def time_sdxl(pack, pairs: int, repeats: int) -> dict[str, list[float]]:
             P,
             preserve_scale=official.PRESERVE_MEAN,
             ridge=0.3,
-            reading=G,
+            metric=G,
         )
         factor, context_map = timed(pack.closed_form.factorize, *solved)
-        patch = pack.host.ContextMapPatch(set(), context_map.factors)
+        patch = pack.host.apply.ContextMapPatch(set(), context_map.factors)
         apply = 0.0
         for W in projections:
             apply += timed(patch.calculate_weight, W.clone(), "", 1.0, 1.0, None, lambda a: a)[0]

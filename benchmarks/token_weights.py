@@ -33,12 +33,12 @@ def main() -> None:
     parser.add_argument("--weightings", nargs="+", default=list(WEIGHTINGS))
     parser.add_argument("--preserve", type=float)
     parser.add_argument("--ridge", type=float)
-    parser.add_argument("--no-reading", dest="reading", action="store_false", help="all directions alike")
+    parser.add_argument("--no-metric", dest="metric", action="store_false", help="all directions alike")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
 
     bench = demo_world.load()
-    settings = bench.trce_erase.EraseSettings(reading=options.reading)
+    settings = bench.trce_erase.EraseSettings(metric=options.metric)
     for name in ("preserve", "ridge"):
         if (value := getattr(options, name)) is not None:
             settings = dataclasses.replace(settings, **{name: value})

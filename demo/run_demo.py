@@ -103,8 +103,7 @@ def measure(delta_file: Path, images: int) -> dict:
 
     world = load_world()
     pack = load_pack()
-    host = sys.modules[f"{pack.__name__}.nodes.host"]
-    erased = host.apply_delta(world.model, host.load_delta(delta_file), 1.0)
+    erased = pack.nodes.host.apply.apply_delta(world.model, pack.trce_ops.delta.load_delta(delta_file), 1.0)
     wanted = erasing.prompts(CONCEPT, images)
     context = world.encode([prompt.text for prompt in wanted])
     before = erasing.score(world, world.model, wanted, context, seed=1)

@@ -1,12 +1,12 @@
-"""The node faces: schemas, tooltips, and the adapters that know ComfyUI (host.py and those beside it)."""
+"""The node faces: schemas and tooltips. host/ knows ComfyUI's classes, ui/ draws, web/ holds the help pages."""
 
-from .concepts import TRCEEraseConcepts, TRCEKeepConcepts
+from .attacks import PROBES
+from .concept_lists import TRCEEraseConcepts, TRCEKeepConcepts
 from .delta import TRCEApplyDelta, TRCELoadDelta, TRCESaveDelta
 from .erase import TRCEErase
-from .erase_by import TRCEEraseByMethod
+from .erase_by_method import TRCEEraseByMethod
 from .export import TRCEDeltaToLoRA, TRCESaveDiffusers
 from .import_weights import TRCELoadWeights
-from .probes import PROBES
 from .report import TRCEReport
 
 NODES = [

@@ -4,9 +4,14 @@ import logging
 
 from comfy_api.latest import io
 
-from . import host
 from .erase import ErasedDelta
-from .widgets import within_bounds
+from .host.apply import apply_delta
+from .host.encoders import text_fingerprint
+from .host.errors import HostError
+from .host.folders import delta_names, delta_stamp, read_delta, write_delta
+from .host.progress import show_text
+from .host.readers import find_text_readers
+from .ui.bounds import within_bounds
 
 log = logging.getLogger(__name__)
 
@@ -68,10 +73,10 @@ class TRCEApplyDelta(io.ComfyNode):
     @classmethod
     @within_bounds
     def execute(cls, model, delta, strength, clip=None, allow_other_encoder=False) -> io.NodeOutput:
-        erased = host.apply_delta(model, delta, strength)
-        if clip is not None and host.text_fingerprint(clip, host.find_text_readers(model)) != delta.info.encoder:
+        erased = apply_delta(model, delta, strength)
+        if clip is not None and text_fingerprint(clip, find_text_readers(model)) != delta.info.encoder:
             if not allow_other_encoder:
-                raise host.HostError(
+                raise HostError(
                     "The delta was made with another text encoder, LoRA on it or clip skip than the connected "
                     "'clip'. Connect the CLIP it was made with, or turn on 'allow_other_encoder'."
                 )
@@ -108,8 +113,8 @@ class TRCESaveDelta(io.ComfyNode):
     @classmethod
     @within_bounds
     def execute(cls, delta, filename_prefix) -> io.NodeOutput:
-        name = host.write_delta(delta, filename_prefix)
-        host.show_text(cls.hidden.unique_id, f"Saved as {name}")
+        name = write_delta(delta, filename_prefix)
+        show_text(cls.hidden.unique_id, f"Saved as {name}")
         return io.NodeOutput(ui={"text": [name]})
 
 
@@ -126,7 +131,7 @@ class TRCELoadDelta(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "delta_name",
-                    options=host.delta_names(),
+                    options=delta_names(),
                     tooltip="A file in models/erased_deltas. Press R to see files that were added since the page was "
                     "opened.",
                 ),
@@ -141,12 +146,12 @@ class TRCELoadDelta(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, delta_name):
-        return host.delta_stamp(delta_name)
+        return delta_stamp(delta_name)
 
     @classmethod
     @within_bounds
     def execute(cls, delta_name) -> io.NodeOutput:
-        delta = host.read_delta(delta_name)
+        delta = read_delta(delta_name)
         concepts = ", ".join(pair.concept for pair in delta.info.concepts)
-        host.show_text(cls.hidden.unique_id, f"Erases: {concepts}")
+        show_text(cls.hidden.unique_id, f"Erases: {concepts}")
         return io.NodeOutput(delta)

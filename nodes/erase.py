@@ -3,15 +3,19 @@
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
-from ..trce_ops.concepts import parse_concepts, parse_keep
-from ..trce_ops.erase import EraseSettings, erase
-from ..trce_ops.stage2 import tune_delta
-from ..trce_ops.tokens import TokenWeights
-from . import host
-from .denoiser import tunable
-from .text_weights import readings
+from ..trce_ops.closed_form.erase import EraseSettings, erase
+from ..trce_ops.text.concepts import parse_concepts, parse_keep
+from ..trce_ops.text.tokens import TokenWeights
+from ..trce_ops.tuning.tune import tune_delta
+from .host.apply import apply_delta
+from .host.denoiser import tunable
+from .host.encoders import text_encoders
+from .host.folders import cache_folder
+from .host.progress import node_progress, show_text
+from .host.readers import find_text_readers
+from .host.weights import metrics
 from .tuning import CLOSED_FORM, show_curve, tune_settings, tuning_inputs
-from .widgets import within_bounds
+from .ui.bounds import within_bounds
 
 DEFAULTS = EraseSettings()
 
@@ -158,8 +162,8 @@ class TRCEErase(io.ComfyNode):
                 ),
                 *tuning_inputs(),
                 io.Boolean.Input(
-                    "reading",
-                    default=DEFAULTS.reading,
+                    "metric",
+                    default=DEFAULTS.metric,
                     optional=True,
                     advanced=True,
                     tooltip="On: tell the concept by what this model reads of the text, which erases more descriptions "
@@ -196,19 +200,19 @@ class TRCEErase(io.ComfyNode):
         templates,
         mode=CLOSED_FORM,
         retrain=False,
-        reading=False,  # API workflows of before it have no value for it, and their own 'preserve'
+        metric=False,  # API workflows of before it have no value for it, and their own 'preserve'
         **knobs,
     ) -> io.NodeOutput:
-        readers = host.find_text_readers(model)
+        readers = find_text_readers(model)
         pairs, kept = parse_concepts(concepts), parse_keep(keep)
         weights = TokenWeights(weight_sot, weight_keyword, weight_first_eot, weight_pads)
-        settings = EraseSettings(weights, preserve, ridge, templates, reading)
-        encoders = host.text_encoders(clip, readers)
+        settings = EraseSettings(weights, preserve, ridge, templates, metric)
+        encoders = text_encoders(clip, readers)
         encoder = encoders.pop("context")
-        tuning = None if mode == CLOSED_FORM else tune_settings(mode, knobs, reading)
+        tuning = None if mode == CLOSED_FORM else tune_settings(mode, knobs, metric)
         trainable = tuning and tunable(model, tuning.resolution)
-        node_id, cache = cls.hidden.unique_id, host.cache_folder()
-        progress = host.node_progress(node_id)
+        node_id, cache = cls.hidden.unique_id, cache_folder()
+        progress = node_progress(node_id)
         delta, report = erase(
             pairs,
             kept,
@@ -216,7 +220,7 @@ class TRCEErase(io.ComfyNode):
             settings,
             family=readers.family,
             streams=encoders,
-            readings=readings(model, readers) if reading else {},
+            metrics=metrics(model, readers).by_kind if metric else {},
             space=readers.space,
             cache_dir=cache,
             progress=progress,
@@ -238,7 +242,5 @@ class TRCEErase(io.ComfyNode):
             text = f"{text}\n{tuned.text()}"
             losses = {"loss": list(tuned.tuning.losses)}
             shown = show_curve(tuned, cls)
-        host.show_text(node_id, text)
-        return io.NodeOutput(
-            host.apply_delta(model, delta, strength), delta, text, losses, ui={"text": [text], **shown}
-        )
+        show_text(node_id, text)
+        return io.NodeOutput(apply_delta(model, delta, strength), delta, text, losses, ui={"text": [text], **shown})

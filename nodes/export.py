@@ -3,10 +3,14 @@
 import torch
 from comfy_api.latest import io
 
-from ..trce_ops.lora import LoraSettings, make_lora
-from . import exchange, host
+from ..trce_ops.delta.lora import LoraSettings, make_lora
 from .erase import ErasedDelta
-from .widgets import within_bounds
+from .host.errors import HostError
+from .host.exchange import write_diffusers
+from .host.progress import node_progress, show_text
+from .host.weight_names import portable_module
+from .host.weights import changed_weights
+from .ui.bounds import within_bounds
 
 WHOLE, LOW_RANK = "whole (exact)", "low rank"
 COMFYUI, PORTABLE = "ComfyUI (every model)", "portable (SD1.x, SD2.x, SDXL)"
@@ -90,22 +94,22 @@ class TRCEDeltaToLoRA(io.ComfyNode):
     @within_bounds
     def execute(cls, model, delta, form, energy, max_rank, spelling, precision) -> io.NodeOutput:
         node_id = cls.hidden.unique_id
-        progress = host.node_progress(node_id)
-        spell = exchange.portable_module(model) if spelling == PORTABLE else lambda key: key.removesuffix(".weight")
+        progress = node_progress(node_id)
+        spell = portable_module(model) if spelling == PORTABLE else lambda key: key.removesuffix(".weight")
         settings = LoraSettings(*((1.0, 0) if form == WHOLE else (energy, max_rank)), PRECISIONS[precision])
 
         def changes():
-            for key, W, changed, done, total in exchange.changed_weights(model, delta):
+            for key, W, changed, done, total in changed_weights(model, delta):
                 progress("Projections", done, total)
                 yield spell(key), changed - W
 
         lora, report = make_lora(changes(), settings)
         if not lora:
-            raise host.HostError(
+            raise HostError(
                 "The delta changes no weight of the connected 'model', so that there is no LoRA of it; connect a delta "
                 "that erases, and a model whose weights it goes on (Krea 2, LTX-2 and SD3 take it on the text)."
             )
-        host.show_text(node_id, report.text())
+        show_text(node_id, report.text())
         return io.NodeOutput(lora, report.text())
 
 
@@ -142,6 +146,6 @@ class TRCESaveDiffusers(io.ComfyNode):
     @within_bounds
     def execute(cls, model, delta, filename_prefix) -> io.NodeOutput:
         node_id = cls.hidden.unique_id
-        name = exchange.write_diffusers(model, delta, filename_prefix, host.node_progress(node_id))
-        host.show_text(node_id, f"Saved as {name}")
+        name = write_diffusers(model, delta, filename_prefix, node_progress(node_id))
+        show_text(node_id, f"Saved as {name}")
         return io.NodeOutput(ui={"text": [name]})

@@ -2,8 +2,9 @@
 
 from comfy_api.latest import io
 
-from . import exchange, host
-from .widgets import within_bounds
+from .host.exchange import import_weights, lora_of, weight_file_names, weight_file_stamp
+from .host.progress import node_progress, show_text
+from .ui.bounds import within_bounds
 
 
 class TRCELoadWeights(io.ComfyNode):
@@ -25,7 +26,7 @@ class TRCELoadWeights(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "weights_name",
-                    options=exchange.weight_file_names(),
+                    options=weight_file_names(),
                     tooltip="A safetensors file in models/diffusion_models. Pickles (.pt, .ckpt, .bin) are refused. "
                     "Press R to see files that were added since the page was opened.",
                 ),
@@ -60,14 +61,14 @@ class TRCELoadWeights(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, model, weights_name, strength):
-        return exchange.weight_file_stamp(weights_name), strength
+        return weight_file_stamp(weights_name), strength
 
     @classmethod
     @within_bounds
     def execute(cls, model, weights_name, strength) -> io.NodeOutput:
         node_id = cls.hidden.unique_id
-        progress = host.node_progress(node_id)
-        patched, changes, total = exchange.import_weights(
+        progress = node_progress(node_id)
+        patched, changes, total = import_weights(
             model, weights_name, strength, lambda *step: progress("Weights", *step)
         )
         report = f"{len(changes)} of the file's {total} weights differ from the model's."
@@ -76,5 +77,5 @@ class TRCELoadWeights(io.ComfyNode):
                 " That is every one, norms and biases too: the file seems to be made from another checkpoint, whose "
                 "differences come along."
             )
-        host.show_text(node_id, report)
-        return io.NodeOutput(patched, exchange.lora_of(changes), report)
+        show_text(node_id, report)
+        return io.NodeOutput(patched, lora_of(changes), report)

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from comfy_api.latest import io, ui
 
-from ..trce_ops.stage2 import TuneReport
-from ..trce_ops.tune_settings import ALIKE, LOSSES, PAPER, QUICK, TuneSettings
-from ..trce_ops.tuned import TRAINED
-from .curve import draw_curves
+from ..trce_ops.tuning.factors import TRAINED
+from ..trce_ops.tuning.settings import ALIKE, LOSSES, PAPER, QUICK, TuneSettings
+from ..trce_ops.tuning.tune import TuneReport
+from .ui.curve import draw_curves
 
 CLOSED_FORM = "closed form"
 QUICKLY = "closed form + tuning (quick)"
@@ -190,10 +190,10 @@ def tuning_inputs() -> list[io.Input]:
     ]
 
 
-def tune_settings(mode: str, knobs: dict, reading: bool = True) -> TuneSettings:
-    """The preset of a mode with the user's knobs, as far as they count in it; reading: see TuneSettings."""
+def tune_settings(mode: str, knobs: dict, metric: bool = True) -> TuneSettings:
+    """The preset of a mode with the user's knobs, as far as they count in it; metric: see TuneSettings."""
     given = {name.removeprefix("tune_"): value for name, value in knobs.items()}
-    preset = PRESETS[mode] if reading else replace(ALIKE if mode == QUICKLY else PRESETS[mode], reading=False)
+    preset = PRESETS[mode] if metric else replace(ALIKE if mode == QUICKLY else PRESETS[mode], metric=False)
     return replace(preset, **{name: value for name, value in given.items() if mode == CUSTOM or name in SHARED})
 
 

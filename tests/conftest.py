@@ -59,7 +59,7 @@ def pytest_runtest_call(item):
         pytest.skip(f"this ComfyUI is too old: {error}")
 
 
-from trce_ops.embeddings import EotEncoder  # noqa: E402 - known by that name from here on
+from trce_ops.text.embeddings import EotEncoder  # noqa: E402 - known by that name from here on
 
 
 class ToyEncoder(EotEncoder):
@@ -80,7 +80,7 @@ class ToyEncoder(EotEncoder):
         self.encoded = []  # (rows, length) of every call
 
     def tokenize(self, text):
-        from trce_ops.tokens import TokenError
+        from trce_ops.text.tokens import TokenError
 
         pieces = [word[i : i + 4] for word in text.lower().split() for i in range(0, len(word), 4)]
         if len(pieces) > 75:
@@ -260,6 +260,18 @@ def make_clip(comfy_host):
         return clip
 
     return build
+
+
+@pytest.fixture
+def listen(pack, monkeypatch):
+    """listen(callback): calls callback(node_id, text) in place of showing text on a node."""
+
+    def start(callback):
+        for name, module in list(sys.modules.items()):
+            if name.startswith(pack.module.__name__) and hasattr(module, "show_text"):
+                monkeypatch.setattr(module, "show_text", callback)
+
+    return start
 
 
 @pytest.fixture

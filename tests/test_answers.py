@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trce_ops.answers import MAX_ITEMS, Item, read_answer
-from trce_ops.concepts import ConceptPair, format_concepts, parse_concepts, parse_keep
+from trce_ops.lists.llm_answer import MAX_ITEMS, Item, read_answer
+from trce_ops.text.concepts import ConceptPair, format_concepts, parse_concepts, parse_keep
 
 NAMES = ("a gun", "blood")
 WANTED = ["pistol", "hunting rifle", "revolver"]

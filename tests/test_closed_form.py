@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trce_ops.closed_form import NotPositiveDefinite, factorize, solve_context_map, solve_factors
+from trce_ops.closed_form.solve import NotPositiveDefinite, factorize, solve_context_map, solve_factors
 
 
 def problem(n, d, seed=0):

@@ -20,9 +20,9 @@ def test_what_is_written_comes_out_one_concept_per_line(run):
 
 
 def test_a_preset_counts_while_nothing_is_written(run, pack):
-    presets = pack.ops.presets
+    presets = pack.ops.lists.presets
     concepts, _ = erase(run, preset="violence")
-    parse = pack.ops.concepts.parse_concepts
+    parse = pack.ops.text.concepts.parse_concepts
     assert parse(concepts) == parse(presets.ERASE_PRESETS["violence"])
     assert erase(run, preset="violence", concepts="a dog")[0] == "a dog"
     kept, _ = keep(run, preset="animals")
@@ -70,7 +70,9 @@ def test_neighbours_come_from_the_text_encoder(run, pack, make_clip):
     concepts, report = erase(run, concepts="a gun -> a kite\ndog", clip=clip, neighbours=2, min_likeness=-1.0)
     lines = concepts.splitlines()
     assert lines[:2] == ["a gun -> a kite", "dog"]
-    found = pack.ops.neighbours.nearest(["a gun", "dog"], pack.ops.words.WORDS, pack.host.ClipEncoder(clip), 2)
+    found = pack.ops.lists.neighbours.nearest(
+        ["a gun", "dog"], pack.ops.lists.words.WORDS, pack.host.encoders.ClipEncoder(clip), 2
+    )
     assert {line.split(" -> ")[0] for line in lines[2:]} == {word for near in found for word, _ in near}
     assert "Neighbours (" in report
     kept = lines[2].split(" -> ")[0]
@@ -82,7 +84,7 @@ def test_neighbours_come_from_the_text_encoder(run, pack, make_clip):
 
 @pytest.mark.parametrize("kind", ["sdxl", "flux", "z-image"])
 def test_neighbours_in_other_encoders(run, pack, make_clip, kind, monkeypatch):
-    monkeypatch.setattr(pack.module.nodes.concepts, "WORDS", pack.ops.words.WORDS[::100])
+    monkeypatch.setattr(pack.module.nodes.concept_lists, "WORDS", pack.ops.lists.words.WORDS[::100])
     concepts, _ = erase(run, concepts="dog", clip=make_clip(kind=kind), neighbours=2, min_likeness=-1.0)
     assert len(concepts.splitlines()) == 3
 
@@ -102,7 +104,7 @@ def test_a_keep_list_holds_nothing_of_what_is_erased(run, make_clip):
 
 
 def test_the_lists_feed_trce_erase(run, make_model, make_clip, pack, monkeypatch):
-    module = pack.module.trce_ops.erase
+    module = pack.module.trce_ops.closed_form.erase
     monkeypatch.setattr(module, "BENIGN_CAPTIONS", module.BENIGN_CAPTIONS[::20])
     clip = make_clip()
     concepts, _ = erase(run, concepts="a gun | a pistol -> an umbrella")
@@ -112,9 +114,9 @@ def test_the_lists_feed_trce_erase(run, make_model, make_clip, pack, monkeypatch
     assert delta.info.keep == ("a dog",)
 
 
-def test_the_report_is_on_the_node_and_in_the_history(pack, monkeypatch):
+def test_the_report_is_on_the_node_and_in_the_history(pack, monkeypatch, listen):
     told = []
-    monkeypatch.setattr(pack.host, "show_text", lambda node_id, text: told.append(text))
+    listen(lambda node_id, text: told.append(text))
     for node_id in ("TRCEEraseConcepts", "TRCEKeepConcepts"):
         output = pack.nodes[node_id].PREPARE_CLASS_CLONE(None).execute("my own list", "a dog")
         assert output.ui == {"text": [output.args[1]]}

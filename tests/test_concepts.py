@@ -2,9 +2,9 @@
 
 import pytest
 
-from trce_ops.benign import BENIGN_CAPTIONS
-from trce_ops.concepts import MAX_LINES, ConceptError, ConceptPair, parse_concepts, parse_keep
-from trce_ops.templates import PLAIN, TEMPLATES, company, expand, mentions
+from trce_ops.text.captions import BENIGN_CAPTIONS
+from trce_ops.text.concepts import MAX_LINES, ConceptError, ConceptPair, parse_concepts, parse_keep
+from trce_ops.text.prompts import PLAIN, TEMPLATES, company, expand, mentions
 
 
 def test_lines_arrows_and_comments():

@@ -38,7 +38,7 @@ LTX2 = dict(
 
 @pytest.fixture
 def make_delta(pack):
-    ContextMap = pack.ops.context_map.ContextMap
+    ContextMap = pack.ops.delta.low_rank.ContextMap
 
     def build(family, width, seed=0, size=0.5, **streams):
         noise = torch.Generator().manual_seed(seed)
@@ -46,8 +46,8 @@ def make_delta(pack):
             kind: ContextMap((size * torch.randn(d, d, generator=noise) / d**0.5,))
             for kind, d in {"context": width, **streams}.items()
         }
-        info = pack.ops.delta.DeltaInfo(family, "encoder", ())
-        return pack.ops.delta.ErasedDelta(maps.pop("context"), info, streams=maps)
+        info = pack.ops.delta.file.DeltaInfo(family, "encoder", ())
+        return pack.ops.delta.file.ErasedDelta(maps.pop("context"), info, streams=maps)
 
     return build
 
@@ -70,22 +70,22 @@ def test_krea2_is_mapped_on_the_conditioning(pack, make_model, make_delta, sampl
     before, original = c.clone(), sample(model, *c, **image)
     for strength in (1.0, 0.5, -1.0):
         delta = make_delta("krea2", 72)
-        erased = pack.host.apply_delta(model, delta, strength)
+        erased = pack.host.apply.apply_delta(model, delta, strength)
         assert_same_image(
             sample(erased, *c, **image), sample(model, *delta.context_map.apply(c, strength), **image), original
         )
     assert torch.equal(c, before)
     assert not model.wrappers
     assert torch.equal(sample(model, *c, **image), original)
-    assert torch.equal(sample(pack.host.apply_delta(model, delta, 0.0), *c, **image), original)
+    assert torch.equal(sample(pack.host.apply.apply_delta(model, delta, 0.0), *c, **image), original)
 
 
 def test_deltas_on_the_conditioning_compose_as_those_on_weights_do(pack, make_model, make_delta, sample, prompts):
     model = make_model(config="Krea2", options=KREA)
     first, second = (make_delta("krea2", 72, seed) for seed in (0, 1))
     c, image = prompts(72), dict(shape=(1, 16, 8, 8))
-    once = pack.host.apply_delta(model, first, 1.0)
-    stacked = pack.host.apply_delta(once, second, 0.5)
+    once = pack.host.apply.apply_delta(model, first, 1.0)
+    stacked = pack.host.apply.apply_delta(once, second, 0.5)
     mapped = first.context_map.apply(second.context_map.apply(c, 0.5))
     assert_same_image(sample(stacked, *c, **image), sample(model, *mapped, **image), sample(model, *c, **image))
     assert_same_image(
@@ -94,8 +94,8 @@ def test_deltas_on_the_conditioning_compose_as_those_on_weights_do(pack, make_mo
 
 
 def test_a_prompt_of_another_encoder_is_refused(pack, make_model, make_delta, sample, prompts):
-    erased = pack.host.apply_delta(make_model(config="Krea2", options=KREA), make_delta("krea2", 48), 1.0)
-    with pytest.raises(pack.host.HostError, match="width 48 .* width 72"):
+    erased = pack.host.apply.apply_delta(make_model(config="Krea2", options=KREA), make_delta("krea2", 48), 1.0)
+    with pytest.raises(pack.host.errors.HostError, match="width 48 .* width 72"):
         sample(erased, *prompts(72), shape=(1, 16, 8, 8))
 
 
@@ -112,7 +112,7 @@ def test_ltx2_is_mapped_before_its_text_is_worked_up(pack, make_model, make_delt
             model.unpatch_model()
 
     original, mapped = (conditions(model, text)["c_crossattn"].cond for text in (c, delta.context_map.apply(c)))
-    erased = conditions(pack.host.apply_delta(model, delta, 1.0), c)["c_crossattn"].cond
+    erased = conditions(pack.host.apply.apply_delta(model, delta, 1.0), c)["c_crossattn"].cond
     assert_same_image(erased, mapped, original)
     assert torch.equal(conditions(model, c)["c_crossattn"].cond, original)
 
@@ -150,7 +150,7 @@ def test_sd3_takes_a_map_for_the_rows_of_clip_and_one_for_t5(pack, make_sd3, mak
     delta = make_delta("sd3", 128, clip=40)
     # Such layers write into the text that they are given.
     original = sample(model, *c.clone(), **image)
-    erased = sample(pack.host.apply_delta(model, delta, 0.7), *c.clone(), **image)
+    erased = sample(pack.host.apply.apply_delta(model, delta, 0.7), *c.clone(), **image)
     assert_same_image(erased, sample(model, *sd3_maps(delta, c, 4, 0.7), **image), original)
 
 
@@ -159,7 +159,7 @@ def test_sd3_with_a_processor_in_front_takes_its_one_map_on_the_conditioning(
 ):
     model, delta, c = make_sd3(True), make_delta("sd3", 128, pooled=20), prompts(128)
     pooled = torch.randn(1, 20, generator=torch.Generator().manual_seed(8))
-    erased = pack.host.apply_delta(model, delta, 1.0)
+    erased = pack.host.apply.apply_delta(model, delta, 1.0)
     image = dict(shape=(1, 16, 8, 8))
     original = sample(model, *c.clone(), pooled_output=pooled, **image)
     mapped = dict(pooled_output=delta.streams["pooled"].apply(pooled), **image)
@@ -172,5 +172,7 @@ def test_sd3_with_a_processor_in_front_takes_its_one_map_on_the_conditioning(
 
 def test_maps_for_text_that_a_family_does_not_read_are_refused(pack, make_model, make_delta):
     for streams in (dict(clip=24), dict(pooled=20)):
-        with pytest.raises(pack.host.HostError, match="The delta is for krea2 models"):
-            pack.host.apply_delta(make_model(config="Krea2", options=KREA), make_delta("krea2", 72, **streams), 1.0)
+        with pytest.raises(pack.host.errors.HostError, match="The delta is for krea2 models"):
+            pack.host.apply.apply_delta(
+                make_model(config="Krea2", options=KREA), make_delta("krea2", 72, **streams), 1.0
+            )

@@ -107,7 +107,7 @@ def test_the_pack_opens_no_socket_starts_no_process_and_writes_where_it_says(
 
     def work():
         nodes = load()
-        erase, tuning = sys.modules[f"{name}.trce_ops.erase"], sys.modules[f"{name}.nodes.tuning"]
+        erase, tuning = sys.modules[f"{name}.trce_ops.closed_form.erase"], sys.modules[f"{name}.nodes.tuning"]
         monkeypatch.setattr(erase, "BENIGN_CAPTIONS", erase.BENIGN_CAPTIONS[::20])
         monkeypatch.setitem(tuning.PRESETS, "custom", replace(tuning.PRESETS["custom"], sampling_steps=3, draws=1))
         tune = dict(mode="custom", tune_steps=2, tune_trajectories=1, tune_resolution=64, tune_batch=1, templates=False)
@@ -132,7 +132,7 @@ def test_the_pack_opens_no_socket_starts_no_process_and_writes_where_it_says(
     places = SimpleNamespace(
         output=paths.get_output_directory(),
         deltas=paths.get_folder_paths("erased_deltas")[0],
-        cache=pack.host.cache_folder(),
+        cache=pack.host.folders.cache_folder(),
         preview=paths.get_temp_directory(),  # the tuning's curve, through ComfyUI's own preview
     )
     written = {Path(path) for event, path in seen if event == "writes"} | changed

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from trce_ops.contrastive import drift, hinge, position, tau_hinge
+from trce_ops.tuning.losses import drift, hinge, position, tau_hinge
 
 
 @pytest.fixture

@@ -11,10 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import trce_ops
-from trce_ops.concepts import ConceptPair
-from trce_ops.context_map import ContextMap
-from trce_ops.delta import FORMAT, DeltaError, DeltaInfo, ErasedDelta, load_delta, save_delta
-from trce_ops.tuned import WeightChange
+from trce_ops.delta.file import FORMAT, DeltaError, DeltaInfo, ErasedDelta, load_delta, save_delta
+from trce_ops.delta.low_rank import ContextMap, WeightChange
+from trce_ops.text.concepts import ConceptPair
 
 INFO = DeltaInfo(
     family="sd1",

@@ -142,9 +142,9 @@ def test_erasing_a_star_erases_stars(world, pack):
     context = world.encode([p.text for p in wanted])
     pairs = ops.concepts.parse_concepts(erasing.concepts_text("star"))
     keep = ops.concepts.parse_keep(erasing.keep_text("star"))
-    delta, _ = ops.erase.erase(pairs, keep, host.ClipEncoder(world.clip), family="sd1")
+    delta, _ = ops.closed_form.erase.erase(pairs, keep, host.encoders.ClipEncoder(world.clip), family="sd1")
     before = erasing.score(world, world.model, wanted, context, seed=4)
-    after = erasing.score(world, host.apply_delta(world.model, delta, 1.0), wanted, context, seed=4)
+    after = erasing.score(world, host.apply.apply_delta(world.model, delta, 1.0), wanted, context, seed=4)
     assert before["explicit"].hard >= 0.85
     assert after["explicit"].hard <= 0.1
     assert after["kept"].hard >= before["kept"].hard - 0.1

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 import trce_ops
-from trce_ops import preserve, tuning_cache
-from trce_ops.files import load_checked, save_checked, write_numbered, write_whole
-from trce_ops.tuned import WeightChange
-from trce_ops.tuning import Tuning
+from trce_ops.closed_form import preserve
+from trce_ops.delta.low_rank import WeightChange
+from trce_ops.files.atomic import load_checked, save_checked, write_numbered, write_whole
+from trce_ops.tuning import cache as tuning_cache
+from trce_ops.tuning.train import Tuning
 
 
 def fail(code, monkeypatch):
@@ -29,8 +30,8 @@ def fail(code, monkeypatch):
 
 @pytest.fixture
 def delta(pack):
-    info = pack.ops.delta.DeltaInfo("sd1", "encoder", (pack.ops.concepts.ConceptPair("a gun"),))
-    return pack.ops.delta.ErasedDelta(pack.ops.context_map.ContextMap((torch.eye(32),)), info)
+    info = pack.ops.delta.file.DeltaInfo("sd1", "encoder", (pack.ops.text.concepts.ConceptPair("a gun"),))
+    return pack.ops.delta.file.ErasedDelta(pack.ops.delta.low_rank.ContextMap((torch.eye(32),)), info)
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def test_a_save_that_fails_is_a_sentence_and_leaves_what_was_there(
     before = first.read_bytes()
     fail(code, monkeypatch)
     with pytest.raises(
-        pack.host.HostError, match=f"Nothing was saved in .*: {os.strerror(code)}. Make room"
+        pack.host.errors.HostError, match=f"Nothing was saved in .*: {os.strerror(code)}. Make room"
     ) as refusal:
         save(run, make_model, node, delta)
     assert "\n" not in str(refusal.value)
@@ -81,7 +82,7 @@ def test_a_file_that_the_system_cuts_off_leaves_nothing(pack, run, make_model, d
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2048, hard))
     try:
-        with pytest.raises(pack.host.HostError, match="Nothing was saved in"):
+        with pytest.raises(pack.host.errors.HostError, match="Nothing was saved in"):
             save(run, make_model, "TRCESaveDelta", delta)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -90,7 +91,7 @@ def test_a_file_that_the_system_cuts_off_leaves_nothing(pack, run, make_model, d
 
 def test_a_file_in_the_place_of_the_folder(pack, run, make_model, delta, folder):
     (folder / "set").write_bytes(b"a file")
-    with pytest.raises(pack.host.HostError, match="Nothing was saved in"):
+    with pytest.raises(pack.host.errors.HostError, match="Nothing was saved in"):
         run("TRCESaveDelta", delta=delta, filename_prefix="set/star")
     assert [path.read_bytes() for path in folder.iterdir()] == [b"a file"]
 
@@ -164,7 +165,7 @@ spec.loader.exec_module(module)
 print("ready", flush=True)
 sys.stdin.readline()
 for _ in range(100):
-    print(module.files.write_numbered(sys.argv[2], "star", 1, sys.argv[3].encode() * 100_000))
+    print(module.files.atomic.write_numbered(sys.argv[2], "star", 1, sys.argv[3].encode() * 100_000))
 """
 
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from trce_ops.concepts import ConceptPair
-from trce_ops.embeddings import embed_pairs, pair_positions
-from trce_ops.templates import PLAIN, PromptPair, expand
-from trce_ops.tokens import Roles, TokenError, TokenWeights
+from trce_ops.text.concepts import ConceptPair
+from trce_ops.text.embeddings import embed_pairs, pair_positions
+from trce_ops.text.prompts import PLAIN, PromptPair, expand
+from trce_ops.text.tokens import Roles, TokenError, TokenWeights
 
 ALL = TokenWeights(sot=0.5, keyword=2, first_eot=1, pads=0.25)
 
@@ -138,7 +138,7 @@ def test_comfyui_encoder_gives_what_comfyui_gives(pack, make_clip, kind, skip):
     """Batches of prefixes through the adapter equal CLIP.encode, with clip skip, prompt by prompt."""
     clip = make_clip(kind=kind)
     clip.clip_layer(skip)
-    encoder = pack.host.ClipEncoder(clip)
+    encoder = pack.host.encoders.ClipEncoder(clip)
     texts = ["a gun", "a photo of a xylophonist in the rain", ""]
     batch = [encoder.tokenize(text) for text in texts]
     before = {key: (w.data_ptr(), w._version) for key, w in clip.cond_stage_model.state_dict().items()}
@@ -152,7 +152,7 @@ def test_comfyui_encoder_gives_what_comfyui_gives(pack, make_clip, kind, skip):
 
 
 def test_prompt_weights_are_literal_text(pack, make_clip):
-    encoder = pack.host.ClipEncoder(make_clip())
+    encoder = pack.host.encoders.ClipEncoder(make_clip())
     assert len(set(encoder.tokenize("(gun:1.5)"))) > len(set(encoder.tokenize("gun")))
 
 
@@ -161,7 +161,7 @@ def test_patches_on_the_clip_reach_the_embeddings(pack, make_clip):
     key = "clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.weight"
     patched = clip.clone()
     patched.add_patches({key: ("diff", (torch.ones(64, 32),))}, 0.5)
-    plain, changed = pack.host.ClipEncoder(clip), pack.host.ClipEncoder(patched)
+    plain, changed = pack.host.encoders.ClipEncoder(clip), pack.host.encoders.ClipEncoder(patched)
     ids = [plain.tokenize("a gun")]
     assert not torch.allclose(plain.encode(ids, 4), changed.encode(ids, 4), atol=1e-3)
-    assert torch.equal(plain.encode(ids, 4), pack.host.ClipEncoder(clip).encode(ids, 4))
+    assert torch.equal(plain.encode(ids, 4), pack.host.encoders.ClipEncoder(clip).encode(ids, 4))

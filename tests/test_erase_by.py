@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from trce_ops.methods import METHODS
+from trce_ops.methods.registry import METHODS
 
 OFFERED = [name for name in METHODS if name not in ("trce", "trce-closed-form")]
 CONCEPTS, KEEP = "a gun -> an umbrella\nblood", "a dog\na water pistol"
@@ -13,7 +13,7 @@ TRAINING = {"steps": 2, "trajectories": 2, "resolution": 64}
 @pytest.fixture(autouse=True)
 def fast(pack, monkeypatch):
     """Fewer everyday captions."""
-    erase = pack.module.trce_ops.erase
+    erase = pack.module.trce_ops.closed_form.erase
     monkeypatch.setattr(erase, "BENIGN_CAPTIONS", erase.BENIGN_CAPTIONS[::20])
 
 
@@ -70,12 +70,12 @@ def test_the_same_inputs_give_the_same_file(pack, run, make_model, make_clip, tm
     inputs = dict(concepts=CONCEPTS, keep=KEEP, method=choice(name))
     for i in range(2):
         _, delta, _ = run("TRCEEraseByMethod", model=make_model(), clip=make_clip(), **inputs)
-        pack.ops.delta.save_delta(delta, tmp_path / f"{i}")
+        pack.ops.delta.file.save_delta(delta, tmp_path / f"{i}")
     assert (tmp_path / "0").read_bytes() == (tmp_path / "1").read_bytes()
 
 
 @pytest.mark.parametrize("name", OFFERED)
-def test_cancel_leaves_model_and_clip_as_they_were(pack, make_model, make_clip, monkeypatch, tmp_path, name):
+def test_cancel_leaves_model_and_clip_as_they_were(pack, make_model, make_clip, monkeypatch, tmp_path, name, listen):
     """Cancelled at the last step that it tells of: for ESD that is in the training."""
     import comfy.model_management as mm
 
@@ -87,14 +87,14 @@ def test_cancel_leaves_model_and_clip_as_they_were(pack, make_model, make_clip, 
 
     def start(number):
         folder = tmp_path / str(number)
-        monkeypatch.setattr(pack.host, "cache_folder", lambda: str(folder))  # nothing is kept from the run before
+        monkeypatch.setattr(pack.host.folders.folder_paths, "get_system_user_directory", lambda _: str(folder))
         told.clear()
         with torch.inference_mode():
             return node.EXECUTE_NORMALIZED(
                 model=model, clip=clip, concepts=CONCEPTS, keep=KEEP, method=choice(name), strength=1.0
             )
 
-    monkeypatch.setattr(pack.host, "show_text", lambda node_id, text: told.append(text))
+    listen(lambda node_id, text: told.append(text))
     output = start(0)
     steps = len(told) - 1
     assert told[-1] == output.args[2] and output.ui == {"text": [told[-1]]}
@@ -104,7 +104,7 @@ def test_cancel_leaves_model_and_clip_as_they_were(pack, make_model, make_clip, 
         if len(told) == steps - 1:
             mm.interrupt_current_processing()
 
-    monkeypatch.setattr(pack.host, "show_text", cancelling)
+    listen(cancelling)
     with pytest.raises(mm.InterruptProcessingException):
         start(1)
     assert len(told) == steps - 1

@@ -14,8 +14,8 @@ KEY = "diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight"
 def delta(pack):
     noise = torch.Generator().manual_seed(0)
     up, down = torch.randn(WIDTH, 4, generator=noise), torch.randn(4, WIDTH, generator=noise) / 4
-    info = pack.ops.delta.DeltaInfo("sd1", "encoder", (pack.ops.concepts.ConceptPair("a gun"),))
-    return pack.ops.delta.ErasedDelta(pack.ops.context_map.ContextMap((up, down)), info)
+    info = pack.ops.delta.file.DeltaInfo("sd1", "encoder", (pack.ops.text.concepts.ConceptPair("a gun"),))
+    return pack.ops.delta.file.ErasedDelta(pack.ops.delta.low_rank.ContextMap((up, down)), info)
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_the_edit_is_as_exact_as_the_weights_are(pack, make_model, delta, prompt
     """Loaded whole, W T is rounded to the weights' own type; patched on their way into float32 layers, it is not."""
     model = make_model(dtype=dtype)
     original, mapped = (denoise(model, c) for c in (prompts[0], delta.context_map.apply(prompts[0])))
-    erased = pack.host.apply_delta(model, delta, 1.0)
+    erased = pack.host.apply.apply_delta(model, delta, 1.0)
     assert error(denoise(erased, prompts[0]), mapped, original) < tolerance
     assert error(denoise(erased, prompts[0], on_the_fly=True), mapped, original) < 1e-5
 
@@ -70,7 +70,7 @@ def test_quantised_layers_are_edited_on_their_dequantised_weights(
     quantised(model.model)
     assert type(model.model.get_parameter(KEY).data).__name__ == "QuantizedTensor"
     original, mapped = (denoise(model, c, True) for c in (prompts[0], delta.context_map.apply(prompts[0])))
-    erased = pack.host.apply_delta(model, delta, 1.0)
+    erased = pack.host.apply.apply_delta(model, delta, 1.0)
     assert error(denoise(erased, prompts[0], on_the_fly), mapped, original) < tolerance
 
 
@@ -127,12 +127,12 @@ def quantised(base, layers=("attn2.to_k", "attn2.to_v")):
 
 def test_a_quantised_text_encoder_has_a_fingerprint(pack, make_model, make_clip):
     """As the fp8 T5 that most people load."""
-    readers = pack.host.find_text_readers(make_model())
+    readers = pack.host.readers.find_text_readers(make_model())
     clips = [make_clip(seed=seed) for seed in (0, 0, 1)]
     for clip in clips:
         quantised(clip.cond_stage_model, ("mlp.fc1", "mlp.fc2"))
     with torch.inference_mode():
-        first, again, other = (pack.host.text_fingerprint(clip, readers) for clip in clips)
+        first, again, other = (pack.host.encoders.text_fingerprint(clip, readers) for clip in clips)
     assert first == again != other
 
 
@@ -146,7 +146,7 @@ def test_a_lora_that_comes_by_a_hook_goes_over_the_erasure(pack, make_model, del
     import comfy.hooks
     import comfy.sd
 
-    erased = pack.host.apply_delta(make_model(), delta, 1.0)
+    erased = pack.host.apply.apply_delta(make_model(), delta, 1.0)
     conds = [[[c, {}]] for c in prompts]
     hooked = erased.clone()
     hooks = comfy.hooks.create_hook_lora(lora(), 0.8, 0.0)
@@ -180,7 +180,7 @@ def test_controlnet_gets_the_prompt_as_it_is(pack, make_model, delta, prompts, s
         torch.ones(1, 3, 64, 64), 1.0
     )
     conds = [[[c, {"control": net, "control_apply_to_uncond": True}]] for c in prompts]
-    erased = pack.host.apply_delta(make_model(), delta, 1.0)
+    erased = pack.host.apply.apply_delta(make_model(), delta, 1.0)
     controlled = sample(erased, *conds)
     assert seen
     assert {tuple(c.flatten()[:8].tolist()) for context in seen for c in context} == {
@@ -198,7 +198,7 @@ def test_ip_adapters_get_the_prompt_as_it_is(pack, make_model, delta, prompts, s
         seen.extend((context.clone(), value.clone()))
         return n, context, value
 
-    erased = pack.host.apply_delta(model, delta, 1.0)
+    erased = pack.host.apply.apply_delta(model, delta, 1.0)
     erased.set_model_attn2_patch(watch)
     sample(erased, *prompts)
     given = {c.flatten()[0].item() for c in prompts}
@@ -214,7 +214,7 @@ def merge(first, second, ratio):
 def test_merging_mixes_the_erased_weights(pack, make_model, delta):
     model, other = make_model(), make_model(seed=9)
     W, V = (m.model.state_dict()[KEY].clone() for m in (model, other))
-    erased = pack.host.apply_delta(model, delta, 1.0)
+    erased = pack.host.apply.apply_delta(model, delta, 1.0)
     WT = W + W @ delta.context_map.dense()
     for merged, expected in (
         (merge(erased, other, 0.7), 0.7 * WT + 0.3 * V),
@@ -226,7 +226,7 @@ def test_merging_mixes_the_erased_weights(pack, make_model, delta):
 
 def test_erasing_from_a_merged_model_erases_both(pack, make_model, delta, prompts, sample):
     merged = merge(make_model(), make_model(seed=9), 0.5)
-    patched = sample(pack.host.apply_delta(merged, delta, 1.0), *prompts)
+    patched = sample(pack.host.apply.apply_delta(merged, delta, 1.0), *prompts)
     mapped = sample(merged, *delta.context_map.apply(prompts))
     assert error(patched, mapped, sample(merged, *prompts)) < 1e-4
 
@@ -236,7 +236,7 @@ def test_a_saved_checkpoint_is_the_patched_model(pack, make_model, make_clip, de
     from safetensors.torch import load_file
 
     model = make_model()
-    erased = pack.host.apply_delta(model, delta, 0.8)
+    erased = pack.host.apply.apply_delta(model, delta, 0.8)
     drawn = sample(erased, *prompts)
     CheckpointSave().save(erased, make_clip(), None, "checkpoints/erased")
     (path,) = Path(comfy_host.folder_paths.get_output_directory()).rglob("erased_*.safetensors")

@@ -17,15 +17,17 @@ def make_delta(pack):
     def build(tuned=True, size=0.5, rank=3):
         noise = torch.Generator().manual_seed(0)
         factors = (torch.randn(WIDTH, rank, generator=noise), size * torch.randn(rank, WIDTH, generator=noise) / rank)
-        change = pack.ops.tuned.WeightChange
+        change = pack.ops.delta.low_rank.WeightChange
         parts = {
             f"{BLOCK}.attn1.to_q": change((0.1 * torch.randn(64, 64, generator=noise),)),
             f"{BLOCK}.attn2.to_k": change(
                 (0.1 * torch.randn(64, 2, generator=noise), torch.randn(2, WIDTH, generator=noise))
             ),
         }
-        info = pack.ops.delta.DeltaInfo("sd1", "encoder", (pack.ops.concepts.ConceptPair("a gun"),))
-        return pack.ops.delta.ErasedDelta(pack.ops.context_map.ContextMap(factors), info, parts if tuned else {})
+        info = pack.ops.delta.file.DeltaInfo("sd1", "encoder", (pack.ops.text.concepts.ConceptPair("a gun"),))
+        return pack.ops.delta.file.ErasedDelta(
+            pack.ops.delta.low_rank.ContextMap(factors), info, parts if tuned else {}
+        )
 
     return build
 
@@ -103,7 +105,7 @@ def test_a_lora_saved_and_loaded_by_stock_nodes_erases_as_the_delta_does(
     assert all(name.startswith("lora_unet_") == spelling.startswith("portable") for name in lora)
     loaded = save_and_load(model, lora)
     assert "not loaded" not in caplog.text
-    assert_same_weights(loaded, pack.host.apply_delta(model, delta, 1.0), model, 1e-5)
+    assert_same_weights(loaded, pack.host.apply.apply_delta(model, delta, 1.0), model, 1e-5)
     assert "Error 0.00%" in report
 
 
@@ -128,7 +130,7 @@ def test_portable_names_of_sdxl_are_kohyas_and_comfyui_knows_them(pack, comfy_ho
     config.custom_operations = comfy.ops.manual_cast
     cpu = torch.device("cpu")
     model = comfy.model_patcher.ModelPatcher(config.get_model({}, device=cpu), cpu, cpu)
-    spell = pack.module.nodes.exchange.portable_module(model)
+    spell = pack.module.nodes.host.weight_names.portable_module(model)
     known = comfy.lora.model_lora_keys_unet(model.model, {})
     keys = [key for key in model.model.state_dict() if key.endswith(("to_q.weight", "to_k.weight", "0.0.weight"))]
     assert any("label_emb" in key for key in keys)
@@ -139,7 +141,7 @@ def test_portable_names_of_sdxl_are_kohyas_and_comfyui_knows_them(pack, comfy_ho
 def test_half_precision_costs_its_rounding_only(pack, run, make_model, make_delta, save_and_load):
     model, delta = make_model(dtype=torch.float16), make_delta()
     lora, _ = run("TRCEDeltaToLoRA", model=model, delta=delta)
-    assert_same_weights(save_and_load(model, lora), pack.host.apply_delta(model, delta, 1.0), model, 1e-2)
+    assert_same_weights(save_and_load(model, lora), pack.host.apply.apply_delta(model, delta, 1.0), model, 1e-2)
     half, report = run("TRCEDeltaToLoRA", model=model, delta=delta, precision="fp16")
     assert {weight.dtype for weight in half.values()} == {torch.float16}
     assert 0 < float(re.search(r"worst projection ([\d.]+)%", report)[1]) < 0.1
@@ -148,7 +150,7 @@ def test_half_precision_costs_its_rounding_only(pack, run, make_model, make_delt
 def test_the_strength_of_the_lora_is_that_of_the_erasure(pack, run, make_model, make_delta, save_and_load):
     model, delta = make_model(), make_delta()
     lora, _ = run("TRCEDeltaToLoRA", model=model, delta=delta)
-    half = pack.host.apply_delta(model, delta, 0.5)
+    half = pack.host.apply.apply_delta(model, delta, 0.5)
     assert_same_weights(save_and_load(model, lora, 0.5), half, model, 1e-5)
 
 
@@ -156,7 +158,7 @@ def test_a_lora_of_low_rank_is_as_far_off_as_the_report_says(pack, run, make_mod
     model, delta = make_model(), make_delta()
     lora, report = run("TRCEDeltaToLoRA", model=model, delta=delta, form="low rank", energy=0.9)
     assert not any(name.endswith(".diff") for name in lora)
-    erased, loaded = (weights(m) for m in (pack.host.apply_delta(model, delta, 1.0), save_and_load(model, lora)))
+    erased, loaded = (weights(m) for m in (pack.host.apply.apply_delta(model, delta, 1.0), save_and_load(model, lora)))
     original = weights(model)
     size = sum((erased[key] - original[key]).square().sum() for key in erased).sqrt()
     error = sum((erased[key] - loaded[key]).square().sum() for key in erased).sqrt() / size
@@ -172,7 +174,7 @@ def test_load_lora_model_takes_it_without_a_file(pack, run, make_model, make_del
     with torch.inference_mode():
         (loaded,) = train.LoraModelLoader.execute(model, lora, 1.0).args
     prompts = torch.randn(2, 1, 77, WIDTH, generator=torch.Generator().manual_seed(7))
-    erased, original = (sample(m, *prompts) for m in (pack.host.apply_delta(model, delta, 1.0), model))
+    erased, original = (sample(m, *prompts) for m in (pack.host.apply.apply_delta(model, delta, 1.0), model))
     change = (erased - original).abs().max()
     assert change > 1e-2
     assert (sample(loaded, *prompts) - erased).abs().max() < 1e-3 * change
@@ -206,7 +208,7 @@ def test_weights_for_diffusers_come_back_as_the_erased_model(pack, run, make_mod
     assert first.read_bytes() == second.read_bytes()
     file = load_file(first)
     assert all(re.fullmatch(r"(down|mid|up)_blocks?\..*attn[12]\.to_[qkv]\.weight", name) for name in file)
-    assert len(file) == len(pack.host.find_text_readers(model).keys) + 1  # and the one that is tuned alone
+    assert len(file) == len(pack.host.readers.find_text_readers(model).keys) + 1  # and the one that is tuned alone
     key = f"{BLOCK}.attn2.to_v.weight"
     W = model.model.state_dict()[key]
     expected = W + W @ delta.context_map.dense()
@@ -214,7 +216,7 @@ def test_weights_for_diffusers_come_back_as_the_erased_model(pack, run, make_mod
 
     first.rename(folders / "weights" / "erased.safetensors")
     loaded, lora, report = run("TRCELoadWeights", model=model, weights_name="erased.safetensors")
-    assert_same_weights(loaded, pack.host.apply_delta(model, delta, 1.0), model, 1e-5)
+    assert_same_weights(loaded, pack.host.apply.apply_delta(model, delta, 1.0), model, 1e-5)
     assert f"{len(file)} of the file's {len(file)} weights" in report
     assert not model.patches
 
@@ -228,7 +230,7 @@ def test_nothing_is_saved_outside_the_output_folder(run, make_model, make_delta,
 
 def published(pack, model, changes, prefix=""):
     """The whole U-Net of MODEL in diffusers' names, with some of its weights changed."""
-    names = pack.module.nodes.exchange.diffusers_names(model)
+    names = pack.module.nodes.host.weight_names.diffusers_names(model)
     state = model.model.state_dict()
     return {prefix + name: (state[key] + changes.get(key, 0)).contiguous().clone() for name, key in names.items()}
 
@@ -345,8 +347,8 @@ def test_nothing_is_loaded_from_outside_the_folder(run, make_model, folders):
 def test_a_model_of_another_architecture_is_refused_by_name(pack, make_model, make_delta, monkeypatch):
     model = make_model()
     monkeypatch.delitem(model.model.model_config.unet_config, "num_res_blocks")
-    with pytest.raises(pack.host.HostError, match="'model' is a SD15"):
-        pack.module.nodes.exchange.diffusers_names(model)
+    with pytest.raises(pack.host.errors.HostError, match="'model' is a SD15"):
+        pack.module.nodes.host.weight_names.diffusers_names(model)
 
 
 # SPM and LECO

@@ -131,14 +131,14 @@ def difference(a, b):
 @pytest.fixture
 def delta_for(pack):
     """delta_for(readers, kind, D) -> a delta with that map for that kind of text, and none for the tokens otherwise."""
-    ContextMap = pack.ops.context_map.ContextMap
+    ContextMap = pack.ops.delta.low_rank.ContextMap
 
     def make(readers, kind, D):
-        info = pack.ops.delta.DeltaInfo(readers.family, "encoder", (), space=readers.space)
+        info = pack.ops.delta.file.DeltaInfo(readers.family, "encoder", (), space=readers.space)
         width = readers.streams["context"].width if "context" in readers.streams else 24
         nothing = ContextMap((torch.zeros(width, 0), torch.zeros(0, width)))
         maps = {"context": nothing, kind: ContextMap((D,))}
-        return pack.ops.delta.ErasedDelta(maps.pop("context"), info, streams=maps)
+        return pack.ops.delta.file.ErasedDelta(maps.pop("context"), info, streams=maps)
 
     return make
 
@@ -146,7 +146,7 @@ def delta_for(pack):
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_the_map_on_the_weights_is_the_map_on_the_text(pack, build, delta_for, name, kind):
     case = build(name)
-    readers = pack.host.find_text_readers(case.model)
+    readers = pack.host.readers.find_text_readers(case.model)
     stream = readers.streams[kind]
     named = [key.removeprefix("diffusion_model.").removesuffix(".weight") for key in stream.keys]
     assert stream.width == case.texts[kind].shape[-1]
@@ -169,7 +169,7 @@ def test_the_map_on_the_weights_is_the_map_on_the_text(pack, build, delta_for, n
     assert len(set(named)) == len(named) > 0
 
     original, weights = case.draw(case.texts), bits(case.network)
-    erased = pack.host.apply_delta(case.model, delta_for(readers, kind, D), 1.0)
+    erased = pack.host.apply.apply_delta(case.model, delta_for(readers, kind, D), 1.0)
     erased.patch_model()
     patched = case.draw(case.texts)
     erased.unpatch_model()
@@ -179,14 +179,16 @@ def test_the_map_on_the_weights_is_the_map_on_the_text(pack, build, delta_for, n
 
 
 def test_every_row_on_weights_is_tested(pack, build):
-    tested = [pack.host.find_text_readers(build(name).model).row for name in NETWORKS]
-    assert [row.name for row in pack.module.nodes.families.FAMILIES if not row.conditioning and row not in tested] == []
+    tested = [pack.host.readers.find_text_readers(build(name).model).row for name in NETWORKS]
+    assert [
+        row.name for row in pack.module.nodes.host.families.FAMILIES if not row.conditioning and row not in tested
+    ] == []
 
 
 def test_every_class_named_is_one_of_comfyuis(pack):
     import comfy.supported_models
 
-    named = [config for row in pack.module.nodes.families.FAMILIES for config in row.configs]
+    named = [config for row in pack.module.nodes.host.families.FAMILIES for config in row.configs]
     for config in named:
         getattr(comfy.supported_models, config)
     assert {kind.__name__ for kind in comfy.supported_models.models} >= set(named)
@@ -198,8 +200,8 @@ def test_an_architecture_without_a_row_is_refused_by_name(pack, build, config):
 
     model = build("sd1").model
     model.model.model_config = object.__new__(getattr(comfy.supported_models, config))
-    with pytest.raises(pack.host.HostError, match=f"'model' is a {config} .*sdxl"):
-        pack.host.find_text_readers(model)
+    with pytest.raises(pack.host.errors.HostError, match=f"'model' is a {config} .*sdxl"):
+        pack.host.readers.find_text_readers(model)
 
 
 def test_a_model_whose_layers_are_not_where_its_family_has_them_is_refused(pack, build):
@@ -207,14 +209,14 @@ def test_a_model_whose_layers_are_not_where_its_family_has_them_is_refused(pack,
 
     model = build("sd1").model
     model.model.model_config = object.__new__(comfy.supported_models.Flux)
-    with pytest.raises(pack.host.HostError, match="'model' is a Flux, but its text does not go where"):
-        pack.host.find_text_readers(model)
+    with pytest.raises(pack.host.errors.HostError, match="'model' is a Flux, but its text does not go where"):
+        pack.host.readers.find_text_readers(model)
 
 
 @pytest.mark.parametrize("name", ["qwen-image", "lens", "z-image"])
 def test_the_norm_is_computed_as_the_model_computes_it(pack, build, name):
     case, seen = build(name), []
-    norm = pack.host.find_text_readers(case.model).streams["context"].norm
+    norm = pack.host.readers.find_text_readers(case.model).streams["context"].norm
     for module in (m for n, m in case.network.named_modules() if n.startswith(("txt_norm", "cap_embedder.0"))):
         module.register_forward_hook(lambda module, args, out: seen.append(out.clone()))
     case.draw(case.texts)

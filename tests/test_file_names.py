@@ -2,7 +2,7 @@
 
 import pytest
 
-from trce_ops.file_names import FileNameError, portable_name
+from trce_ops.files.names import FileNameError, portable_name
 
 KEPT = ["star", "no violence", "set/no-guns_2", "v1.5", "Ж星é", "%date%", ".hidden", "com", "console/null", "a" * 150]
 REFUSED = [

@@ -19,13 +19,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from trce_ops import preserve, tuning_cache
-from trce_ops.concepts import ConceptPair
-from trce_ops.context_map import ContextMap
-from trce_ops.delta import DeltaError, DeltaInfo, ErasedDelta, delta_bytes, load_delta, save_delta
-from trce_ops.tuned import WeightChange
-from trce_ops.tuning import Tuning
-from trce_ops.weight_files import WeightFileError, differences, match, open_weights
+from trce_ops.closed_form import preserve
+from trce_ops.delta.file import DeltaError, DeltaInfo, ErasedDelta, delta_bytes, load_delta, save_delta
+from trce_ops.delta.low_rank import ContextMap, WeightChange
+from trce_ops.files.weight_files import WeightFileError, differences, match, open_weights
+from trce_ops.text.concepts import ConceptPair
+from trce_ops.tuning import cache as tuning_cache
+from trce_ops.tuning.train import Tuning
 
 TIMES = int(os.environ.get("TRCE_FUZZ", "1"))
 LEAST = 20_000  # cases in CI
@@ -131,8 +131,8 @@ def clip(make_clip):
 
 
 def test_text_is_read_or_refused(pack, clip):
-    concepts, templates, tokens = pack.ops.concepts, pack.ops.templates, pack.ops.tokens
-    encoder = pack.host.ClipEncoder(clip)
+    concepts, templates, tokens = pack.ops.text.concepts, pack.ops.text.prompts, pack.ops.text.tokens
+    encoder = pack.host.encoders.ClipEncoder(clip)
 
     def check(text, keep):
         try:
@@ -154,9 +154,9 @@ def test_text_is_read_or_refused(pack, clip):
 
 
 def test_text_through_the_node(pack, run, make_model, clip, monkeypatch, tmp_path):
-    erase = pack.module.trce_ops.erase
+    erase = pack.module.trce_ops.closed_form.erase
     monkeypatch.setattr(erase, "BENIGN_CAPTIONS", ("a cat", "two boats by the sea"))
-    monkeypatch.setattr(pack.host, "cache_folder", lambda: str(tmp_path))
+    monkeypatch.setattr(pack.host.folders.folder_paths, "get_system_user_directory", lambda _: str(tmp_path))
     model = make_model()
     path = tmp_path / "delta.safetensors"
 
@@ -169,8 +169,8 @@ def test_text_through_the_node(pack, run, make_model, clip, monkeypatch, tmp_pat
             assert_sentence(error, "'concepts'", "'keep'")
         else:
             assert erased.patches
-            pack.ops.delta.save_delta(delta, path)
-            assert pack.ops.delta.load_delta(path).info == delta.info
+            pack.ops.delta.file.save_delta(delta, path)
+            assert pack.ops.delta.file.load_delta(path).info == delta.info
             assert report.encode()
         assert not model.patches
 
@@ -179,7 +179,7 @@ def test_text_through_the_node(pack, run, make_model, clip, monkeypatch, tmp_pat
 
 def test_lists_through_their_nodes(pack, run):
     """What a language model answers is never refused; what comes out can be read by the nodes that it goes to."""
-    concepts = pack.ops.concepts
+    concepts = pack.ops.text.concepts
 
     def check(text, generated, keep):
         try:
@@ -205,7 +205,7 @@ def test_file_names(pack, tmp_path):
         shutil.rmtree(root, ignore_errors=True)
         root.mkdir()
         try:
-            name = pack.host.write_numbered(prefix, str(root), b"data")
+            name = pack.host.folders.write_numbered(prefix, str(root), b"data")
         except ValueError as error:
             assert_sentence(error, "'filename_prefix'")
         else:
@@ -230,8 +230,8 @@ def test_numbers_out_of_bounds_are_refused_by_name(pack, run, make_model, make_c
     from comfy_api.latest import io
 
     model, clip = make_model(), make_clip()
-    info = pack.ops.delta.DeltaInfo("sd1", "encoder", (pack.ops.concepts.ConceptPair("a gun"),))
-    delta = pack.ops.delta.ErasedDelta(pack.ops.context_map.ContextMap((torch.eye(32),)), info)
+    info = pack.ops.delta.file.DeltaInfo("sd1", "encoder", (pack.ops.text.concepts.ConceptPair("a gun"),))
+    delta = pack.ops.delta.file.ErasedDelta(pack.ops.delta.low_rank.ContextMap((torch.eye(32),)), info)
     whole = {"model": model, "clip": clip, "delta": delta, "concepts": "a gun", "keep": "", "weights_name": "none"}
     nodes = {}
     for name, node in pack.nodes.items():
@@ -258,7 +258,7 @@ def test_numbers_out_of_bounds_are_refused_by_name(pack, run, make_model, make_c
         wrong = {w.id: v for w, v in zip(widgets, values) if not w.min <= v <= w.max}
         right = {w.id: v for w, v in zip(widgets, values) if w.id not in wrong}
         if wrong:
-            with pytest.raises(pack.host.HostError) as refusal:
+            with pytest.raises(pack.host.errors.HostError) as refusal:
                 run(name, **{**inputs, **right, **wrong})
             assert_sentence(refusal.value, *(f"'{widget}'" for widget in wrong))
         assert not model.patches
@@ -272,7 +272,7 @@ def test_numbers_of_the_methods_are_refused_by_name(pack, run):
 
     def check(case):
         (method, widget), value = case
-        with pytest.raises(pack.host.HostError) as refusal:
+        with pytest.raises(pack.host.errors.HostError) as refusal:
             run("TRCEEraseByMethod", method={"method": method, widget.id: value})
         assert_sentence(refusal.value, f"'{widget.id}'")
 
@@ -280,16 +280,16 @@ def test_numbers_of_the_methods_are_refused_by_name(pack, run):
         (case, value) for case in inner for value in (case[1].min - 1, case[1].max + 1, *(v for v in ODD if v != v))
     ]
     exhaust("numbers of the methods out of bounds", check, ends)
-    with pytest.raises(pack.host.HostError, match="'method' is 'none'; choose one of"):
+    with pytest.raises(pack.host.errors.HostError, match="'method' is 'none'; choose one of"):
         run("TRCEEraseByMethod", method={"method": "none"})
 
 
 @pytest.mark.parametrize("end", ["min", "max"])
 def test_numbers_at_their_bounds_are_taken(pack, run, make_model, clip, end, monkeypatch, tmp_path):
     """Of Erase in closed form, all four corners of its two knobs for the solver among them."""
-    erase = pack.module.trce_ops.erase
+    erase = pack.module.trce_ops.closed_form.erase
     monkeypatch.setattr(erase, "BENIGN_CAPTIONS", ("a cat", "two boats by the sea"))
-    monkeypatch.setattr(pack.host, "cache_folder", lambda: str(tmp_path))
+    monkeypatch.setattr(pack.host.folders.folder_paths, "get_system_user_directory", lambda _: str(tmp_path))
     model = make_model()
     inputs = pack.nodes["TRCEErase"].define_schema().inputs
     bounds = {i.id: getattr(i, end) for i in inputs if hasattr(i, end) and not i.id.startswith("tune_")}
@@ -473,13 +473,13 @@ def test_deltas_made_to_break_things(tmp_path):
 def test_a_broken_delta_patches_nothing(pack, run, make_model, tmp_path, monkeypatch):
     """From the file through both nodes: the model is patched as a whole or not at all."""
     model = make_model()
-    paths = pack.host.folder_paths.folder_names_and_paths
+    paths = pack.host.folders.folder_paths.folder_names_and_paths
     monkeypatch.setitem(paths, "erased_deltas", ([str(tmp_path)], {".safetensors"}))
     noise = torch.Generator().manual_seed(0)
     factors = (torch.randn(32, 1, generator=noise), torch.randn(1, 32, generator=noise))
     change = {MODULE: WeightChange((torch.randn(64, 1, generator=noise), torch.randn(1, 64, generator=noise)))}
     base = unchecked(delta_bytes(ErasedDelta(ContextMap(factors), INFO, change)))
-    readers = pack.host.find_text_readers(model).keys
+    readers = pack.host.readers.find_text_readers(model).keys
 
     def check(data, strength):
         (tmp_path / "delta.safetensors").write_bytes(data)
@@ -529,7 +529,10 @@ FLIPPED = st.builds(flipped, st.sampled_from(WEIGHT_FILES), st.lists(st.integers
 def test_weights_and_loras_made_to_break_things(pack, make_model, tmp_path):
     model = make_model()
     state = model.model.state_dict()
-    names, shapes = pack.module.nodes.exchange.file_names(model), {key: tuple(W.shape) for key, W in state.items()}
+    names, shapes = (
+        pack.module.nodes.host.weight_names.file_names(model),
+        {key: tuple(W.shape) for key, W in state.items()},
+    )
     path = tmp_path / "weights.safetensors"
 
     def check(data):
@@ -546,7 +549,7 @@ def test_weights_and_loras_made_to_break_things(pack, make_model, tmp_path):
 
 def test_broken_weights_patch_nothing(pack, run, make_model, tmp_path, monkeypatch):
     model = make_model()
-    paths = pack.host.folder_paths.folder_names_and_paths
+    paths = pack.host.folders.folder_paths.folder_names_and_paths
     monkeypatch.setitem(paths, "diffusion_models", ([str(tmp_path)], {".safetensors"}))
 
     def check(data):

@@ -18,7 +18,7 @@ def pages():
 @pytest.fixture(scope="module")
 def sources():
     """What the pack's code says, with sentences that go over several lines in one piece."""
-    files = [*(ROOT / "nodes").glob("*.py"), *(ROOT / "trce_ops").rglob("*.py")]
+    files = [*(ROOT / "nodes").rglob("*.py"), *(ROOT / "trce_ops").rglob("*.py")]
     return "\n".join(re.sub(r'"\s*\n\s*f?"', "", path.read_text(encoding="utf-8")) for path in files)
 
 

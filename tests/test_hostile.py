@@ -15,7 +15,7 @@ import urllib.error
 import pytest
 
 from tools.host import WorkflowError
-from trce_ops.delta import load_delta
+from trce_ops.delta.file import load_delta
 
 MODEL = "trce_demo_sd15.safetensors"
 INTERRUPTS = int(os.environ.get("TRCE_INTERRUPTS", 20))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from trce_ops.lora import LoraSettings, low_rank, make_lora
+from trce_ops.delta.lora import LoraSettings, low_rank, make_lora
 
 
 def matrix(out, width, seed=0):

@@ -7,18 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from trce_ops import erase as closed_form
-from trce_ops.concepts import parse_concepts
-from trce_ops.delta import load_delta, save_delta
-from trce_ops.embeddings import EmbeddingPairs, Pooled
-from trce_ops.erase import EraseSettings
-from trce_ops.methods import METHODS, MethodError, erase_with, esd, leace, mace, realera, rece, speed, trce, uce
-from trce_ops.stage2 import tune
-from trce_ops.texts import Texts
-from trce_ops.tokens import TokenError, locate
-from trce_ops.trajectories import Points
-from trce_ops.tuned import choose
-from trce_ops.tuning import Contexts, Data
+from trce_ops.closed_form import erase as closed_form
+from trce_ops.closed_form.erase import EraseSettings
+from trce_ops.delta.file import load_delta, save_delta
+from trce_ops.methods import esd, leace, mace, realera, rece, speed, trce, uce
+from trce_ops.methods.registry import METHODS, MethodError, erase_with
+from trce_ops.text.concepts import parse_concepts
+from trce_ops.text.embeddings import EmbeddingPairs, Pooled
+from trce_ops.text.tokens import TokenError, locate
+from trce_ops.tuning.data import Contexts, Data
+from trce_ops.tuning.factors import choose
+from trce_ops.tuning.text_batch import Texts
+from trce_ops.tuning.trajectories import Points
+from trce_ops.tuning.tune import tune
 
 TOY = runpy.run_path(str(Path(__file__).with_name("test_tuning.py")))
 ToyDenoiser, lend, SMALL = TOY["ToyDenoiser"], TOY["lend"], TOY["SMALL"]
@@ -142,7 +143,7 @@ def test_the_embedding_that_rece_finds_is_the_best_one():
 
 
 def test_mace_moves_what_two_sentences_have_in_common_and_not_the_concept(encoder, monkeypatch):
-    sentences = __import__("trce_ops.templates", fromlist=["TEMPLATES"])
+    sentences = __import__("trce_ops.text.prompts", fromlist=["TEMPLATES"])
     templates = ("{}", "a photo of {} at sea")
     monkeypatch.setattr(sentences, "TEMPLATES", templates)
     W, pairs = projection(), []
@@ -192,7 +193,7 @@ def test_realera_draws_neighbours_at_the_distances_it_is_told(encoder):
 
 def test_realera_without_neighbours_is_the_closed_form_of_trce(encoder):
     delta, _ = erased("realera", encoder, realera.RealEraSettings(neighbours=0))
-    other, _ = erased("trce-closed-form", encoder, trce.TrceSettings(EraseSettings(preserve=1.0, reading=False)))
+    other, _ = erased("trce-closed-form", encoder, trce.TrceSettings(EraseSettings(preserve=1.0, metric=False)))
     torch.testing.assert_close(matrix(delta), matrix(other))
 
 
@@ -441,7 +442,7 @@ def test_any_number_of_concepts(encoder, method, count):
 
 @pytest.mark.parametrize("method", ["uce", "rece", "mace", "realera", "speed", "leace"])
 def test_a_hundred_concepts(encoder, method, monkeypatch):
-    sentences = __import__("trce_ops.templates", fromlist=["TEMPLATES"])
+    sentences = __import__("trce_ops.text.prompts", fromlist=["TEMPLATES"])
     monkeypatch.setattr(sentences, "TEMPLATES", sentences.TEMPLATES[:2])
     pairs = parse_concepts("\n".join(f"thing{i} -> cake" for i in range(100)))
     delta, _ = erased(method, encoder, pairs=pairs)

@@ -16,14 +16,14 @@ KEEP = "a dog\na water pistol"
 @pytest.fixture(autouse=True)
 def fast(pack, monkeypatch):
     """Fewer everyday captions; what is done with them is test_preserve.py's matter."""
-    erase = pack.module.trce_ops.erase
+    erase = pack.module.trce_ops.closed_form.erase
     monkeypatch.setattr(erase, "BENIGN_CAPTIONS", erase.BENIGN_CAPTIONS[::20])
 
 
 @pytest.fixture
 def folder(pack, tmp_path, monkeypatch):
     """models/erased_deltas of this test's own, with nothing in it."""
-    paths = pack.host.folder_paths.folder_names_and_paths
+    paths = pack.host.folders.folder_paths.folder_names_and_paths
     folder = tmp_path / "erased_deltas"
     folder.mkdir()
     monkeypatch.setitem(paths, "erased_deltas", ([str(folder)], {".safetensors"}))
@@ -36,7 +36,7 @@ def conditioning(clip, text):
 
 
 def file_bytes(pack, delta, path):
-    pack.ops.delta.save_delta(delta, path)
+    pack.ops.delta.file.save_delta(delta, path)
     return path.read_bytes()
 
 
@@ -77,12 +77,12 @@ def test_preserve_holds_the_keep_list(run, make_model, make_clip):
 
 def test_what_mentions_the_concept_is_not_kept(pack, encoder, monkeypatch):
     """Neither an everyday caption nor a sentence around the keep list may hold on to the concept itself."""
-    erase, moment = pack.module.trce_ops.erase, pack.module.trce_ops.preserve.keep_moment
+    erase, moment = pack.module.trce_ops.closed_form.erase, pack.module.trce_ops.closed_form.preserve.keep_moment
     monkeypatch.setattr(erase, "BENIGN_CAPTIONS", ("a cat", "a red dog", "two boats"))
-    monkeypatch.setattr(pack.module.trce_ops.templates, "TEMPLATES", ("{}", "a dog and {}", "a red {bare}"))
+    monkeypatch.setattr(pack.module.trce_ops.text.prompts, "TEMPLATES", ("{}", "a dog and {}", "a red {bare}"))
     asked = []
     monkeypatch.setattr(erase, "keep_moment", lambda captions, *rest: asked.append(captions) or moment(captions, *rest))
-    pairs = pack.ops.concepts.parse_concepts("a dog -> a cat")
+    pairs = pack.ops.text.concepts.parse_concepts("a dog -> a cat")
     delta, report = erase.erase(pairs, ["a mat"], encoder, family="sd1")
     kept = erase.keep_moments(["a mat"], ["a dog"], ("{}",), encoder, None, lambda *_: None)
     assert torch.allclose(kept["everyday captions"].moment, moment(["a cat", "two boats"], encoder).moment)
@@ -103,7 +103,7 @@ def test_the_same_inputs_give_the_same_file_and_touch_no_global_randomness(pack,
 
 def test_a_delta_on_another_checkpoint_is_the_same_as_erasing_there(run, make_model, make_clip, sample):
     clip, other = make_clip(), make_model(seed=9)
-    asked = dict(clip=clip, concepts=CONCEPTS, keep=KEEP, reading=False)
+    asked = dict(clip=clip, concepts=CONCEPTS, keep=KEEP, metric=False)
     _, delta, *_ = run("TRCEErase", model=make_model(), **asked)
     there, *_ = run("TRCEErase", model=other, **asked)
     (applied,) = run("TRCEApplyDelta", model=other, delta=delta, clip=clip)
@@ -129,7 +129,7 @@ def test_cancel_leaves_the_model_bit_identical_and_no_file(pack, run, make_model
     model, clip = make_model(), make_clip()
     before = {key: weight.clone() for key, weight in model.model.state_dict().items()}
     clip_before = {key: weight.clone() for key, weight in clip.cond_stage_model.state_dict().items()}
-    monkeypatch.setattr(pack.host, "cache_folder", lambda: str(tmp_path / "cache"))
+    monkeypatch.setattr(pack.host.folders.folder_paths, "get_system_user_directory", lambda _: str(tmp_path / "cache"))
     calls = []
 
     def cancelling(encode):
@@ -142,7 +142,9 @@ def test_cancel_leaves_the_model_bit_identical_and_no_file(pack, run, make_model
         return call
 
     for name in ("encode", "encode_tree"):
-        monkeypatch.setattr(pack.host.ClipEncoder, name, cancelling(getattr(pack.host.ClipEncoder, name)))
+        monkeypatch.setattr(
+            pack.host.encoders.ClipEncoder, name, cancelling(getattr(pack.host.encoders.ClipEncoder, name))
+        )
     with pytest.raises(mm.InterruptProcessingException):
         run("TRCEErase", model=model, clip=clip, concepts=CONCEPTS, keep=KEEP)
     assert len(calls) == 2
@@ -199,7 +201,7 @@ def test_another_encoder_is_refused_unless_allowed(run, make_model, make_clip, c
 
 def test_the_fingerprint_knows_the_encoder_and_not_how_it_is_loaded(pack, make_clip):
     def fingerprint(clip):
-        return pack.host.ClipEncoder(clip).fingerprint
+        return pack.host.encoders.ClipEncoder(clip).fingerprint
 
     clip = make_clip(dtype=torch.float16)
     single = make_clip(seed=1)
@@ -221,7 +223,7 @@ def test_save_and_load_give_the_delta_back_and_never_overwrite(run, pack, make_m
     _, delta, *_ = run("TRCEErase", model=make_model(), clip=make_clip(), concepts=CONCEPTS, keep=KEEP)
     for _ in range(2):
         run("TRCESaveDelta", delta=delta, filename_prefix="set/no-guns")
-    names = pack.host.delta_names()
+    names = pack.host.folders.delta_names()
     assert [Path(name).as_posix() for name in names] == [f"set/no-guns_0000{n}_.safetensors" for n in (1, 2)]
     (loaded,) = run("TRCELoadDelta", delta_name=names[1])
     assert loaded.info == delta.info
@@ -248,9 +250,9 @@ def test_nothing_is_loaded_from_outside_the_folder(run, folder):
         run("TRCELoadDelta", delta_name="../outside.safetensors")
 
 
-def test_the_steps_and_the_report_are_shown_on_the_node(pack, make_model, make_clip, monkeypatch):
+def test_the_steps_and_the_report_are_shown_on_the_node(pack, make_model, make_clip, monkeypatch, listen):
     told = []
-    monkeypatch.setattr(pack.host, "show_text", lambda node_id, text: told.append(text))
+    listen(lambda node_id, text: told.append(text))
     node = pack.nodes["TRCEErase"].PREPARE_CLASS_CLONE(None)
     settings = dict(strength=1.0, preserve=0.1, ridge=0.01, templates=False)
     weights = dict(weight_sot=0, weight_keyword=0, weight_first_eot=1, weight_pads=0)
@@ -262,9 +264,9 @@ def test_the_steps_and_the_report_are_shown_on_the_node(pack, make_model, make_c
 
 def test_the_metric_is_that_of_the_weights_with_their_loras(pack, run, make_model, make_clip, sample):
     """Also while ComfyUI has the patched weights in place; and a map that was solved in it says so in its file."""
-    module, gram = pack.module.nodes.text_weights, pack.ops.reading.gram
+    module, gram = pack.module.nodes.host.weights, pack.ops.closed_form.metric.gram
     plain, patched = make_model(), make_model().clone()
-    readers = pack.host.find_text_readers(plain)
+    readers = pack.host.readers.find_text_readers(plain)
     weights = {key: plain.model.state_dict()[key].clone() for key in readers.keys}
     change = torch.randn(weights[readers.keys[0]].shape, generator=torch.Generator().manual_seed(1))
     patched.add_patches({readers.keys[0]: ("diff", (change,))}, 0.5)
@@ -273,14 +275,14 @@ def test_the_metric_is_that_of_the_weights_with_their_loras(pack, run, make_mode
         if model is patched:
             weights[readers.keys[0]] += 0.5 * change
         expected = gram(weights.values(), len(weights), readers.width)
-        assert torch.allclose(module.readings(model, readers)["context"], expected, atol=1e-5)
+        assert torch.allclose(module.metrics(model, readers).by_kind["context"], expected, atol=1e-5)
         sample(model, conditioning(clip, "a gun"), conditioning(clip, ""))
-        assert torch.allclose(module.readings(model, readers)["context"], expected, atol=1e-5)
+        assert torch.allclose(module.metrics(model, readers).by_kind["context"], expected, atol=1e-5)
     erasures = {
-        reading: run("TRCEErase", model=plain, clip=clip, concepts=CONCEPTS, keep=KEEP, reading=reading)[1]
-        for reading in (True, False)
+        metric: run("TRCEErase", model=plain, clip=clip, concepts=CONCEPTS, keep=KEEP, metric=metric)[1]
+        for metric in (True, False)
     }
-    assert {reading: delta.info.settings["reading"] for reading, delta in erasures.items()} == {
+    assert {metric: delta.info.settings["metric"] for metric, delta in erasures.items()} == {
         True: True,
         False: False,
     }
@@ -288,15 +290,12 @@ def test_the_metric_is_that_of_the_weights_with_their_loras(pack, run, make_mode
     assert not torch.allclose(on, off, atol=1e-3)
 
 
-def test_weights_that_are_no_numbers_leave_the_metric_out(pack, run, make_model, make_clip, monkeypatch):
-    """Other packs keep quantised weights in their own layout: the erasure is then solved as without it."""
+def test_weights_that_are_nan_leave_the_metric_out(pack, run, make_model, make_clip, monkeypatch):
+    """The erasure is then solved as without it. Packed weights: test_packed_weights.py."""
     asked = dict(model=make_model(), clip=make_clip(), concepts=CONCEPTS, keep=KEEP)
-    off = run("TRCEErase", **asked, reading=False)[1]
-    packed = torch.zeros(5, dtype=torch.uint8)
-    for weight in (packed, torch.full((5, 768), torch.nan)):
-        monkeypatch.setattr(
-            pack.module.nodes.text_weights, "base_weights", lambda model, weight=weight: lambda key: weight
-        )
-        delta = run("TRCEErase", **asked)[1]
-        assert torch.equal(delta.context_map.dense(), off.context_map.dense())
-        assert delta.info.settings["reading"] is False
+    off = run("TRCEErase", **asked, metric=False)[1]
+    nan = torch.full((5, 768), torch.nan)
+    monkeypatch.setattr(pack.host.weights.ModelWeights, "base", lambda self, key: nan)
+    delta = run("TRCEErase", **asked)[1]
+    assert torch.equal(delta.context_map.dense(), off.context_map.dense())
+    assert delta.info.settings["metric"] is False

@@ -5,10 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trce_ops.closed_form import NotPositiveDefinite, factorize, solve_context_map
-from trce_ops.concepts import ConceptError, parse_concepts
-from trce_ops.erase import EraseSettings, erase
-from trce_ops.tokens import TokenError
+from trce_ops.closed_form.erase import EraseSettings, erase
+from trce_ops.closed_form.solve import NotPositiveDefinite, factorize, solve_context_map
+from trce_ops.text.concepts import ConceptError, parse_concepts
+from trce_ops.text.tokens import TokenError
 
 D = 6
 
@@ -98,7 +98,7 @@ SETTINGS = EraseSettings(templates=False)
 @pytest.fixture
 def report(encoder, monkeypatch):
     """report(concepts, keep, templates) -> the report's text."""
-    module = __import__("trce_ops.erase", fromlist=["erase"])
+    module = __import__("trce_ops.closed_form.erase", fromlist=["erase"])
     monkeypatch.setattr(module, "BENIGN_CAPTIONS", module.BENIGN_CAPTIONS[::20])
 
     def write(concepts, *keep, templates=False):
@@ -138,7 +138,7 @@ def test_a_concept_that_is_its_own_safe_target_is_pointed_out(report, encoder):
 
 
 def test_words_that_every_caption_has_are_refused(report, monkeypatch):
-    module = __import__("trce_ops.erase", fromlist=["erase"])
+    module = __import__("trce_ops.closed_form.erase", fromlist=["erase"])
     monkeypatch.setattr(module, "BENIGN_CAPTIONS", ("a dog", "cat on a mat"))
     with pytest.raises(ConceptError, match="nothing would be left to keep"):
         report("a -> b")

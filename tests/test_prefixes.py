@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from trce_ops.concepts import ConceptPair
-from trce_ops.embeddings import embed_pairs
-from trce_ops.prefixes import prefix_trees
-from trce_ops.templates import expand
-from trce_ops.tokens import TokenWeights
+from trce_ops.text.concepts import ConceptPair
+from trce_ops.text.embeddings import embed_pairs
+from trce_ops.text.prefix_tree import prefix_trees
+from trce_ops.text.prompts import expand
+from trce_ops.text.tokens import TokenWeights
 
 PROMPTS = expand([ConceptPair("a gun", "an umbrella"), ConceptPair("violence and war", "peace")])
 
@@ -56,7 +56,7 @@ def test_pairs_from_trees_are_those_from_prompts(encoder, weights):
 def test_comfyui_encoder_gives_what_comfyui_gives(pack, make_clip, kind, skip):
     clip = make_clip(kind=kind)
     clip.clip_layer(skip)
-    encoder = pack.host.ClipEncoder(clip)
+    encoder = pack.host.encoders.ClipEncoder(clip)
     texts = {encoder.tokenize(prompt.source): prompt.source for prompt in PROMPTS}
     before = {key: (w.data_ptr(), w._version) for key, w in clip.cond_stage_model.state_dict().items()}
     lengths = {ids: 77 if text == "a gun" else 12 for ids, text in texts.items()}

@@ -6,8 +6,8 @@ import os
 import pytest
 import torch
 
-from trce_ops import preserve
-from trce_ops.preserve import keep_moment
+from trce_ops.closed_form import preserve
+from trce_ops.closed_form.preserve import keep_moment
 
 CAPTIONS = ("a dog", "a cat on a mat", "an old photograph")
 

@@ -60,12 +60,12 @@ class SmoothDenoiser(ToyDenoiser):
 
 @pytest.fixture
 def probes(pack):
-    return pack.ops.probes
+    return pack.ops.attacks
 
 
 @pytest.fixture
 def toy(pack):
-    return ToySoftEncoder(pack.ops.texts.Texts)
+    return ToySoftEncoder(pack.ops.tuning.text_batch.Texts)
 
 
 def pictures(toy, *words, n=3):
@@ -88,7 +88,7 @@ def cancel_at(call):
 
 
 def test_ring_a_bell_is_the_mean_difference(pack, probes):
-    Texts, noise = pack.ops.texts.Texts, torch.Generator().manual_seed(0)
+    Texts, noise = pack.ops.tuning.text_batch.Texts, torch.Generator().manual_seed(0)
     make = lambda n: Texts(torch.randn(n, 5, 4, generator=noise), torch.randn(n, 3, generator=noise))  # noqa: E731
     concept, without, benign = make(3), make(3), make(1)
     found = probes.ring_a_bell.add_direction(benign, probes.ring_a_bell.concept_direction(concept, without), 2.5)
@@ -131,7 +131,7 @@ def test_a_template_without_room_for_the_word_is_refused(probes, toy, template, 
 
 
 def _word(initial):
-    from trce_ops.probes.inversion import InversionSettings
+    from trce_ops.attacks.inversion import InversionSettings
 
     return InversionSettings(steps=1, initial_word=initial)
 
@@ -170,7 +170,7 @@ def test_the_loss_of_the_last_step_is_that_of_the_found_prompt(probes, toy, monk
 
 
 def test_latent_inversion_goes_there_and_back(pack, probes, toy):
-    predict = pack.ops.trajectories.Predictor(SmoothDenoiser(), 2)
+    predict = pack.ops.tuning.trajectories.Predictor(SmoothDenoiser(), 2)
     given = torch.randn(3, 1, 1, WIDTH, generator=torch.Generator().manual_seed(2))
     text = toy.encode([toy.tokenize("w1")])
 
@@ -210,8 +210,8 @@ NODES = {
 
 @pytest.fixture(autouse=True)
 def few_levels(pack, monkeypatch):
-    monkeypatch.setattr(pack.ops.probes.evidence, "LEVELS", 2)
-    monkeypatch.setattr(pack.ops.templates, "TEMPLATES", pack.ops.templates.TEMPLATES[:3])
+    monkeypatch.setattr(pack.ops.attacks.evidence, "LEVELS", 2)
+    monkeypatch.setattr(pack.ops.text.prompts, "TEMPLATES", pack.ops.text.prompts.TEMPLATES[:3])
 
 
 @pytest.fixture(scope="module")
@@ -288,7 +288,7 @@ def test_the_found_prompt_encodes_to_the_found_conditioning(probe, stock):
 @pytest.mark.parametrize("call", [1, 2, 3])
 def test_cancel_at_any_step_leaves_everything_as_it_was(pack, probe, stock, node_id, call, monkeypatch):
     before = states(stock)
-    monkeypatch.setattr(pack.host, "node_progress", lambda _: cancel_at(call))
+    monkeypatch.setattr(pack.module.nodes.attack_target, "node_progress", lambda _: cancel_at(call))
     with pytest.raises(Cancelled):
         probe(node_id)
     assert_as_before(stock, before)

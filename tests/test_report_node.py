@@ -30,7 +30,7 @@ def bits(model):
 
 @pytest.fixture
 def comparison(pack):
-    return pack.ops.comparison
+    return pack.ops.evaluation.comparison
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def erased(run, make_clip):
 
 @pytest.fixture(autouse=True)
 def fast(pack, monkeypatch):
-    erase = pack.module.trce_ops.erase
+    erase = pack.module.trce_ops.closed_form.erase
     monkeypatch.setattr(erase, "BENIGN_CAPTIONS", erase.BENIGN_CAPTIONS[::20])
 
 
@@ -85,7 +85,7 @@ def test_a_change_is_measured_in_units_of_what_the_prompt_does(comparison):
 
 
 def test_the_sheet_has_every_picture_in_its_place(pack):
-    sheet = sys.modules[f"{pack.module.__name__}.nodes.contact_sheet"]
+    sheet = sys.modules[f"{pack.module.__name__}.nodes.ui.contact_sheet"]
     colours = {
         (r, c, s): (0.2 + 0.3 * r, 0.1 + 0.4 * c, float(s)) for r in range(2) for c in range(2) for s in range(2)
     }

@@ -33,7 +33,7 @@ EOT = 49407
 @pytest.fixture(autouse=True)
 def fast(pack, monkeypatch):
     """Fewer everyday captions; what is done with them is test_preserve.py's matter."""
-    erase = pack.module.trce_ops.erase
+    erase = pack.module.trce_ops.closed_form.erase
     monkeypatch.setattr(erase, "BENIGN_CAPTIONS", erase.BENIGN_CAPTIONS[::20])
 
 
@@ -70,7 +70,7 @@ def conditioning(clip, text, delta=None):
 def test_many_prompts_in_one_call_are_what_comfyui_gives_one_by_one(pack, make_clip, kind, width, skip):
     clip = make_clip(kind=kind)
     clip.clip_layer(skip)
-    encoder = pack.host.ClipEncoder(clip)
+    encoder = pack.host.encoders.ClipEncoder(clip)
     rows = [encoder.tokenize(text) for text in TEXTS]
     assert (encoder.width, encoder.pooled_width) == (width, G)
     for length in (2, 9, 77):
@@ -83,7 +83,7 @@ def test_many_prompts_in_one_call_are_what_comfyui_gives_one_by_one(pack, make_c
 
 def test_pooled_vectors_of_prompts_cut_before_their_end_are_not_kept(pack, make_clip):
     clip = make_clip(kind="sdxl")
-    encoder = pack.host.ClipEncoder(clip)
+    encoder = pack.host.encoders.ClipEncoder(clip)
     ids = encoder.tokenize("a photo of a xylophonist in the rain")
     encoder.encode([ids], 3)
     assert torch.allclose(encoder.pool([ids])[0], encode(clip, "a photo of a xylophonist in the rain")[1][0], atol=1e-5)
@@ -91,7 +91,7 @@ def test_pooled_vectors_of_prompts_cut_before_their_end_are_not_kept(pack, make_
 
 def test_pooled_vectors_come_with_the_embeddings(pack, make_clip, monkeypatch):
     """Stage 1 asks for both, and runs the encoders once."""
-    encoder = pack.host.ClipEncoder(make_clip(kind="sdxl"))
+    encoder = pack.host.encoders.ClipEncoder(make_clip(kind="sdxl"))
     rows = [encoder.tokenize(text) for text in TEXTS]
     encoder.encode(rows, 77)
     monkeypatch.setattr(encoder, "encode", lambda *_: pytest.fail("encoded again"))
@@ -100,7 +100,7 @@ def test_pooled_vectors_come_with_the_embeddings(pack, make_clip, monkeypatch):
 
 def test_the_end_of_text_is_found_in_each_stream(pack, make_clip):
     clip = make_clip(kind="sdxl")
-    encoder = pack.host.ClipEncoder(clip)
+    encoder = pack.host.encoders.ClipEncoder(clip)
     for text in TEXTS:
         streams = clip.tokenize(text, disable_weights=True)
         ends = {name: [token for token, _ in chunk].index(EOT) for name, (chunk,) in streams.items()}
@@ -118,8 +118,8 @@ def test_streams_that_disagree_are_refused(pack, make_clip):
         return {**tokenize(text, **options), "g": tokenize(f"{text} more", **options)["g"]}
 
     clip.tokenize = longer
-    with pytest.raises(pack.ops.tokens.TokenError, match="CLIP-G .* CLIP-L"):
-        pack.host.ClipEncoder(clip).tokenize("a gun")
+    with pytest.raises(pack.ops.text.tokens.TokenError, match="CLIP-G .* CLIP-L"):
+        pack.host.encoders.ClipEncoder(clip).tokenize("a gun")
 
 
 def test_both_ways_of_the_text_are_read_as_the_safe_target(erased):
@@ -182,8 +182,8 @@ def test_weights_patched_on_their_way_into_a_layer_are_as_exact(erased):
 
 def test_a_saved_delta_has_both_maps(pack, erased, run, sample, tmp_path):
     model, clip, result, delta, _ = erased
-    pack.ops.delta.save_delta(delta, tmp_path / "delta.safetensors")
-    loaded = pack.ops.delta.load_delta(tmp_path / "delta.safetensors")
+    pack.ops.delta.file.save_delta(delta, tmp_path / "delta.safetensors")
+    loaded = pack.ops.delta.file.load_delta(tmp_path / "delta.safetensors")
     assert loaded.info == delta.info
     (applied,) = run("TRCEApplyDelta", model=model, delta=loaded, clip=clip)
     gun, empty = conditioning(clip, "a gun"), conditioning(clip, "")
@@ -227,7 +227,7 @@ def test_tuning_is_refused_for_a_family_it_is_not_for(run, make_sdxl, make_clip)
 
 @pytest.fixture
 def denoiser(pack):
-    return sys.modules[f"{pack.module.__name__}.nodes.denoiser"]
+    return sys.modules[f"{pack.module.__name__}.nodes.host.denoiser"]
 
 
 def test_what_is_tuned_sees_is_what_comfyui_samples_with_after_stage_1(pack, denoiser, erased):
@@ -238,7 +238,7 @@ def test_what_is_tuned_sees_is_what_comfyui_samples_with_after_stage_1(pack, den
     c, pooled = (z.clone() for z in encode(clip, "a gun in the rain"))
     x, sigma = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(5)), torch.tensor([3.0])
     with denoiser.tunable(model, 64).open() as denoise, torch.no_grad():
-        texts = pack.ops.texts.Texts(c, pooled)
+        texts = pack.ops.tuning.text_batch.Texts(c, pooled)
         plain = denoise(x, sigma, texts, {})
         ours = denoise(x, sigma, texts.moved({"context": delta.context_map, **delta.streams}), {})
     with torch.inference_mode():
@@ -251,7 +251,7 @@ def test_what_is_tuned_sees_is_what_comfyui_samples_with_after_stage_1(pack, den
 
 
 def test_sdxl_is_tuned_and_stays_as_it_was(run, pack, make_sdxl, make_clip, sample, monkeypatch, tmp_path):
-    monkeypatch.setattr(pack.host, "cache_folder", lambda: str(tmp_path))
+    monkeypatch.setattr(pack.host.folders.folder_paths, "get_system_user_directory", lambda _: str(tmp_path))
     with torch.inference_mode():
         model = make_sdxl()
     before = {key: weight.clone() for key, weight in model.model.state_dict().items()}
@@ -262,7 +262,7 @@ def test_sdxl_is_tuned_and_stays_as_it_was(run, pack, make_sdxl, make_clip, samp
     assert all(torch.equal(weight, before[key]) for key, weight in model.model.state_dict().items())
     assert len(losses["loss"]) == 2
     assert delta.tuned and set(delta.streams) == {"pooled"}
-    stage1 = pack.host.apply_delta(model, replace(delta, tuned={}), 1.0)
+    stage1 = pack.host.apply.apply_delta(model, replace(delta, tuned={}), 1.0)
     prompts = conditioning(clip, "a gun"), conditioning(clip, "")
     assert not torch.equal(sample(result, *prompts), sample(stage1, *prompts))
 

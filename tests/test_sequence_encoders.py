@@ -20,13 +20,13 @@ ERASE = dict(concepts="a gun -> an umbrella", keep="a dog", preserve=1e-3, ridge
 @pytest.fixture(autouse=True)
 def fast(pack, monkeypatch):
     """Four everyday captions; what is done with them is test_preserve.py's matter."""
-    erase = pack.module.trce_ops.erase
+    erase = pack.module.trce_ops.closed_form.erase
     monkeypatch.setattr(erase, "BENIGN_CAPTIONS", erase.BENIGN_CAPTIONS[:4])
 
 
 @pytest.fixture
 def make_encoder(pack, make_clip):
-    return lambda kind: pack.module.nodes.sequence_encoder.SequenceEncoder(make_clip(kind=kind))
+    return lambda kind: pack.module.nodes.host.sequence_encoder.SequenceEncoder(make_clip(kind=kind))
 
 
 def conditioning(clip, text):
@@ -87,7 +87,7 @@ def test_weights_and_inversions_are_literal_or_refused(pack, make_encoder):
     encoder = make_encoder("flux")
     assert len(set(encoder.tokenize("(gun:1.5)"))) > len(set(encoder.tokenize("gun")))
     assert all(weight == 1.0 for _, weight in encoder.tokens[encoder.tokenize("(gun:1.5)")]["t5xxl"][0])
-    with pytest.raises(pack.ops.tokens.TokenError, match="textual inversion"):
+    with pytest.raises(pack.ops.text.tokens.TokenError, match="textual inversion"):
         encoder.tokenize("embedding:bad")
 
 
@@ -136,7 +136,7 @@ def test_a_language_model_behind_a_norm_from_the_node_to_the_latents(
     model, clip, shape = make_model(config="ZImage", options=ZIMAGE), make_clip(kind="z-image"), (1, 16, 8, 8)
     erased, delta, *_ = run("TRCEErase", model=model, clip=clip, **ERASE)
     assert (delta.info.family, delta.info.space) == ("z-image", "post-norm")
-    norm = pack.host.find_text_readers(model).streams["context"].norm
+    norm = pack.host.readers.find_text_readers(model).streams["context"].norm
     gun, umbrella, empty = (conditioning(clip, text) for text in ("a gun", "an umbrella", ""))
     last = norm(gun[0][0][0, -1]), norm(umbrella[0][0][0, -1])
     assert (delta.context_map.apply(last[0]) - last[1]).norm() < 0.3 * (last[0] - last[1]).norm()
@@ -146,8 +146,8 @@ def test_a_language_model_behind_a_norm_from_the_node_to_the_latents(
         mapped = sample(model, gun, empty, shape=shape)
     assert_same_image(patched, mapped, original)
 
-    pack.ops.delta.save_delta(delta, tmp_path / "delta.safetensors")
-    loaded = pack.ops.delta.load_delta(tmp_path / "delta.safetensors")
+    pack.ops.delta.file.save_delta(delta, tmp_path / "delta.safetensors")
+    loaded = pack.ops.delta.file.load_delta(tmp_path / "delta.safetensors")
     (applied,) = run("TRCEApplyDelta", model=model, delta=loaded, clip=clip)
     assert torch.equal(sample(applied, gun, empty, shape=shape), patched)
     with pytest.raises(ValueError, match="another text encoder"):  # for the norm belongs to it
@@ -180,8 +180,8 @@ def test_sd3_learns_a_map_for_each_of_its_encoders(run, make_model, make_clip, s
 def test_an_encoder_that_was_left_out_is_missed(pack, make_clip):
     clip = make_clip(kind="sd3")
     clip.cond_stage_model.t5xxl = None  # as when only CLIP-L and CLIP-G are loaded
-    with pytest.raises(pack.host.HostError, match="without its t5xxl text encoder"):
-        pack.module.nodes.sequence_encoder.SequenceEncoder(clip)
+    with pytest.raises(pack.host.errors.HostError, match="without its t5xxl text encoder"):
+        pack.module.nodes.host.sequence_encoder.SequenceEncoder(clip)
 
 
 def test_hidream_learns_a_map_for_the_layers_of_its_llama(run, make_model, make_clip, sample):

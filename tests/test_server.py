@@ -12,7 +12,7 @@ from websocket import create_connection
 
 from tools.host import WorkflowError
 from tools.pins import COMFYUI_VERSION
-from trce_ops.delta import load_delta
+from trce_ops.delta.file import load_delta
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS = ROOT / "workflows"

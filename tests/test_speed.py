@@ -10,7 +10,7 @@ import numpy
 import pytest
 import torch
 
-from trce_ops.closed_form import solve_context_map
+from trce_ops.closed_form.solve import solve_context_map
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

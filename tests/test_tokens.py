@@ -2,7 +2,7 @@
 
 import pytest
 
-from trce_ops.tokens import CHUNK, TokenError, TokenWeights, content, find_keyword, first_eot, locate
+from trce_ops.text.tokens import CHUNK, TokenError, TokenWeights, content, find_keyword, first_eot, locate
 
 SOT, EOT = 49406, 49407
 
@@ -11,7 +11,7 @@ PROMPTS = ["", "a cat", "a photo of a xylophonist", "Van Gogh's sunset/sunrise, 
 
 @pytest.fixture(scope="module", params=["sd1", "sd2"])
 def tokenize(request, pack, make_clip):
-    return pack.host.ClipEncoder(make_clip(kind=request.param)).tokenize
+    return pack.host.encoders.ClipEncoder(make_clip(kind=request.param)).tokenize
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
@@ -33,7 +33,7 @@ def test_words_that_split_move_the_eot_past_the_word_count(tokenize):
 
 def test_pads_are_known_by_place_not_by_id(pack, make_clip):
     for kind, pad in (("sd1", EOT), ("sd2", 0)):
-        ids = pack.host.ClipEncoder(make_clip(kind=kind)).tokenize("a cat")
+        ids = pack.host.encoders.ClipEncoder(make_clip(kind=kind)).tokenize("a cat")
         roles = locate(ids, (), EOT)
         assert roles.first_eot == 3
         assert roles.pads == tuple(range(4, 77))
@@ -42,8 +42,8 @@ def test_pads_are_known_by_place_not_by_id(pack, make_clip):
 
 @pytest.mark.parametrize("concept", ["cat", "Van Gogh", "xylophonist", "a gun", "(nudity:1.2)"])
 def test_keyword_tokens_are_the_concept_in_its_sentence(tokenize, concept):
-    from trce_ops.concepts import ConceptPair
-    from trce_ops.templates import expand
+    from trce_ops.text.concepts import ConceptPair
+    from trce_ops.text.prompts import expand
 
     for prompt in expand([ConceptPair(concept)]):
         ids, own = tokenize(prompt.source), content(tokenize(prompt.keyword), EOT)
@@ -65,9 +65,9 @@ def test_a_full_chunk_has_no_pads(tokenize):
 
 
 def test_longer_prompts_and_textual_inversions_are_refused(tokenize, pack):
-    with pytest.raises(pack.ops.tokens.TokenError, match="75 tokens"):
+    with pytest.raises(pack.ops.text.tokens.TokenError, match="75 tokens"):
         tokenize(" ".join(["cat"] * 76))
-    with pytest.raises(pack.ops.tokens.TokenError, match="embedding:"):
+    with pytest.raises(pack.ops.text.tokens.TokenError, match="embedding:"):
         tokenize("a photo of embedding:someone")
 
 

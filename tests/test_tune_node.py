@@ -30,23 +30,23 @@ def cache(tmp_path_factory):
 def small(pack, monkeypatch, cache):
     """Fewer captions and trajectories."""
     ops = pack.module.trce_ops
-    monkeypatch.setattr(ops.erase, "BENIGN_CAPTIONS", ops.erase.BENIGN_CAPTIONS[::20])
+    monkeypatch.setattr(ops.closed_form.erase, "BENIGN_CAPTIONS", ops.closed_form.erase.BENIGN_CAPTIONS[::20])
     presets = sys.modules[f"{pack.module.__name__}.nodes.tuning"].PRESETS
     fewer = dict(draws=1, sampling_steps=3)
     fewer |= dict(empty_trajectories=1, empty_draws=2, empty_batch=1, keep_trajectories=3, keep_draws=1, keep_batch=1)
     for mode, settings in presets.items():
         monkeypatch.setitem(presets, mode, replace(settings, **fewer))
-    monkeypatch.setattr(pack.host, "cache_folder", lambda: str(cache))
+    monkeypatch.setattr(pack.host.folders.folder_paths, "get_system_user_directory", lambda _: str(cache))
 
 
 @pytest.fixture
 def texts(pack):
-    return pack.ops.texts.Texts
+    return pack.ops.tuning.text_batch.Texts
 
 
 @pytest.fixture
 def denoiser(pack):
-    return sys.modules[f"{pack.module.__name__}.nodes.denoiser"]
+    return sys.modules[f"{pack.module.__name__}.nodes.host.denoiser"]
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_a_tuned_model_draws_otherwise_than_stage_1_and_the_incoming_one_stays(e
     model = loaded()
     before, uuid = bits(model), model.patches_uuid
     erased, delta, report, losses = erase(model, retrain=True)
-    stage1 = pack.host.apply_delta(model, replace(delta, tuned={}), 1.0)
+    stage1 = pack.host.apply.apply_delta(model, replace(delta, tuned={}), 1.0)
     assert not torch.equal(sample(erased, *prompts), sample(stage1, *prompts))
     assert len(delta.tuned) == 3 * sum(f"{module}.attn1.to_q.weight" in before for module in blocks(before))
     assert len(losses["loss"]) == 2
@@ -123,7 +123,7 @@ def test_the_tuned_weight_is_w_t_plus_dw(erase, loaded, pack):
     _, delta, *_ = erase(model)
     D = delta.context_map.dense()
     for strength in (1.0, 0.5):
-        erased = pack.host.apply_delta(model, delta, strength)
+        erased = pack.host.apply.apply_delta(model, delta, strength)
         for module, map_ in ((K, D), (Q, None)):
             W = model.model.state_dict()[f"{module}.weight"]
             expected = W + strength * delta.tuned[module].dense() + (0 if map_ is None else strength * W @ map_)
@@ -138,7 +138,7 @@ def test_the_model_in_training_is_the_one_that_samples_afterwards(erase, loaded,
     model = lora(loaded())
     erased, delta, *_ = erase(model)
     x, sigma = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(5)), torch.tensor([3.0])
-    readers = pack.host.find_text_readers(model).keys
+    readers = pack.host.readers.find_text_readers(model).keys
     with denoiser.tunable(model, 64).open() as denoise, torch.no_grad():
         weights = {key: denoise.weights[key] + denoise.weights[key] @ delta.context_map.dense() for key in readers}
         for module, change in delta.tuned.items():
@@ -226,7 +226,7 @@ def test_v_prediction_models_are_tuned(erase, loaded):
 
 
 @pytest.mark.parametrize("phase", ["Prompts", "Trajectories, unwanted", "Trajectories, kept", "Tuning, place"])
-def test_cancel_leaves_the_model_bit_identical_and_no_file(erase, loaded, pack, monkeypatch, cache, phase):
+def test_cancel_leaves_the_model_bit_identical_and_no_file(erase, loaded, pack, monkeypatch, cache, phase, listen):
     import comfy.model_management as mm
 
     model = lora(loaded())
@@ -236,7 +236,7 @@ def test_cancel_leaves_the_model_bit_identical_and_no_file(erase, loaded, pack, 
         if text.startswith(phase):
             mm.interrupt_current_processing()
 
-    monkeypatch.setattr(pack.host, "show_text", interrupt)
+    listen(interrupt)
     files = sorted(cache.rglob("*"))
     with pytest.raises(mm.InterruptProcessingException):
         erase(model, tune_seed=99)
@@ -275,7 +275,7 @@ def test_the_modes(erase, loaded, pack):
     assert (settings.loss, settings.rank, settings.projections, settings.preserve) == ("hinge", 0, "paper", 100.0)
     assert tuning.tune_settings("custom", dict(tune_steps=7)).steps == 7
     alike = {mode: tuning.tune_settings(mode, dict(tune_learning_rate=7.0), False) for mode in tuning.PRESETS}
-    assert not any(settings.reading for settings in alike.values())
+    assert not any(settings.metric for settings in alike.values())
     assert [settings.learning_rate for settings in alike.values()] == [6e-4, 1e-6, 7.0]
 
 
@@ -286,7 +286,7 @@ def test_a_workflow_from_before_there_was_tuning_still_runs(pack, loaded, make_c
     with torch.inference_mode():
         output = node.EXECUTE_NORMALIZED(model=loaded(), clip=make_clip(), concepts=CONCEPTS, **old, **weights)
     assert not output.args[1].tuned
-    assert output.args[1].info.settings["reading"] is False  # there was none either, and 'preserve' is from then
+    assert output.args[1].info.settings["metric"] is False  # there was none either, and 'preserve' is from then
     inputs = pack.nodes["TRCEErase"].GET_NODE_INFO_V1()["input"]
     assert list(inputs["required"])[-1] == "templates"
     assert list(inputs["optional"])[0] == "mode"
@@ -307,7 +307,7 @@ def test_the_curve_is_shown_on_the_node(pack, loaded, make_clip):
 
 @pytest.mark.parametrize("losses", [(0.5,), (0.5, 0.5, 0.5), (3.0, 1.0, 2.0)])
 def test_any_curve_can_be_drawn(pack, losses):
-    draw = sys.modules[f"{pack.module.__name__}.nodes.curve"].draw_curves
+    draw = sys.modules[f"{pack.module.__name__}.nodes.ui.curve"].draw_curves
     picture = draw({"loss": losses, "place": losses[::-1]})
     assert picture.shape[0] == 1 and picture.shape[3] == 3
     assert 0 <= picture.min() and picture.max() <= 1
@@ -364,8 +364,8 @@ def test_a_tuned_delta_is_saved_loaded_and_applied(erase, run, loaded, pack, sam
     model = loaded()
     erased, delta, *_ = erase(model)
     path = tmp_path / "delta.safetensors"
-    pack.ops.delta.save_delta(delta, path)
-    back = pack.ops.delta.load_delta(path)
+    pack.ops.delta.file.save_delta(delta, path)
+    back = pack.ops.delta.file.load_delta(path)
     assert back.info == delta.info
     (applied,) = run("TRCEApplyDelta", model=model, delta=back)
     assert torch.equal(sample(applied, *prompts), sample(erased, *prompts))
@@ -383,6 +383,6 @@ def test_a_tuned_delta_for_another_build_is_refused_before_anything_is_patched(l
         "no projection": {"diffusion_model.out.2": change},
     }
     for tuned in wrong.values():
-        with pytest.raises(pack.host.HostError, match="The delta tunes diffusion_model"):
-            pack.host.apply_delta(model, replace(delta, tuned=tuned), 1.0)
+        with pytest.raises(pack.host.errors.HostError, match="The delta tunes diffusion_model"):
+            pack.host.apply.apply_delta(model, replace(delta, tuned=tuned), 1.0)
     assert not model.patches

@@ -9,19 +9,22 @@ from dataclasses import replace
 import pytest
 import torch
 
-from trce_ops import tuning_cache
-from trce_ops.benign import BENIGN_CAPTIONS, COMPARISONS
-from trce_ops.concepts import parse_concepts
-from trce_ops.contrastive import hinge, position, tau_hinge
-from trce_ops.delta import save_delta
-from trce_ops.erase import EraseSettings, erase
-from trce_ops.stage2 import TunableModel, encode_prompts, tune, tune_delta
-from trce_ops.templates import mentions
-from trce_ops.texts import Texts
-from trce_ops.trajectories import OutOfMemory, Predictor, draw_plan, follow
-from trce_ops.tune_settings import PAPER, QUICK, TuningError
-from trce_ops.tuned import Trained
-from trce_ops.tuning import Term, backward, collect, draw_plans, learning_rate, terms, units
+from trce_ops.closed_form.erase import EraseSettings, erase
+from trce_ops.delta.file import save_delta
+from trce_ops.text.captions import BENIGN_CAPTIONS, COMPARISONS
+from trce_ops.text.concepts import parse_concepts
+from trce_ops.text.prompts import mentions
+from trce_ops.tuning import cache as tuning_cache
+from trce_ops.tuning.data import collect, draw_plans
+from trce_ops.tuning.factors import Trained
+from trce_ops.tuning.losses import hinge, position, tau_hinge
+from trce_ops.tuning.objective import Term, terms, units
+from trce_ops.tuning.prompts import encode_prompts
+from trce_ops.tuning.settings import PAPER, QUICK, TuningError
+from trce_ops.tuning.text_batch import Texts
+from trce_ops.tuning.train import backward, learning_rate
+from trce_ops.tuning.trajectories import OutOfMemory, Predictor, draw_plan, follow
+from trce_ops.tuning.tune import TunableModel, tune, tune_delta
 
 K, V = "block.attn2.to_k.weight", "block.attn2.to_v.weight"
 SMALL = replace(
@@ -108,7 +111,7 @@ def lend(denoiser, fingerprint="toy model"):
 
 @pytest.fixture
 def delta(encoder, monkeypatch):
-    module = __import__("trce_ops.erase", fromlist=["erase"])
+    module = __import__("trce_ops.closed_form.erase", fromlist=["erase"])
     monkeypatch.setattr(module, "BENIGN_CAPTIONS", module.BENIGN_CAPTIONS[::20])
     settings = EraseSettings(templates=False)
     return erase(parse_concepts("gun -> cake\nrifle -> bread"), ("a dog", "water"), encoder, settings, family="sd1")[0]

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from trce_ops.answers import Item
-from trce_ops.concepts import ConceptError, ConceptPair, format_concepts, parse_concepts, parse_keep
-from trce_ops.neighbours import embed_texts, likeness, nearest
-from trce_ops.presets import ERASE_PRESETS, KEEP_PRESETS
-from trce_ops.templates import mentions
-from trce_ops.widen import neighbour_pairs, target_of, widen, widen_keep
-from trce_ops.words import WORDS
+from trce_ops.lists.extend import neighbour_pairs, target_of, widen, widen_keep
+from trce_ops.lists.llm_answer import Item
+from trce_ops.lists.neighbours import embed_texts, likeness, nearest
+from trce_ops.lists.presets import ERASE_PRESETS, KEEP_PRESETS
+from trce_ops.lists.words import WORDS
+from trce_ops.text.concepts import ConceptError, ConceptPair, format_concepts, parse_concepts, parse_keep
+from trce_ops.text.prompts import mentions
 
 GUN, BLOOD = ConceptPair("a gun", "an umbrella"), ConceptPair("blood")
 

@@ -17,13 +17,14 @@ from dataclasses import asdict, dataclass
 
 from torch import Generator, Tensor
 
-from ..context_map import ContextMap
-from ..contrastive import drift
-from ..delta import DeltaInfo, ErasedDelta
-from ..stage2 import TuneReport, tune
-from ..trajectories import shuffled
-from ..tune_settings import TuneSettings
-from ..tuning import Contexts, Data, Term
+from ..delta.file import DeltaInfo, ErasedDelta
+from ..delta.low_rank import ContextMap
+from ..tuning.data import Contexts, Data
+from ..tuning.losses import drift
+from ..tuning.objective import Term
+from ..tuning.settings import TuneSettings
+from ..tuning.trajectories import shuffled
+from ..tuning.tune import TuneReport, tune
 from .job import Edit, Job, no_map
 
 
@@ -50,7 +51,7 @@ class EsdSettings:
         shared = asdict(self)
         eta = shared.pop("negative_guidance")
         nothing_kept = {"keep": False, "preserve": 0.0, "empty_trajectories": 1, "empty_draws": 1}
-        return TuneSettings(**shared, decay=False, reading=False, beta=eta, early=1.0, **nothing_kept)
+        return TuneSettings(**shared, decay=False, metric=False, beta=eta, early=1.0, **nothing_kept)
 
 
 def negative_guidance(e: Tensor, e_c: Tensor, e_safe: Tensor, e_u: Tensor, eta: float) -> Tensor:  # (n, ...) -> (n,)

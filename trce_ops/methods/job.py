@@ -10,16 +10,16 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..closed_form import factorize, solve_context_map
-from ..concepts import ConceptPair
-from ..context_map import ContextMap
-from ..embeddings import EmbeddingPairs, TextEncoder, embed_positions
-from ..erase import StepProgress, keep_moments
-from ..report import moved_ratios
-from ..stage2 import TunableModel
-from ..templates import PLAIN, expand, sentences
-from ..tokens import Roles
-from ..tuned import Tuned
+from ..closed_form.erase import keep_moments
+from ..closed_form.report import moved_ratios
+from ..closed_form.solve import factorize, solve_context_map
+from ..delta.low_rank import ContextMap, Tuned
+from ..progress import StepProgress
+from ..text.concepts import ConceptPair
+from ..text.embeddings import EmbeddingPairs, TextEncoder, embed_positions
+from ..text.prompts import PLAIN, expand, sentences
+from ..text.tokens import Roles
+from ..tuning.tune import TunableModel
 
 Positions = Callable[[Roles, Roles], Iterable[tuple[str, int, int, float]]]  # see embeddings.pair_positions
 TextWeights = Mapping[str, Mapping[str, Tensor]]  # kind of text -> module -> W (out, d or more) float32
@@ -37,7 +37,7 @@ class Job:
     keep: Sequence[str]
     encoders: Mapping[str, TextEncoder]  # by kind of text, `context` first
     weights: Callable[[], TextWeights] | None  # the projections that read the text
-    readings: Callable[[], Mapping[str, Tensor]]  # G (d, d) of these by kind of text, see reading.py
+    metrics: Callable[[], Mapping[str, Tensor]]  # G (d, d) of these by kind of text, see metric.py
     model: Callable[[int], TunableModel] | None  # at a resolution
     family: str
     space: str

@@ -24,10 +24,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..embeddings import TextEncoder, embed_pairs, pair_positions
-from ..erase import EVERYDAY, keep_moments
-from ..templates import expand
-from ..tokens import TokenWeights
+from ..closed_form.erase import EVERYDAY, keep_moments
+from ..text.embeddings import TextEncoder, embed_pairs, pair_positions
+from ..text.prompts import expand
+from ..text.tokens import TokenWeights
 from .job import Edit, Job, changed, edit_maps, embed_kept
 
 NEUTRAL = ""

@@ -14,9 +14,9 @@ from functools import partial
 
 from torch import Tensor
 
-from ..embeddings import TextEncoder, embed_positions, same_place
-from ..templates import expand
-from ..tokens import Roles
+from ..text.embeddings import TextEncoder, embed_positions, same_place
+from ..text.prompts import expand
+from ..text.tokens import Roles
 from .job import Edit, Job, changed, edit_maps, everyday, moved, solve_means
 
 

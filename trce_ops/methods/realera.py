@@ -15,9 +15,9 @@ from functools import partial
 import torch
 from torch import Generator, Tensor
 
-from ..embeddings import EmbeddingPairs, TextEncoder, embed_pairs
-from ..templates import expand
-from ..tokens import TokenWeights
+from ..text.embeddings import EmbeddingPairs, TextEncoder, embed_pairs
+from ..text.prompts import expand
+from ..text.tokens import TokenWeights
 from .job import Edit, Job, changed, edit_maps, everyday, moved, solve_means
 
 

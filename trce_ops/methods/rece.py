@@ -15,9 +15,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..embeddings import TextEncoder, embed_positions
-from ..templates import PLAIN, PromptPair, expand
-from ..tokens import Roles
+from ..text.embeddings import TextEncoder, embed_positions
+from ..text.prompts import PLAIN, PromptPair, expand
+from ..text.tokens import Roles
 from . import uce
 from .job import Edit, Job, changed, edit_maps, moved, solve_sums
 

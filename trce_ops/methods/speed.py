@@ -21,9 +21,9 @@ from functools import partial
 import torch
 from torch import Generator, Tensor
 
-from ..embeddings import TextEncoder, embed_positions
-from ..templates import PLAIN, PromptPair, expand
-from ..tuned import WeightChange
+from ..delta.low_rank import WeightChange
+from ..text.embeddings import TextEncoder, embed_positions
+from ..text.prompts import PLAIN, PromptPair, expand
 from .job import Edit, Job, MethodError, embed_kept, no_map, subjects
 from .rece import every_token
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..erase import EraseSettings, erase
-from ..stage2 import tune_delta
-from ..tokens import TokenWeights
-from ..tune_settings import QUICK, TuneSettings
+from ..closed_form.erase import EraseSettings, erase
+from ..text.tokens import TokenWeights
+from ..tuning.settings import QUICK, TuneSettings
+from ..tuning.tune import tune_delta
 from .job import Edit, Job
 
 # The paper's: the first EoT alone. Its eta is on the sum over 30 000 captions; this is what it comes to per token. Its
 # ridge is 0, which leaves the system without a solution where the captions do not span the embeddings.
-PAPER = EraseSettings(TokenWeights(sot=0, keyword=0, first_eot=1, pads=0), preserve=0.0077, ridge=1e-4, reading=False)
+PAPER = EraseSettings(TokenWeights(sot=0, keyword=0, first_eot=1, pads=0), preserve=0.0077, ridge=1e-4, metric=False)
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def run(job: Job, settings: TrceSettings) -> Edit:
         settings.first,
         family=job.family,
         streams=encoders,
-        readings=job.readings() if settings.first.reading else {},
+        metrics=job.metrics() if settings.first.metric else {},
         space=job.space,
         cache_dir=job.cache_dir,
         progress=job.progress,

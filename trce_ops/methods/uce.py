@@ -12,8 +12,8 @@ from functools import partial
 
 from torch import Tensor
 
-from ..embeddings import EmbeddingPairs, TextEncoder, embed_positions
-from ..templates import PLAIN, expand
+from ..text.embeddings import EmbeddingPairs, TextEncoder, embed_positions
+from ..text.prompts import PLAIN, expand
 from .job import Edit, Job, changed, edit_maps, embed_kept, moved, solve_sums, subjects
 
 PHRASES = (*PLAIN, "image of {}", "photo of {}", "portrait of {}", "picture of {}", "painting of {}")

@@ -1,0 +1,114 @@
+"""The MODEL that a probe attacks, with its pictures and texts, and what every probe does around its attack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import perf_counter
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..trce_ops.attacks.evidence import Evidence, denoising_loss
+from ..trce_ops.attacks.soft_prompts import ProbeError
+from ..trce_ops.tuning.text_batch import Texts
+from ..trce_ops.tuning.trajectories import OutOfMemory
+from .host.denoiser import HostDenoiser, check_differentiable, open_denoiser
+from .host.encoders import text_encoders
+from .host.progress import node_progress, show_text
+from .host.readers import POOLED
+from .host.soft_prompts import HostSoftEncoder, open_encoder
+
+ROWS = 4  # pictures that go through the model at a time
+REMEDY = "connect a model of these families"
+LATENT = "samples"
+
+
+class Target:
+    """The MODEL under attack with the pictures and texts of a probe, all of them as plain tensors."""
+
+    def __init__(self, model, clip, pictures: dict | None, unedited, progress):
+        self.model, self.clip, self.unedited, self.progress = model, clip, unedited, progress
+        readers = check_differentiable(model, "probing", REMEDY)
+        if unedited is not None:
+            check_differentiable(unedited, "probing", REMEDY)
+        self.pools = POOLED in readers.streams
+        text_encoders(clip, readers)  # raises for a CLIP that does not fit
+        latents = torch.zeros(1, 4, 64, 64) if pictures is None else pictures[LATENT]
+        if latents.ndim != 4 or latents.shape[1] != model.model.latent_format.latent_channels:
+            raise ProbeError(
+                f"'pictures' are latents of shape {tuple(latents.shape)}; connect the latents of pictures that this "
+                "kind of model draws."
+            )
+        self.resolution = 8 * max(latents.shape[-2:])
+        # clone: what was made in inference mode takes no part in a graph
+        with torch.inference_mode(False):
+            self.pictures = model.model.process_latent_in(latents.float().cpu().clone())
+        self.began = perf_counter()
+
+    @contextmanager
+    def open(self) -> Iterator[tuple[HostDenoiser, HostSoftEncoder]]:
+        """Both halves of the model, differentiable, and as they were afterwards."""
+        with open_encoder(self.clip, self.pools) as encoder, open_denoiser(self.model, self.resolution) as denoise:
+            yield denoise, encoder
+
+    def losses(self, denoise: HostDenoiser, texts: list[Texts], seed: int, pictures: Tensor | None = None) -> list:
+        pictures = self.pictures if pictures is None else pictures
+        found = []
+        for number, text in enumerate(texts):
+            self.progress("Looking at the pictures", number, len(texts))
+            found.append(denoising_loss(denoise, pictures, text, ROWS, seed).values)
+        return found
+
+    def evidence(self, denoise, encoder, prompt: str, attack: Texts, seed: int) -> Evidence:
+        """What nothing, the prompt and the attack explain of the pictures, and the same before the erasure."""
+        empty, plain = encode(encoder, ""), encode(encoder, prompt)
+        found = self.losses(denoise, [empty, plain, attack], seed)
+        return Evidence(*found, *self.before([empty, plain], seed))
+
+    def before(self, texts: list[Texts], seed: int, pictures: Tensor | None = None) -> list[Tensor]:
+        """The losses of the unedited model, if there is one."""
+        if self.unedited is None:
+            return []
+        with open_denoiser(self.unedited, self.resolution) as denoise:
+            return self.losses(denoise, texts, seed, pictures)
+
+    def cost(self, what: str, queries: int) -> str:
+        return f"{what}: {queries} evaluations of the model, {perf_counter() - self.began:.1f} s."
+
+
+def encode(encoder: HostSoftEncoder, text: str) -> Texts:
+    with torch.no_grad():
+        return encoder.encode([encoder.tokenize(text)])
+
+
+def conditioning(texts: Texts) -> list:
+    """As CLIP Text Encode makes it."""
+    options = {} if texts.pooled is None else {"pooled_output": texts.pooled.detach().cpu()}
+    return [[texts.sequence.detach().cpu(), options]]
+
+
+def lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def one_line(prompt: str) -> str:
+    prompt = " ".join(prompt.split())
+    if not prompt:
+        raise ProbeError("'prompt' is empty; write what the pictures show, such as 'a photo of a star'.")
+    return prompt
+
+
+def attack(node, execute: Callable, model, clip, pictures, unedited_model) -> io.NodeOutput:
+    """Run a probe and show its report on the node; memory errors become a sentence."""
+    node_id = node.hidden.unique_id
+    target = Target(model, clip, pictures, unedited_model, node_progress(node_id))
+    try:
+        *outputs, report = execute(target)
+    except (torch.OutOfMemoryError, OutOfMemory):
+        report = None
+    if report is None:
+        raise ProbeError("The device has not enough memory for the probe; connect smaller 'pictures'.")
+    show_text(node_id, report)
+    return io.NodeOutput(*outputs, report)

@@ -1,0 +1,180 @@
+"""Putting an erased delta on a MODEL: on the weights that read its text, or on the text on its way in."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import comfy.model_management
+import torch
+from comfy.patcher_extension import WrappersMP
+from comfy.weight_adapter.base import WeightAdapterBase
+from comfy.weight_adapter.lora import LoRAAdapter
+from torch import Tensor
+
+from ...trce_ops.delta.file import ErasedDelta
+from ...trce_ops.delta.low_rank import ContextMap, Tuned
+from .errors import HostError
+from .readers import CLIP_ROWS, CONTEXT, TextReaders, find_text_readers
+
+log = logging.getLogger(__name__)
+
+WRAPPER = "trce_context_map"
+
+
+class ContextMapPatch(WeightAdapterBase):
+    """W + strength * W D on any weight that reads the text; one object serves all of them.
+
+    Columns beyond the width of D, which read something else, stay as they are.
+    ComfyUI moves and copies the factors where it wants them (`weights`); no copy is kept on any device.
+    """
+
+    name = "trce_context_map"
+
+    def __init__(self, loaded_keys, weights):  # the signature that ComfyUI rebuilds adapters with
+        self.loaded_keys = loaded_keys
+        self.weights = weights  # (D,) or (up, down)
+
+    def calculate_weight(
+        self,
+        weight,
+        key,
+        strength,
+        strength_model,
+        offset,
+        function,
+        intermediate_dtype=torch.float32,
+        original_weight=None,
+    ):
+        # Never below float32: large entries of D cancel in the product. The sum is rounded to the weight's type once.
+        dtype = torch.promote_types(intermediate_dtype, torch.float32)
+        text = weight[:, : self.weights[0].shape[0]]
+        shift = text.to(dtype)
+        for factor in self.weights:
+            shift = shift @ comfy.model_management.cast_to_device(factor, weight.device, dtype)
+        text += function(shift.mul_(strength))
+        return weight
+
+
+class ConditioningMap:
+    """c + strength * D c on the sequence of embeddings, where nothing in the model can take the map.
+
+    With a map for `clip` too, it goes on the rows of CLIP and the other one on the rest: CLIP's are those that are zero
+    beyond its width.
+    """
+
+    def __init__(self, maps: Mapping[str, ContextMap], strength: float):
+        self.maps = maps
+        self.strength = strength
+
+    def apply(self, context: Tensor) -> Tensor:  # (..., d) -> (..., d), a new tensor
+        c = context.float()
+        for kind, context_map in self.maps.items():
+            if context_map.width > c.shape[-1] or kind == CONTEXT and context_map.width != c.shape[-1]:
+                raise HostError(
+                    f"The delta maps text of width {context_map.width} and the prompt has width {c.shape[-1]}; connect "
+                    "the CLIP that the delta was made with to the prompts."
+                )
+        shift = self.maps[CONTEXT].shift(c)
+        if CLIP_ROWS in self.maps:
+            width = self.maps[CLIP_ROWS].width
+            of_clip = (c[..., width:] == 0).all(-1, keepdim=True)
+            clip_shift = torch.nn.functional.pad(self.maps[CLIP_ROWS].shift(c[..., :width]), (0, c.shape[-1] - width))
+            shift = torch.where(of_clip, clip_shift, shift)
+        return (c + self.strength * shift).to(context.dtype)
+
+    def __call__(self, executor, x, t, c_concat=None, c_crossattn=None, *args, **kwargs):
+        """As a wrapper around BaseModel.apply_model."""
+        mapped = c_crossattn if c_crossattn is None else self.apply(c_crossattn)
+        return executor(x, t, c_concat, mapped, *args, **kwargs)
+
+
+def apply_delta(model, delta: ErasedDelta, strength: float):
+    """A clone of MODEL with the delta on everything that reads the text. Raises HostError when it does not fit.
+
+    The patch goes after those already there: W is the weight with its LoRAs, and deltas compose in the order applied.
+    """
+    readers = find_text_readers(model)
+    maps = {CONTEXT: delta.context_map, **delta.streams}
+    _check_fit(delta, maps, readers)
+    tuned = _tuned_patches(model, delta.tuned)
+    erased = model.clone()
+    if not strength:
+        return erased
+    on_text = {}
+    if readers.row.conditioning or CLIP_ROWS in maps:
+        on_text = {kind: maps.pop(kind) for kind in (CONTEXT, CLIP_ROWS) if kind in maps}
+    if any(context_map.rank for context_map in on_text.values()):
+        _map_conditioning(erased, ConditioningMap(on_text, strength))
+    for kind, context_map in maps.items():
+        if context_map.rank and kind in readers.streams:
+            patch = ContextMapPatch(set(), context_map.factors)
+            _add(erased, dict.fromkeys(readers.streams[kind].keys, patch), strength)
+    if tuned:
+        _add(erased, tuned, strength)  # after the map: W + s W D + s dW
+    return erased
+
+
+def _check_fit(delta: ErasedDelta, maps: Mapping[str, ContextMap], readers: TextReaders) -> None:
+    family, row = delta.info.family, readers.row
+    given = ", ".join(f"{kind} of width {context_map.width}" for kind, context_map in maps.items())
+    taken = ", ".join(f"{kind} of width {stream.width}" for kind, stream in readers.streams.items())
+    fits = all(maps[kind].width == stream.width for kind, stream in readers.streams.items() if kind in maps)
+    known = {CONTEXT, *readers.streams, *([CLIP_ROWS] if row.clip_rows else [])}
+    if (family, delta.info.space) != (readers.family, readers.space) or not fits or not maps.keys() <= known:
+        raise HostError(
+            f"The delta is for {family} models ({given}; {delta.info.space} space); the connected 'model' is "
+            f"{readers.family} ({taken or 'on the conditioning'}; {readers.space} space). Connect the delta to a model "
+            "of its own family."
+        )
+    left = sorted(readers.streams.keys() - maps.keys())
+    if left:
+        log.warning(
+            "The delta has no map for this model's %s text, through which the concept can still be reached.",
+            " and ".join(left),
+        )
+
+
+def _map_conditioning(model, conditioning_map: ConditioningMap) -> None:
+    """Deltas compose as they do on weights, W T1 T2: the text meets the newest map first."""
+    preprocess = "diffusion_model.preprocess_text_embeds"
+    if hasattr(model.model.diffusion_model, "preprocess_text_embeds"):
+        # The text is worked up before sampling, so that apply_model never sees it.
+        inner = model.get_model_object(preprocess)
+
+        def mapped(context, *args, **kwargs):
+            return inner(conditioning_map.apply(context), *args, **kwargs)
+
+        model.add_object_patch(preprocess, mapped)
+        return
+    older = model.get_wrappers(WrappersMP.APPLY_MODEL, WRAPPER)
+    model.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, WRAPPER)
+    for wrapper in (conditioning_map, *older):
+        model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, WRAPPER, wrapper)
+
+
+def _add(model, patches: dict, strength: float) -> None:
+    missed = set(patches) - set(model.add_patches(patches, strength))
+    if missed:
+        raise HostError(
+            f"The connected 'model' does not take patches on {len(missed)} projections, such as {min(missed)}."
+        )
+
+
+def _tuned_patches(model, tuned: Tuned) -> dict:
+    """dW of every tuned projection as ComfyUI's own patches. Raises HostError for one that MODEL does not have."""
+    weights = dict(model.model.named_parameters()) if tuned else {}
+    patches = {}
+    for module, change in tuned.items():
+        key = f"{module}.weight"
+        if key not in weights or weights[key].shape != change.shape:
+            found = f"of shape {tuple(weights[key].shape)}" if key in weights else "nothing"
+            raise HostError(
+                f"The delta tunes {module} of shape {change.shape}, where the connected 'model' has {found}. Connect "
+                "the model that the delta was tuned on, or one of the same build."
+            )
+        if len(change.factors) == 1:
+            patches[key] = ("diff", change.factors)
+        else:
+            patches[key] = LoRAAdapter(set(), (*change.factors, None, None, None, None))
+    return patches

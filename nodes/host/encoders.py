@@ -1,0 +1,205 @@
+"""ComfyUI's CLIPs, as trce_ops.embeddings.TextEncoder, and which encoder serves which kind of a model's text.
+
+LoRAs on the CLIP and clip skip are honoured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import comfy.clip_model
+import comfy.model_management
+import torch
+from torch import Tensor
+
+from ...trce_ops.delta.file import MAX_WIDTH
+from ...trce_ops.text.embeddings import BATCH, EotEncoder, Pooled, TextEncoder
+from ...trce_ops.text.prefix_tree import PrefixTree
+from ...trce_ops.text.tokens import CHUNK, Ids, Roles, TokenError, first_eot
+from .errors import HostError
+from .fingerprint import encoder_fingerprint
+from .literal import check_literal
+from .prefix_tree import device_context, encode_tree
+from .readers import CLIP_ROWS, CONTEXT, LLAMA, POOLED, Norm, TextReaders
+from .sequence_encoder import CLIPS, LlamaEncoder, SequenceEncoder
+
+ORDER = ("l", "g", "h")  # how ComfyUI lays the embeddings of several CLIPs side by side
+POOLS = "g"  # the CLIP whose pooled vector diffusion models are given
+POSITIONS = "transformer.text_model.embeddings.position_embedding.weight"
+
+
+class ClipEncoder(EotEncoder):
+    """One CLIP text encoder, or several whose embeddings stand side by side, as L and G do in SDXL.
+
+    The streams of a prompt hold the same ids but for their padding (CLIP-L pads with EoT, CLIP-G with 0), so that the
+    ids of the first stand for all.
+    """
+
+    def __init__(self, clip, streams: Sequence[str] = ()):
+        model = clip.cond_stage_model
+        self.clip = clip
+        # A tokenizer may give more streams than there are encoders: the refiner's does.
+        given = streams or [name for name in clip.tokenize("") if getattr(model, f"clip_{name}", None)]
+        names = [name for name in ORDER if name in given]
+        self.encoders = {name: getattr(model, f"clip_{name}", None) for name in names}
+        transformers = [getattr(encoder, "transformer", None) for encoder in self.encoders.values()]
+        if not transformers or not all(isinstance(t, comfy.clip_model.CLIPTextModel) for t in transformers):
+            raise HostError(
+                f"The connected 'clip' is a {type(model).__name__} without the CLIP text encoders that 'model' reads; "
+                "connect the CLIP of the same checkpoint."
+            )
+        tables = [t.text_model.embeddings.position_embedding.weight for t in transformers]
+        self.tables = dict(zip(names, tables))
+        self.width = sum(table.shape[1] for table in tables)
+        self.eot_id = self.encoders[names[0]].special_tokens["end"]
+        self.pads = {name: encoder.special_tokens["pad"] for name, encoder in self.encoders.items()}
+        self.pooled: dict[Ids, Tensor] = {}
+        projection = self.encoders[POOLS].transformer.text_projection.weight if POOLS in names else ()
+        self.pooled_width = len(projection)
+        self.fingerprint = encoder_fingerprint(clip)
+
+    def tokenize(self, text: str) -> Ids:
+        check_literal(text)
+        tokens = self.clip.tokenize(text, disable_weights=True)
+        streams = {name: [tuple(token for token, _ in chunk) for chunk in tokens[name]] for name in self.encoders}
+        if max(map(len, streams.values())) > 1:
+            raise TokenError(f"'{text[:60]}' is longer than the {CHUNK - 2} tokens that fit in one prompt; shorten it.")
+        first, *others = ((name, chunk) for name, (chunk,) in streams.items())
+        for name, ids in others:
+            if ids != self._in_stream(first[1], name):
+                raise TokenError(
+                    f"'{text[:60]}' has other tokens in CLIP-{name.upper()} than in CLIP-{first[0].upper()}, "
+                    "so that its end of text stands in two places; connect a CLIP with one vocabulary."
+                )
+        return first[1]
+
+    def _in_stream(self, ids: Ids, name: str) -> Ids:
+        """The ids with the padding of another stream."""
+        end = 1 + first_eot(ids, self.eot_id)
+        return ids if len(self.encoders) == 1 else ids[:end] + (self.pads[name],) * (len(ids) - end)
+
+    def load(self) -> torch.device:
+        """Put the encoders where they run, with the clip skip of this CLIP."""
+        model = self.clip.cond_stage_model
+        model.reset_clip_options()
+        if self.clip.layer_idx is not None:
+            model.set_clip_options({"layer": self.clip.layer_idx})
+        device = self.clip.load_model().load_device
+        model.set_clip_options({"execution_device": device})
+        return device
+
+    def encode(self, rows: Sequence[Ids], length: int) -> Tensor:  # (n, length, d) float32, CPU
+        device, embeddings = self.load(), []
+        with device_context(device):
+            for name, encoder in self.encoders.items():
+                # CLIPTextModel adds its whole position table to its input, whatever the length. For this one call it
+                # is lent a shorter table; the module itself is not touched.
+                table = {POSITIONS: self.tables[name][:length]}
+                chunks = [list(self._in_stream(ids, name)[:length]) for ids in rows]
+                z, pooled = torch.func.functional_call(encoder, table, (chunks,))[:2]
+                embeddings.append(z.float().cpu())
+                if name == POOLS:
+                    # Read at the EoT; of a prompt that is cut before it there is none.
+                    ends = (first_eot(ids, self.eot_id) < length for ids in rows)
+                    self.pooled.update((ids, p) for ids, p, ended in zip(rows, pooled.float().cpu(), ends) if ended)
+        return torch.cat(embeddings, -1)
+
+    def encode_tree(self, tree: PrefixTree) -> Tensor:  # (n, d) float32, CPU
+        device, embeddings = self.load(), []
+        for name, encoder in self.encoders.items():
+            tokens = list(tree.tokens)
+            for ids, path in tree.paths.items():
+                for index, token in zip(path, self._in_stream(ids, name)):
+                    tokens[index] = token
+            z, last = encode_tree(encoder, tree, tokens, device)
+            embeddings.append(z)
+            if name == POOLS:
+                ends = {ids: first_eot(ids, self.eot_id) for ids in tree.paths}
+                ended = [ids for ids, path in tree.paths.items() if ends[ids] < len(path)]
+                at_end = last[[tree.paths[ids][ends[ids]] for ids in ended]]
+                pooled = encoder.transformer.text_projection(at_end.to(device)).float().cpu()
+                self.pooled.update(zip(ended, pooled))
+        return torch.cat(embeddings, -1)
+
+    def pool(self, rows: Sequence[Ids]) -> Tensor:  # (n, p) float32, CPU
+        """The pooled vector of every row."""
+        missing = [ids for ids in dict.fromkeys(rows) if ids not in self.pooled]
+        for start in range(0, len(missing), BATCH):
+            batch = missing[start : start + BATCH]
+            self.encode(batch, 1 + max(first_eot(ids, self.eot_id) for ids in batch))
+        return torch.stack([self.pooled[ids] for ids in rows])
+
+
+class NormedEncoder:
+    """An encoder as a model sees it that puts its text through a norm first: maps are learnt behind that norm."""
+
+    layers = 1
+
+    def __init__(self, encoder: TextEncoder, norm: Norm):
+        self.encoder = encoder
+        self.norm = norm
+        self.width = encoder.width
+        self.fingerprint = _behind_norm(encoder.fingerprint, norm)
+
+    def tokenize(self, text: str) -> Ids:
+        return self.encoder.tokenize(text)
+
+    def length(self, ids: Ids) -> int:
+        return self.encoder.length(ids)
+
+    def locate(self, ids: Ids, keyword: str = "") -> Roles:
+        return self.encoder.locate(ids, keyword)
+
+    def encode(self, rows: Sequence[Ids], length: int) -> Tensor:  # (n, length, d) float32, CPU
+        return self.norm(self.encoder.encode(rows, length))
+
+
+def _behind_norm(fingerprint: str, norm: Norm) -> str:
+    return hashlib.sha256(f"{fingerprint} {norm.fingerprint}".encode()).hexdigest()
+
+
+def text_fingerprint(clip, readers: TextReaders) -> str:
+    """Of a CLIP as MODEL sees it: what a delta made with the two says in its metadata."""
+    norm = readers.streams[CONTEXT].norm if CONTEXT in readers.streams else None
+    fingerprint = encoder_fingerprint(clip)
+    return _behind_norm(fingerprint, norm) if norm else fingerprint
+
+
+def text_encoders(clip, readers: TextReaders) -> dict[str, TextEncoder]:
+    """The encoder of every kind of text that MODEL reads, by kind. Raises HostError for what CLIP does not give."""
+    only_clip = clip.tokenize("").keys() <= CLIPS
+    main = ClipEncoder(clip) if only_clip else SequenceEncoder(clip, readers.row.sequence)
+    encoders = {CONTEXT: main}
+    if POOLED in readers.streams:
+        encoders[POOLED] = Pooled(main)
+    if readers.row.clip_rows:
+        encoders[CLIP_ROWS] = ClipEncoder(clip, ("l", "g"))
+    if LLAMA in readers.streams:
+        encoders[LLAMA] = LlamaEncoder(clip, LLAMA, readers.streams[LLAMA].layers)
+    for kind, stream in readers.streams.items():
+        check_width(stream.width, encoders[kind].width, kind)
+        if stream.norm:
+            encoders[kind] = NormedEncoder(encoders[kind], stream.norm)
+    if main.width > MAX_WIDTH:
+        raise HostError(
+            f"The connected 'clip' gives text of width {main.width}, more than the {MAX_WIDTH} that a map is solved "
+            "for; connect a model with a smaller text encoder."
+        )
+    return encoders
+
+
+def nearness_encoder(clip) -> TextEncoder:
+    """The encoder to tell near texts from far ones by: the CLIPs where there are some, for they learnt that."""
+    clips = [name for name in ORDER if getattr(clip.cond_stage_model, f"clip_{name}", None)]
+    clips = [name for name in clips if name in clip.tokenize("")]
+    return ClipEncoder(clip, clips) if clips else SequenceEncoder(clip)
+
+
+def check_width(read: int, given: int, kind: str = CONTEXT) -> None:
+    """Raises HostError when MODEL does not read the embeddings of this CLIP."""
+    if read != given:
+        raise HostError(
+            f"The connected 'model' reads {kind} text of width {read} and the connected 'clip' gives width "
+            f"{given}; connect the CLIP of the same checkpoint."
+        )

@@ -1,0 +1,70 @@
+"""The adapter: the folders, the progress bar and the cancel button here, the rest of ComfyUI in modules beside it.
+
+families.py and readers.py find the weights that read the text, encoders.py lends trce_ops a text encoder, patches.py
+puts a delta on a MODEL, denoiser.py and fingerprint.py make one a function of its weights and tell them apart.
+"""
+
+from __future__ import annotations
+
+import os
+
+import folder_paths
+
+from ...trce_ops.delta.file import ErasedDelta, delta_bytes, load_delta
+from ...trce_ops.files import atomic as files
+from ...trce_ops.files.names import portable_name
+from .errors import HostError
+
+DELTA_FOLDER = "erased_deltas"
+
+
+# Progress, cancel and text on the node
+
+
+# Folders
+
+
+def register_delta_folder() -> None:
+    """Make models/erased_deltas known to ComfyUI, beside any that extra_model_paths.yaml names."""
+    folder_paths.add_model_folder_path(DELTA_FOLDER, os.path.join(folder_paths.models_dir, DELTA_FOLDER))
+    folder_paths.folder_names_and_paths[DELTA_FOLDER][1].add(".safetensors")
+
+
+def cache_folder() -> str:
+    """Where preserve moments and tunings are kept: not reachable over HTTP, safe to delete."""
+    return folder_paths.get_system_user_directory("trce")
+
+
+def delta_names() -> list[str]:
+    return folder_paths.get_filename_list(DELTA_FOLDER)
+
+
+def read_delta(name: str) -> ErasedDelta:
+    return load_delta(folder_paths.get_full_path_or_raise(DELTA_FOLDER, name))
+
+
+def delta_stamp(name: str) -> tuple[int, int]:
+    """Changes whenever the file does."""
+    stat = os.stat(folder_paths.get_full_path_or_raise(DELTA_FOLDER, name))
+    return stat.st_mtime_ns, stat.st_size
+
+
+def write_delta(delta: ErasedDelta, prefix: str) -> str:
+    """Save in models/erased_deltas under the next free number and return the name."""
+    return write_numbered(prefix, folder_paths.get_folder_paths(DELTA_FOLDER)[0], delta_bytes(delta))
+
+
+def write_numbered(prefix: str, root: str, data: bytes) -> str:
+    """Save below `root` as the widget `filename_prefix` says, under the next free number, and return the name.
+
+    Never leaves the folder, never overwrites. Raises HostError and FileNameError; then nothing has been written.
+    """
+    prefix = portable_name(prefix)
+    try:
+        folder, name, number, subfolder, _ = folder_paths.get_save_image_path(prefix, root)
+        return os.path.join(subfolder, files.write_numbered(folder, name, number, data))
+    except OSError as error:
+        raise HostError(
+            f"Nothing was saved in {root}: {error.strerror or error}. Make room or allow writing there, or change "
+            f"'filename_prefix' ({prefix!r})."
+        ) from error

@@ -1,0 +1,28 @@
+"""A MODEL and a CLIP as trce_ops.methods wants them."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from .denoiser import tunable
+from .encoders import text_encoders
+from .readers import find_text_readers
+from .weights import metrics, text_weights
+
+
+def lend(model, clip, resolution: int | None = None) -> dict:
+    """The arguments of erase_with that MODEL and CLIP decide. Raises HostError where the two do not fit.
+
+    resolution: of the pictures that methods which train learn from, in pixels; None for what their settings say.
+    """
+    readers = find_text_readers(model)
+    encoders = text_encoders(clip, readers)
+    return {
+        "encoder": encoders.pop("context"),
+        "streams": encoders,
+        "family": readers.family,
+        "space": readers.space,
+        "weights": partial(text_weights, model, readers),
+        "metrics": lambda: metrics(model, readers).by_kind,
+        "model": lambda asked: tunable(model, resolution or asked),
+    }

@@ -1,0 +1,48 @@
+"""A tree of the beginnings of prompts through one of ComfyUI's CLIP text encoders.
+
+CLIPTextModel adds its whole table of positions to its input, whatever the length. For one call it is lent another
+table, with a row for every token that it is given; the module itself is not touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import comfy.model_management
+import torch
+from torch import Tensor
+
+from ...trce_ops.text.prefix_tree import PrefixTree
+
+# ComfyUI before 0.24 has none, and computes on the current device.
+device_context = getattr(comfy.model_management, "cuda_device_context", nullcontext)
+
+POSITIONS = "text_model.embeddings.position_embedding.weight"
+
+
+def encode_tree(
+    encoder, tree: PrefixTree, ids: Sequence[int], device: torch.device
+) -> tuple[Tensor, Tensor]:  # (n, d) float32, CPU, twice
+    """All tokens of the tree through `encoder`, an SDClipModel with a CLIPTextModel, on `device`.
+
+    ids: of the tokens, in the vocabulary of this encoder. Each token has the position it has in its prompts and sees
+    what comes before it there. Returns the layer that the diffusion model is given, and the last one.
+    """
+    transformer = encoder.transformer
+    table = {POSITIONS: transformer.get_parameter(POSITIONS)[tree.places]}
+    with device_context(device):
+        tokens = torch.tensor([list(ids)], device=device)
+        last, hidden, *_ = torch.func.functional_call(
+            transformer,
+            table,
+            (None, tree.sees()[None].to(device)),
+            {
+                "embeds": transformer.get_input_embeddings()(tokens, out_dtype=torch.float32),
+                "num_tokens": [len(tree)],
+                "intermediate_output": encoder.layer_idx,
+                "final_layer_norm_intermediate": encoder.layer_norm_hidden_state,
+                "dtype": torch.float32,
+            },
+        )
+    return tuple(z[0].float().cpu() for z in (last if encoder.layer == "last" else hidden, last))

@@ -1,0 +1,122 @@
+"""The weights of a MODEL that read its text, found by its family's row (families.py)."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from .errors import HostError
+from .families import Family, Reader, families_in_words, family_of
+
+PREFIX = "diffusion_model."
+CONTEXT, POOLED, CLIP_ROWS, LLAMA = "context", "pooled", "clip", "llama"  # kinds of text, each with a map of its own
+
+
+@dataclass(frozen=True)
+class Norm:
+    """The RMSNorms before a reader, one for each equal part of the embedding, computed in float32 with their gains."""
+
+    gains: tuple[Tensor, ...]  # (d / parts,) each
+    eps: tuple[float | None, ...]
+
+    def __call__(self, c: Tensor) -> Tensor:  # (..., d) -> (..., d) float32
+        parts = c.float().chunk(len(self.gains), -1)
+        normed = [nn.functional.rms_norm(x, g.shape, g, eps) for x, g, eps in zip(parts, self.gains, self.eps)]
+        return torch.cat(normed, -1)
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for norms that do the same."""
+        digest = hashlib.sha256(str(self.eps).encode())
+        for gain in self.gains:
+            digest.update(gain.numpy().tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What reads one kind of text in a MODEL."""
+
+    width: int  # of the vectors it reads
+    keys: tuple[str, ...]  # weights (out, width), or (out, more) whose first columns read the text
+    norm: Norm | None = None  # what the vectors pass before
+    layers: tuple[int, ...] = ()  # of the text encoder, one for each of the keys, where it gives many
+
+
+@dataclass(frozen=True)
+class TextReaders:
+    """The weights of a MODEL that read its text, by the kind of text: context, pooled, llama."""
+
+    row: Family
+    streams: Mapping[str, Stream]
+
+    @property
+    def family(self) -> str:
+        return self.row.name
+
+    @property
+    def space(self) -> str:
+        """Where the maps act: on the text encoder's embeddings, or behind the norm that the model begins with."""
+        return "post-norm" if any(stream.norm for stream in self.streams.values()) else "embedding"
+
+    @property
+    def width(self) -> int:
+        """d of the sequence of embeddings."""
+        return self._context.width
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The weights that read the sequence of embeddings."""
+        return self._context.keys
+
+    @property
+    def _context(self) -> Stream:
+        if CONTEXT not in self.streams:
+            raise HostError(
+                f"The connected 'model' ({self.family}) has no weights of its own for the text's tokens; "
+                "connect another one."
+            )
+        return self.streams[CONTEXT]
+
+
+def find_text_readers(model) -> TextReaders:
+    """The weights of MODEL that read its text. Raises HostError for an architecture that is not in families.py."""
+    config, network = model.model.model_config, model.model.diffusion_model
+    modules = dict(network.named_modules())
+    row = family_of(config, modules)
+    if row is None:
+        raise HostError(
+            f"The connected 'model' is a {type(config).__name__} ({type(model.model).__name__}), which TRCE cannot "
+            f"erase in; connect a model of one of these families: {families_in_words()}."
+        )
+    streams = {kind: _stream(reader, modules, row, type(config).__name__) for kind, reader in row.readers.items()}
+    if LLAMA in streams:
+        streams[LLAMA] = replace(streams[LLAMA], layers=tuple(network.llama_layers))
+    return TextReaders(row, streams)
+
+
+def _stream(reader: Reader, modules: Mapping[str, nn.Module], row: Family, config: str) -> Stream:
+    found = _matching(reader.modules, modules)[reader.pick]
+    # Upscalers switch self-attention off on some levels, whose attn1 then reads the text too.
+    for name in tuple(found):
+        block, _, projection = name.rpartition(".attn2.")
+        if block and getattr(modules[block], "disable_self_attn", False):
+            found.append(f"{block}.attn1.{projection}")
+    widths = {modules[name].weight.shape[1] - reader.tail for name in found}
+    if len(widths) != 1:
+        raise HostError(
+            f"The connected 'model' is a {config}, but its text does not go where that of a {row.name} model does; "
+            "connect a model in its original layout."
+        )
+    norms = [modules[name] for name in _matching(reader.norm, modules)] if reader.norm else []
+    norm = Norm(tuple(n.weight.detach().float().cpu() for n in norms), tuple(n.eps for n in norms)) if norms else None
+    return Stream(widths.pop(), tuple(f"{PREFIX}{name}.weight" for name in found), norm)
+
+
+def _matching(pattern: str, modules: Mapping[str, nn.Module]) -> list[str]:
+    return [name for name, module in modules.items() if re.fullmatch(pattern, name) and hasattr(module, "weight")]

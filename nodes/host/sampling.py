@@ -1,0 +1,118 @@
+"""Draws pictures with a MODEL and records what it predicts on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import comfy.sample
+import comfy.samplers
+import torch
+from torch import Generator, Tensor
+
+from ...trce_ops.evaluation.comparison import Change, squared_distances
+
+
+@dataclass
+class Points:
+    """Where a sampler asked the model, and what it was told, with the prompt and with the negative one."""
+
+    x: list[Tensor] = field(default_factory=list)
+    sigma: list[Tensor] = field(default_factory=list)
+    cond: list[Tensor] = field(default_factory=list)
+    uncond: list[Tensor] = field(default_factory=list)
+
+    def record(self, args: dict) -> Tensor:
+        """As a post-CFG function."""
+        for name, key in (("x", "input"), ("sigma", "sigma"), ("cond", "cond_denoised"), ("uncond", "uncond_denoised")):
+            getattr(self, name).append(args[key].float().cpu().clone())
+        return args["denoised"]
+
+
+def recording(model) -> tuple[object, Points]:
+    """A clone of MODEL that notes every evaluation."""
+    points = Points()
+    clone = model.clone()
+    clone.set_model_sampler_post_cfg_function(points.record, disable_cfg1_optimization=True)
+    return clone, points
+
+
+def at_points(points: Points) -> comfy.samplers.KSAMPLER:
+    """A sampler that asks the model at given points, whatever it answers."""
+
+    def ask(model, noise, sigmas, extra_args=None, callback=None, disable=None):
+        for x, sigma in zip(points.x, points.sigma):
+            model(x.to(noise), sigma.to(noise), **(extra_args or {}))
+        return noise
+
+    return comfy.samplers.KSAMPLER(ask)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How pictures are drawn."""
+
+    steps: int
+    cfg: float
+    sampler_name: str
+    scheduler: str
+    width: int
+    height: int
+
+    def noise(self, model, seed: int) -> tuple[Tensor, Tensor]:
+        """Empty latent and noise, as Empty Latent Image and KSampler make them."""
+        empty = torch.zeros(1, 4, self.height // 8, self.width // 8)
+        empty = comfy.sample.fix_empty_latent_channels(model, empty, 8)
+        return empty, torch.randn(empty.shape, generator=Generator().manual_seed(seed))
+
+    def draw(self, model, positive: list, negative: list, seed: int) -> Tensor:
+        empty, noise = self.noise(model, seed)
+        told = (self.steps, self.cfg, self.sampler_name, self.scheduler, positive, negative, empty)
+        return comfy.sample.sample(model, noise, *told, disable_pbar=True, seed=seed)
+
+    def ask(self, model, points: Points, positive: list, negative: list, seed: int) -> Points:
+        """What MODEL predicts at the points of another one."""
+        model, found = recording(model)
+        empty, noise = self.noise(model, seed)
+        sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), self.scheduler, self.steps)
+        told = (self.cfg, at_points(points), sigmas, positive, negative, empty)
+        comfy.sample.sample_custom(model, noise, *told, disable_pbar=True, seed=seed)
+        return found
+
+
+def compare(
+    before,
+    after,
+    vae,
+    encode: Callable[[str], list],
+    prompts: list[tuple[str, str]],
+    negative: str,
+    seeds: list[int],
+    sampling: Sampling,
+    progress,
+) -> tuple[list[tuple[str, list[tuple[Tensor, Tensor]]]], list[Change]]:
+    """Draw every (kind, prompt) with every seed: rows for the contact sheet, and the figures."""
+    against = encode(negative)
+    rows, changes = [], []
+    total = len(prompts) * len(seeds)
+    for number, (kind, prompt) in enumerate(prompts):
+        told, pairs = encode(prompt), []
+        for place, seed in enumerate(seeds):
+            progress(f"Pictures, {kind}", number * len(seeds) + place, total)
+            noting, points = recording(before)
+            latents = [sampling.draw(noting, told, against, seed), sampling.draw(after, told, against, seed)]
+            found = sampling.ask(after, points, told, against, seed)
+            pair = tuple(decode(vae, latent) for latent in latents)
+            sigmas = [float(sigma.flatten()[0]) for sigma in points.sigma]
+            change, pull = squared_distances(points.cond, found.cond, points.uncond, sigmas)
+            picture = (pair[0] - pair[1]).abs().mean().item()
+            changes.append(Change(kind, prompt, seed, change, pull, picture))
+            pairs.append(pair)
+        rows.append((f"{kind}: {prompt}", pairs))
+    progress("Pictures", total, total)
+    return rows, changes
+
+
+def decode(vae, latent: Tensor) -> Tensor:  # (h, w, 3)
+    """The picture of a latent; the first frame where there are several."""
+    return vae.decode(latent).flatten(0, -4)[0].float().cpu()

@@ -1,0 +1,98 @@
+"""A CLIP as a function of the vectors of its tokens, to be differentiated: what trce_ops.probes learns words with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from ...trce_ops.attacks.soft_prompts import Row
+from ...trce_ops.text.tokens import Ids, first_eot
+from ...trce_ops.tuning.text_batch import Texts
+from .denoiser import normal
+from .encoders import POOLS, ClipEncoder
+from .prefix_tree import device_context
+
+WORD = re.compile(r"[a-z]+</w>")  # a token that is a whole word; the others continue one
+
+
+class HostSoftEncoder:
+    """trce_ops.probes.soft_prompts.SoftEncoder for a CLIP that is loaded. Vectors of several encoders stand side by
+    side. `weights`: of every encoder, as tensors that a graph may save."""
+
+    def __init__(self, hard: ClipEncoder, weights: dict[str, dict[str, Tensor]], pools: bool):
+        self.hard, self.weights, self.pools = hard, weights, pools
+        self.eot_id = hard.eot_id
+        tables = {name: encoder.transformer.get_input_embeddings() for name, encoder in hard.encoders.items()}
+        self.tables = {
+            name: weights[name][key]
+            for name, encoder in hard.encoders.items()
+            for key, weight in encoder.named_parameters()
+            if weight is tables[name].weight
+        }
+        self.storages = {W.untyped_storage().data_ptr() for part in weights.values() for W in part.values()}
+        self.widths = [table.shape[1] for table in self.tables.values()]
+        self.width = sum(self.widths)
+
+    def tokenize(self, text: str) -> Ids:
+        return self.hard.tokenize(text)
+
+    def look_up(self, ids: Sequence[int]) -> Tensor:  # (n, e)
+        rows = torch.tensor(list(ids))
+        return torch.cat([table[rows.to(table.device)].float().cpu() for table in self.tables.values()], 1)
+
+    def products(self, vectors: Tensor) -> Tensor:  # (k, e) -> (k, V) CPU
+        parts = zip(vectors.split(self.widths, 1), self.tables.values())
+        return sum((part.to(table.device, table.dtype) @ table.mT).float().cpu() for part, table in parts)
+
+    def words(self) -> tuple[Tensor, list[str]]:
+        name, table = next(iter(self.tables.items()))
+        tokenizer = getattr(self.hard.clip.tokenizer, f"clip_{name}")
+        known = table.abs().sum(1).cpu() > 0  # small encoders may have learnt some words only
+        found = {
+            token: spelled.removesuffix("</w>")
+            for token, spelled in tokenizer.inv_vocab.items()
+            if WORD.fullmatch(spelled) and token < len(known) and known[token]
+        }
+        return torch.tensor(list(found)), list(found.values())
+
+    def encode(self, rows: Sequence[Row]) -> Texts:
+        sequences, pooled, start = [], None, 0
+        for width, (name, encoder) in zip(self.widths, self.hard.encoders.items()):
+            part = slice(start, start + width)
+            start += width
+            given = [[x[part] if torch.is_tensor(x) else x for x in self._in_stream(row, name)] for row in rows]
+            with torch.autograd.graph.saved_tensors_hooks(self._keep, lambda kept: kept):
+                z, one = torch.func.functional_call(encoder, self.weights[name], (given,))[:2]
+            sequences.append(z.float())
+            pooled = one if self.pools and name == POOLS else pooled
+        return Texts(torch.cat(sequences, -1), pooled)
+
+    def _keep(self, saved: Tensor) -> Tensor:
+        """What a graph is to save: CLIP's layers add to their input in place, so a copy, but not of the weights."""
+        return saved if saved.untyped_storage().data_ptr() in self.storages else saved.clone()
+
+    def _in_stream(self, row: Row, name: str) -> list[int | Tensor]:
+        """The row with the padding of another stream."""
+        end = 1 + first_eot([-1 if torch.is_tensor(x) else x for x in row], self.eot_id)
+        return [*row[:end], *[self.hard.pads[name]] * (len(row) - end)]
+
+
+@contextmanager
+def open_encoder(clip, pools: bool) -> Iterator[HostSoftEncoder]:
+    """Load CLIP with its patches and lend it. pools: whether the diffusion model reads a pooled vector."""
+    hard = ClipEncoder(clip)
+    device = hard.load()
+    with torch.inference_mode(False), torch.enable_grad(), device_context(device):
+        weights = {
+            name: {
+                key: normal(tensor.to(device))
+                for key, tensor in chain(encoder.named_parameters(), encoder.named_buffers())
+            }
+            for name, encoder in hard.encoders.items()
+        }
+        yield HostSoftEncoder(hard, weights, pools)

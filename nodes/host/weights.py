@@ -1,0 +1,156 @@
+"""The weights of a MODEL by name: plain, quantised or packed by a loader, with or without the patches on them.
+
+Everything that reads weights goes through ModelWeights, so that a packed weight is never mistaken for numbers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import comfy.lora
+import comfy.utils
+import torch
+from comfy.model_patcher import get_key_weight
+from comfy.quant_ops import QuantizedTensor
+from torch import Tensor, nn
+
+from ...trce_ops.closed_form.metric import gram
+from ...trce_ops.delta.file import ErasedDelta
+from .apply import apply_delta
+from .errors import HostError
+from .readers import Stream, TextReaders
+
+log = logging.getLogger(__name__)
+
+WIDEST = 4096  # d up to which G is computed: inverting it takes d^3 steps, minutes on a CPU for the widest encoders
+
+
+class ModelWeights:
+    """The weights of a MODEL or of a CLIP's patcher.
+
+    Loaders of GGUF files keep a weight as packed bytes, a tensor with `tensor_type` and `tensor_shape`, in a module
+    whose get_weight(tensor, dtype) unpacks it and applies the tensor's `patches`. Such weights are unpacked here.
+    """
+
+    def __init__(self, model):
+        self.model = model
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """The shape of the weight, whatever it is packed into."""
+        return _shape(comfy.utils.get_attr(self.model.model, key))
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of all parameters and buffers."""
+        module = self.model.model
+        return {name: _shape(tensor) for name, tensor in (*module.named_parameters(), *module.named_buffers())}
+
+    def base(self, key: str) -> Tensor:
+        """The weight as it was loaded, without patches, also while ComfyUI has a patched one in its place.
+
+        Raises HostError for a weight that is packed in a way that is not known.
+        """
+        # ModelPatcher.get_key_patches would do, but fails on the scales and settings that quantised layers have.
+        weight, _, dequantize = get_key_weight(self.model.model, key)
+        if key in self.model.backup:
+            weight = self.model.backup[key].weight
+        if key in self.model.hook_backup:
+            weight = self.model.hook_backup[key][0]
+        if is_packed(weight):
+            return unpack(weight, comfy.utils.get_attr(self.model.model, key.rpartition(".")[0]))
+        weight = (dequantize(weight, inplace=False) if dequantize else weight).detach()
+        weight = weight.dequantize() if isinstance(weight, QuantizedTensor) else weight
+        if not weight.is_floating_point():
+            raise HostError(
+                f"The connected 'model' holds {key} as {weight.dtype} in a format that this pack cannot read; load the "
+                "model in fp16, bf16, fp8 or as GGUF."
+            )
+        return weight
+
+    def patched(self, key: str) -> Tensor:
+        """The weight with the patches of MODEL: float32 on the CPU where there are any, else as it lies."""
+        patches = self.model.patches.get(key)
+        return comfy.lora.calculate_weight(patches, _float(self.base(key)), key) if patches else self.base(key)
+
+
+def is_packed(weight: Tensor) -> bool:
+    """Whether a GGUF loader has packed the weight; its float types are plain numbers in a tensor of the same class."""
+    return getattr(weight, "tensor_type", None) is not None
+
+
+def unpack(weight: Tensor, module: nn.Module) -> Tensor:
+    """The numbers of a packed weight in float32, without the patches that its loader has put on it."""
+    if not hasattr(module, "get_weight"):
+        raise HostError(
+            f"The connected 'model' holds weights packed as {weight.tensor_type}, and their {type(module).__name__} "
+            "cannot unpack them; load the model with another loader, or in fp16 or bf16."
+        )
+    bare = weight.data.as_subclass(type(weight))  # the same memory: the weight in the model keeps its patches
+    bare.tensor_type, bare.tensor_shape, bare.patches = weight.tensor_type, weight.tensor_shape, []
+    return module.get_weight(bare, torch.float32).as_subclass(Tensor).detach()
+
+
+def _shape(weight: Tensor) -> tuple[int, ...]:
+    return tuple(getattr(weight, "tensor_shape", weight.shape))
+
+
+def _float(W: Tensor) -> Tensor:
+    return W.to("cpu", torch.float32, copy=True)
+
+
+@torch.no_grad()
+def text_weights(model, readers: TextReaders) -> dict[str, dict[str, Tensor]]:
+    """The weights that read the text, by kind of text and module; float32, on the CPU."""
+    weights = ModelWeights(model)
+    return {
+        kind: {key.removesuffix(".weight"): _float(weights.patched(key)) for key in stream.keys}
+        for kind, stream in readers.streams.items()
+    }
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """How strongly a MODEL responds to each direction of its text."""
+
+    by_kind: Mapping[str, Tensor]  # G (d, d) of trce_ops.closed_form.metric, by kind of text
+    missing: Mapping[str, str] = field(default_factory=dict)  # why there is none, by kind of text
+
+
+@torch.no_grad()
+def metrics(model, readers: TextReaders) -> Metrics:
+    """G for every kind of text of MODEL, or the reason why it cannot be computed."""
+    weights, found, missing = ModelWeights(model), {}, {}
+    for kind, stream in readers.streams.items():
+        try:
+            found[kind] = _metric(weights, stream)
+        except HostError as error:
+            missing[kind] = str(error)
+            log.warning("No metric for the %s text: %s", kind, error)
+    return Metrics(found, missing)
+
+
+def _metric(weights: ModelWeights, stream: Stream) -> Tensor:  # (d, d)
+    if stream.width > WIDEST:
+        raise HostError(f"its width {stream.width} is more than {WIDEST}, which would take minutes.")
+    if not stream.keys:
+        raise HostError("no weight of its own reads it.")
+    G = gram(map(weights.patched, stream.keys), len(stream.keys), stream.width)
+    if not G.isfinite().all():
+        raise HostError("the weights that read it hold NaN or Inf.")
+    return G
+
+
+def changed_weights(model, delta: ErasedDelta) -> Iterator[tuple[str, Tensor, Tensor, int, int]]:
+    """(parameter, W, W', done, total) in float64 for all that the delta changes, of MODEL with its LoRAs.
+
+    Both come from ComfyUI's own way of putting patches on weights. Raises HostError for a delta that does not fit.
+    """
+    erased, weights = apply_delta(model, delta, 1.0), ModelWeights(model)
+    before = {key: model.patches.get(key, []) for key in erased.patches}
+    added = {key: patches[len(before[key]) :] for key, patches in erased.patches.items()}
+    added = {key: patches for key, patches in added.items() if patches}
+    for done, (key, patches) in enumerate(added.items()):
+        W = weights.base(key).to("cpu", torch.float64, copy=True)
+        W = comfy.lora.calculate_weight(before[key], W, key, torch.float64)
+        yield key, W, comfy.lora.calculate_weight(patches, W.clone(), key, torch.float64), done, len(added)

@@ -1,0 +1,1 @@
+"""What the nodes show and how they check their widgets."""

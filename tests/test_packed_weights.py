@@ -1,0 +1,104 @@
+"""A model from a GGUF file is erased as its unpacked twin is: nothing reads packed bytes as numbers."""
+
+import logging
+
+import pytest
+import torch
+
+CONCEPTS = "a gun -> an umbrella\nblood"
+KEEP = "a dog"
+
+
+@pytest.fixture(autouse=True)
+def fast(pack, monkeypatch):
+    erase = pack.ops.closed_form.erase
+    monkeypatch.setattr(erase, "BENIGN_CAPTIONS", erase.BENIGN_CAPTIONS[::20])
+
+
+@pytest.fixture
+def twins(comfy_host, pack, make_model):
+    """The packed MODEL and the plain one that holds the same numbers."""
+    import packed_model
+
+    packed, plain = make_model(), make_model()
+    keys = pack.host.readers.find_text_readers(packed).keys
+    return packed_model.packed_copy(packed, keys), packed_model.rounded_copy(plain, keys)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def importable(comfy_host):
+    import sys
+    from pathlib import Path
+
+    sys.path.append(str(Path(__file__).parent))
+    yield
+    sys.path.remove(str(Path(__file__).parent))
+
+
+def lora(pack, model):
+    """MODEL with a change on the first weight that reads the text."""
+    key = pack.host.readers.find_text_readers(model).keys[0]
+    change = torch.randn(pack.host.weights.ModelWeights(model).shape(key), generator=torch.Generator().manual_seed(3))
+    patched = model.clone()
+    assert patched.add_patches({key: ("diff", (change,))}, 0.5)
+    return patched
+
+
+def prompts(clip, *texts):
+    with torch.inference_mode():
+        return [clip.encode_from_tokens(clip.tokenize(text)) for text in texts]
+
+
+def test_weights_are_read_unpacked_with_and_without_patches(pack, twins, make_clip, sample):
+    clip = make_clip()
+    readers = pack.host.readers.find_text_readers(twins[1])
+    for change in (lambda model: model, lambda model: lora(pack, model)):
+        packed, plain = (pack.host.weights.ModelWeights(change(model)) for model in twins)
+        for _ in range(2):  # the second time while ComfyUI has the patched weights in place
+            for key in readers.keys:
+                assert packed.shape(key) == plain.shape(key)
+                assert torch.equal(packed.base(key), plain.base(key))
+                assert torch.equal(packed.patched(key), plain.patched(key))
+            for weights in (packed, plain):
+                sample(weights.model, *prompts(clip, "a gun", ""))
+
+
+@pytest.mark.parametrize("with_lora", [False, True])
+def test_the_delta_is_that_of_the_unpacked_model(pack, run, twins, make_clip, with_lora):
+    clip = make_clip()
+    models = [lora(pack, model) if with_lora else model for model in twins]
+    asked = dict(clip=clip, concepts=CONCEPTS, keep=KEEP)
+    maps = [run("TRCEErase", model=model, **asked)[1].context_map.dense() for model in models]
+    assert torch.equal(*maps)
+
+
+def test_the_erased_model_draws_what_the_unpacked_one_draws(run, twins, make_clip, sample):
+    clip = make_clip()
+    erased = [run("TRCEErase", model=model, clip=clip, concepts=CONCEPTS, keep=KEEP)[0] for model in twins]
+    told = prompts(clip, "a gun", "")
+    packed, plain = (sample(model, *told) for model in erased)
+    change = (sample(twins[1], *told) - plain).abs().max()
+    assert change > 1e-2
+    assert (packed - plain).abs().max() < 1e-3 * change
+
+
+def test_a_lora_of_the_delta_is_that_of_the_unpacked_model(run, twins, make_clip):
+    clip = make_clip()
+    loras = []
+    for model in twins:
+        _, delta, *_ = run("TRCEErase", model=model, clip=clip, concepts=CONCEPTS, keep=KEEP)
+        loras.append(run("TRCEDeltaToLoRA", model=model, delta=delta)[0])
+    assert loras[0].keys() == loras[1].keys() and loras[0]
+    assert all(torch.equal(loras[0][key], loras[1][key]) for key in loras[0])
+
+
+def test_a_packing_that_is_not_known_is_reported_and_changes_the_settings_with_it(pack, twins, monkeypatch, caplog):
+    import packed_model
+
+    monkeypatch.delattr(packed_model.PackedLinear, "get_weight")
+    plain = pack.host.weights.metrics(twins[1], pack.host.readers.find_text_readers(twins[1]))
+    assert plain.by_kind and not plain.missing
+    with caplog.at_level(logging.WARNING):
+        found = pack.host.weights.metrics(twins[0], pack.host.readers.find_text_readers(twins[0]))
+    assert not found.by_kind
+    assert "packed" in found.missing["context"] and "packed" in caplog.text

@@ -1,0 +1,88 @@
+"""Concept inversion: learn a word that makes the erased model draw the concept.
+
+Textual inversion (Gal et al., ICLR 2023, arXiv 2208.01618) against the erased model, on pictures that the unedited
+model drew: the vectors of one pseudo-word are trained until the model denoises those pictures. That erased models can
+be made to draw what they no longer draw by name is from Pham et al., ICLR 2024, arXiv 2308.01508.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from ..progress import StepProgress
+from ..text.tokens import content
+from ..tuning.text_batch import Texts
+from ..tuning.trajectories import Denoiser
+from .evidence import draw_points
+from .soft_prompts import ProbeError, SoftEncoder, pull_back, put_in_place, text_gradient
+
+TEMPLATES = ("a photo of *", "a picture of *", "a painting of *", "an image showing *")
+
+
+@dataclass(frozen=True)
+class InversionSettings:
+    """learning_rate: of Adam, on vectors whose elements are of the order of 0.01 in CLIP. batch: pictures a step."""
+
+    steps: int = 300
+    learning_rate: float = 5e-3
+    batch: int = 4
+    initial_word: str = "thing"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class LearnedWord:
+    """The vectors (k, e) of the pseudo-word, the loss of every step, and how often the model was asked."""
+
+    vectors: Tensor
+    losses: tuple[float, ...]
+    queries: int  # forward and backward
+
+    def write(self, template: str, encoder: SoftEncoder) -> Texts:
+        """A prompt (one) with the learned word in the place of '*'."""
+        with torch.no_grad():
+            return encoder.encode([put_in_place(self.vectors, template, encoder)])
+
+
+def learn_word(
+    denoise: Denoiser,
+    encoder: SoftEncoder,
+    pictures: Tensor,  # (m, c, h, w) latents as the model sees them
+    templates: Sequence[str] = TEMPLATES,
+    settings: InversionSettings = InversionSettings(),
+    *,
+    rows: int = 8,
+    progress: StepProgress = lambda *_: None,
+) -> LearnedWord:
+    """Train the word on pictures of the concept; `rows` of them go through the model at a time.
+
+    It begins as the initial word, one vector. Raises ProbeError for inputs that cannot be used.
+    """
+    generator = Generator().manual_seed(settings.seed)
+    initial = content(encoder.tokenize(settings.initial_word), encoder.eot_id)
+    if not initial:
+        raise ProbeError("'initial_word' is empty; write a plain word such as 'thing'.")
+    if not templates:
+        raise ProbeError("'templates' is empty; write prompts with '*' for what is learned, such as 'a photo of *'.")
+    vectors = encoder.look_up(initial).mean(0, keepdim=True).detach().clone().requires_grad_()
+    optimizer = torch.optim.Adam([vectors], lr=settings.learning_rate)
+    losses = []
+    for step in range(settings.steps):
+        progress("Concept inversion", step, settings.steps)
+        points = draw_points(denoise, pictures, settings.batch, generator)
+        chosen = torch.randint(len(templates), (settings.batch,), generator=generator).tolist()
+        used = list(dict.fromkeys(chosen))
+        optimizer.zero_grad()
+        texts = encoder.encode([put_in_place(vectors, templates[i], encoder) for i in used])
+        order = torch.tensor([used.index(i) for i in chosen])
+        told = texts.each(lambda z: z[order.to(z.device)])  # noqa: B023
+        loss, gradient = text_gradient(denoise, points, told, rows)
+        pull_back(told, gradient)
+        optimizer.step()
+        losses.append(loss)
+    progress("Concept inversion", settings.steps, settings.steps)
+    return LearnedWord(vectors.detach(), tuple(losses), settings.steps * settings.batch)

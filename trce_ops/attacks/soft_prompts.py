@@ -1,0 +1,95 @@
+"""Prompts that hold vectors in the place of words, and gradients with respect to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..text.tokens import CHUNK, Ids, first_eot
+from ..tuning.text_batch import Texts
+from ..tuning.trajectories import Denoiser
+from .evidence import Noised
+
+GRADIENT_SCALE = 2.0**12  # keeps float16 gradients from vanishing; a power of two, so exact where nothing does
+
+Row = Sequence[int | Tensor]  # of one prompt: ids, and vectors (e,) in the place of some
+
+
+class ProbeError(ValueError):
+    """An attack that cannot be made with these inputs."""
+
+
+class SoftEncoder(Protocol):
+    """What the host lends: one text encoder, or several side by side, as a function of the vectors of its tokens."""
+
+    eot_id: int
+    width: int  # e, of a token's vector before the encoder's layers; all encoders side by side
+
+    def tokenize(self, text: str) -> Ids:
+        """The ids of a prompt, with its padding."""
+
+    def look_up(self, ids: Sequence[int]) -> Tensor:  # (n, e) float32
+        """The vectors of tokens."""
+
+    def products(self, vectors: Tensor) -> Tensor:  # (k, e) -> (k, V) on the CPU
+        """Inner product of every vector with every token of the vocabulary."""
+
+    def words(self) -> tuple[Tensor, list[str]]:  # ids (w,) on the CPU
+        """The tokens that are whole words of their own, which text can spell, and how they are written."""
+
+    def encode(self, rows: Sequence[Row]) -> Texts:
+        """The prompts as the diffusion model reads them, with a graph back to the vectors in them."""
+
+
+def put_before(prefix: Row, ids: Ids, eot_id: int) -> list[int | Tensor]:
+    """The prompt with `prefix` between its start and its first word. Raises ProbeError when both do not fit."""
+    if first_eot(ids, eot_id) + len(prefix) >= CHUNK:
+        raise ProbeError(f"'prompt' has no room for {len(prefix)} more tokens; shorten it.")
+    return [ids[0], *prefix, *ids[1 : CHUNK - len(prefix)]]
+
+
+def put_in_place(vectors: Tensor, text: str, encoder: SoftEncoder, mark: str = "*") -> list[int | Tensor]:
+    """The prompt with `vectors` (k, e) where the word `mark` stands. Raises ProbeError when it stands nowhere."""
+    words = text.split()
+    if words.count(mark) != 1:
+        raise ProbeError(f"'templates': '{text}' must have the word '{mark}' once, for what is learned.")
+    at = words.index(mark)
+    before, after = (encoder.tokenize(" ".join(part)) for part in (words[:at], words[at + 1 :]))
+    head, tail = before[: first_eot(before, encoder.eot_id)], after[1:]
+    row = [*head, *vectors, *tail]
+    if len(head) + len(vectors) + first_eot(after, encoder.eot_id) > CHUNK:
+        raise ProbeError(f"'templates': '{text}' is longer than the {CHUNK - 2} tokens of a prompt; shorten it.")
+    return row[:CHUNK]
+
+
+def text_gradient(denoise: Denoiser, points: Noised, texts: Texts, rows: int) -> tuple[float, Texts]:
+    """Mean of |e - noise|^2 over the points, and its gradient with respect to their texts, `rows` points at a time.
+
+    texts: one for every point. Gradients that overflow in half precision are taken again at half the scale; raises
+    ProbeError when that does not help.
+    """
+    scale = GRADIENT_SCALE
+    while True:
+        value, gradients = 0.0, []
+        for start in range(0, len(points), rows):
+            part = slice(start, start + rows)
+            leaf = texts[part].each(lambda z: z.detach().clone().requires_grad_())
+            loss = points[part].errors(denoise(points.x[part], points.sigma[part], leaf, {})).sum() / len(points)
+            (scale * loss).backward()
+            value += loss.item()
+            gradients.append(leaf.each(lambda z: torch.zeros_like(z) if z.grad is None else z.grad / scale))  # noqa: B023
+        gradient = Texts.cat(gradients)
+        if all(torch.isfinite(z).all() for z in vars(gradient).values() if z is not None):
+            return value, gradient
+        if scale == 1:
+            raise ProbeError("The gradient of the probe is NaN or Inf; load the model in bf16 or fp32.")
+        scale /= 2
+
+
+def pull_back(texts: Texts, gradient: Texts) -> None:
+    """Carry the gradient of the texts on to the vectors that they were encoded from."""
+    pairs = [(z, g) for z, g in zip(vars(texts).values(), vars(gradient).values()) if z is not None and z.requires_grad]
+    torch.autograd.backward([z for z, _ in pairs], [g.to(z.device, z.dtype) for z, g in pairs])

@@ -1,0 +1,112 @@
+"""Token prefix: words to put before a prompt so that the erased model draws the concept again.
+
+What UnlearnDiffAtk asks (Zhang et al., ECCV 2024, arXiv 2310.11868): k tokens before the prompt, found by gradient,
+that minimise |e(x_t, prefix + prompt) - noise|^2 on pictures of the concept, with the model under attack alone.
+The search is greedy by coordinate (Zou et al. 2023, arXiv 2307.15043): the gradient ranks the replacements of every
+token, the best of some candidates that are tried is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from ..progress import StepProgress
+from ..text.tokens import Ids
+from ..tuning.text_batch import Texts
+from ..tuning.trajectories import Denoiser, Predictor
+from .evidence import draw_points
+from .soft_prompts import ProbeError, Row, SoftEncoder, pull_back, put_before, text_gradient
+
+
+@dataclass(frozen=True)
+class PrefixSettings:
+    """candidates: replacements tried in every step, drawn from the `ranked` best of every place of the prefix."""
+
+    tokens: int = 3
+    steps: int = 20
+    candidates: int = 16
+    ranked: int = 32
+    batch: int = 4
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The tokens found, how they are written, the loss of every step, and how often the model was asked."""
+
+    ids: tuple[int, ...]
+    words: tuple[str, ...]
+    losses: tuple[float, ...]
+    queries: int
+
+    def write(self, prompt: str) -> str:
+        return " ".join([*self.words, prompt])
+
+
+def encode_before(prefix: Row, told: Sequence[Ids], encoder: SoftEncoder) -> Texts:
+    """All prompts with the prefix before them, each different one encoded once."""
+    different = list(dict.fromkeys(told))
+    texts = encoder.encode([put_before(prefix, ids, encoder.eot_id) for ids in different])
+    order = torch.tensor([different.index(ids) for ids in told])
+    return texts.each(lambda z: z[order.to(z.device)])
+
+
+def search_prefix(
+    denoise: Denoiser,
+    encoder: SoftEncoder,
+    pictures: Tensor,  # (m, c, h, w) latents as the model sees them
+    prompts: Sequence[str],  # one for all pictures, or one for each
+    settings: PrefixSettings = PrefixSettings(),
+    *,
+    rows: int = 8,
+    progress: StepProgress = lambda *_: None,
+) -> Prefix:
+    """Search for one prefix for all prompts; it begins as words drawn at random.
+
+    Current prefix and candidates are compared on the same pictures, noise and levels, which are new in every step.
+    Raises ProbeError for inputs that cannot be used.
+    """
+    if len(prompts) not in (1, len(pictures)):
+        raise ProbeError(f"There are {len(pictures)} pictures and {len(prompts)} prompts; give one prompt or as many.")
+    if settings.tokens < 1:
+        raise ProbeError(f"'tokens' is {settings.tokens}; it must be 1 or more.")
+    generator = Generator().manual_seed(settings.seed)
+    vocabulary, spelled = encoder.words()
+    written = dict(zip(vocabulary.tolist(), spelled))
+    rows_of_ids = [encoder.tokenize(prompt) for prompt in prompts]
+    prefix = vocabulary[torch.randint(len(vocabulary), (settings.tokens,), generator=generator)]
+    predict = Predictor(denoise, rows)
+    losses, queries = [], 0
+    for step in range(settings.steps):
+        progress("Token prefix", step, settings.steps)
+        points = draw_points(denoise, pictures, settings.batch, generator)
+        told: list[Ids] = [rows_of_ids[i if len(prompts) > 1 else 0] for i in points.pictures.tolist()]
+        vectors = encoder.look_up(prefix.tolist()).detach().clone().requires_grad_()
+        texts = encode_before(vectors, told, encoder)
+        loss, gradient = text_gradient(denoise, points, texts, rows)
+        pull_back(texts, gradient)
+        queries += len(points)
+        # First order: putting token v in place i changes the loss by (E_v - E_i) . g_i, so small E_v . g_i is good.
+        ranking = encoder.products(vectors.grad)[:, vocabulary].argsort(1)[:, : settings.ranked]
+        tried = []
+        for _ in range(settings.candidates):
+            place = int(torch.randint(settings.tokens, (), generator=generator))
+            choice = int(torch.randint(ranking.shape[1], (), generator=generator))
+            candidate = prefix.clone()
+            candidate[place] = vocabulary[ranking[place, choice]]
+            tried.append(candidate)
+        best = loss
+        for candidate in tried:
+            with torch.no_grad():
+                texts = encode_before(candidate.tolist(), told, encoder)
+                value = points.errors(predict(points.x, points.sigma, texts)).mean().item()
+            if value < best:
+                best, prefix = value, candidate
+        losses.append(best)
+    progress("Token prefix", settings.steps, settings.steps)
+    found = tuple(prefix.tolist())
+    return Prefix(found, tuple(written[i] for i in found), tuple(losses), queries + predict.evaluations)

@@ -1,0 +1,67 @@
+"""What an erasure did, in figures and in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..delta.low_rank import ContextMap
+from ..text.embeddings import EmbeddingPairs
+
+
+@dataclass(frozen=True)
+class Report:
+    """Figures of one erasure. Distances are ratios: 0 = on the target (moved) or not moved at all (kept)."""
+
+    prompts: int
+    pairs: int
+    width: int
+    rank: int
+    moved: Mapping[str, float]  # per role
+    moved_concepts: Mapping[str, float]
+    kept: Mapping[str, float]  # per list of captions
+    seconds: Mapping[str, float]  # per step
+    conflicts: Sequence[str] = ()  # sentences
+
+    def text(self) -> str:
+        """The report as lines for people."""
+        lines = [
+            f"Erased {_count(len(self.moved_concepts), 'concept')} with {_count(self.prompts, 'prompt')}, "
+            f"{_count(self.pairs, 'embedding pair')}; map of width {self.width}, rank {self.rank}.",
+            "Moved (0 = on the safe target, 1 = untouched): "
+            + (", ".join(f"{role} {value:.3f}" for role, value in self.moved.items()) or "nothing to move"),
+        ]
+        lines += [f"  {concept}: {value:.3f}" for concept, value in self.moved_concepts.items()]
+        lines.append("Kept (0 = untouched): " + ", ".join(f"{name} {value:.3f}" for name, value in self.kept.items()))
+        lines += self.conflicts
+        lines.append("Seconds: " + ", ".join(f"{step} {value:.2f}" for step, value in self.seconds.items()))
+        return "\n".join(lines)
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+def moved_ratios(context_map: ContextMap, pairs: EmbeddingPairs) -> Tensor:  # (n,)
+    """|T c - s| / |c - s| per pair; NaN where source and target are the same embedding, as for SoT."""
+    distance = (pairs.sources - pairs.targets).norm(dim=1)
+    left = (context_map.apply(pairs.sources) - pairs.targets).norm(dim=1)
+    moves = distance > 1e-5 * pairs.sources.norm(dim=1)  # beyond the rounding of the encoder
+    return torch.where(moves, left / distance, torch.nan)
+
+
+def mean_by(ratios: Tensor, labels: Sequence[str], order: Iterable[str]) -> dict[str, float]:
+    """Mean of the ratios per label, in the order given, without the labels that have none."""
+    groups = {label: [] for label in order}
+    for ratio, label in zip(ratios.tolist(), labels):
+        if ratio == ratio:
+            groups[label].append(ratio)
+    return {label: sum(group) / len(group) for label, group in groups.items() if group}
+
+
+def kept_ratio(context_map: ContextMap, samples: Tensor) -> float:  # samples (m, d)
+    """Mean |T k - k| / |k| over kept embeddings."""
+    return (context_map.shift(samples).norm(dim=1) / samples.norm(dim=1)).mean().item()

@@ -1,0 +1,259 @@
+"""The erased delta: an erasure as a small safetensors file that anyone can read, share and apply.
+
+Tensors, float32, D = T - I of the context map (closed_form.py): either `context_map` (d, d), or
+`context_map.up` (d, r) and `context_map.down` (r, d) with D = up @ down. For models that read more than one kind of
+text, the same under `pooled_map` (the pooled vector; SDXL's is 1280 wide), `clip_map` (the rows of CLIP among those of
+T5) and `llama_map`. Of a tuned erasure also, per projection (tuned.py), either `tuned.<module>.diff` (out, in), or
+`tuned.<module>.lora_up` (out, r) and `tuned.<module>.lora_down` (r, in).
+`__metadata__`, all strings: format, version, method, family, space (embedding, or post-norm for maps behind the norm
+that the model puts its text through first), encoder (fingerprint of the text encoder, and of that norm), pack_version,
+sha256 (files.checksum of all the rest; files without one are read too), and as JSON: settings, concepts
+([[concept, safe], ...]), keep ([caption, ...]), measured ({figure: number}).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..files.atomic import CHECKSUM, brief, checksum, write_whole
+from ..text.concepts import MAX_LINE_LENGTH, MAX_LINES, ConceptPair
+from .low_rank import ContextMap, Tuned, WeightChange
+
+FORMAT = "trce.erased_delta"
+VERSION = "1"
+MAX_HEADER = 1 << 22  # bytes: the longest lists that the widgets take fit
+MAX_BYTES = 1 << 33  # of the file: whole matrices for all attention of SDXL fit
+MAX_NAME = 200  # characters of the short texts in the metadata
+MAX_WIDTH = 16384
+
+KINDS = ("context", "pooled", "clip", "llama")  # of text, each with a map of its own; only the first must be there
+SPACES = ("embedding", "post-norm")
+TUNED_DENSE = ("diff",)
+TUNED_FACTORS = ("lora_up", "lora_down")
+TUNED_NAME = re.compile(r"tuned\.(?P<module>\w+(\.\w+)+)\.(?P<part>diff|lora_up|lora_down)", re.ASCII)
+MAX_TUNED = 4096  # projections
+
+
+class DeltaError(ValueError):
+    """A file that is no erased delta, or one that this version cannot use."""
+
+
+@dataclass(frozen=True)
+class DeltaInfo:
+    """What a delta erases, how it was made and what it was measured to do."""
+
+    family: str
+    encoder: str
+    concepts: tuple[ConceptPair, ...]
+    keep: tuple[str, ...] = ()
+    method: str = "trce-closed-form"
+    settings: Mapping[str, float | bool | str] = field(default_factory=dict)
+    measured: Mapping[str, float] = field(default_factory=dict)
+    pack_version: str = ""
+    space: str = "embedding"  # where the maps act: before the norm that a model begins with, or behind it: post-norm
+
+
+@dataclass(frozen=True)
+class ErasedDelta:
+    """A context map, those of other kinds of text, what tuning added to them, and what is known about it all."""
+
+    context_map: ContextMap
+    info: DeltaInfo
+    tuned: Tuned = field(default_factory=dict)
+    streams: Mapping[str, ContextMap] = field(default_factory=dict)  # by kind of text: pooled, clip, llama
+
+
+def save_delta(delta: ErasedDelta, path: str | os.PathLike) -> None:
+    """Write `delta` whole or not at all; equal deltas give equal bytes. Raises OSError."""
+    write_whole(path, delta_bytes(delta))
+
+
+def delta_bytes(delta: ErasedDelta) -> bytes:
+    """The file that `delta` makes."""
+    info = delta.info
+    metadata = {
+        "format": FORMAT,
+        "version": VERSION,
+        "method": info.method,
+        "family": info.family,
+        "space": info.space,
+        "encoder": info.encoder,
+        "pack_version": info.pack_version,
+        "settings": json.dumps(dict(info.settings), sort_keys=True),
+        "concepts": json.dumps([[pair.concept, pair.safe] for pair in info.concepts]),
+        "keep": json.dumps(list(info.keep)),
+        "measured": json.dumps(dict(info.measured), sort_keys=True),
+    }
+    tensors = {}
+    for kind, context_map in {KINDS[0]: delta.context_map, **delta.streams}.items():
+        tensors.update(zip(_map_names(kind, len(context_map.factors)), context_map.factors))
+    for module, change in sorted(delta.tuned.items()):
+        parts = TUNED_DENSE if len(change.factors) == 1 else TUNED_FACTORS
+        tensors.update((f"tuned.{module}.{part}", factor) for part, factor in zip(parts, change.factors))
+    return _pack(tensors, {**metadata, CHECKSUM: _checksum(tensors, metadata)})
+
+
+def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    rest = {key: text for key, text in metadata.items() if key != CHECKSUM}
+    return checksum(tensors, json.dumps(rest, sort_keys=True))
+
+
+def _pack(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """The safetensors format by hand: its own writer orders the metadata differently in every process."""
+    header, data = {"__metadata__": metadata}, bytearray()
+    for name, tensor in tensors.items():
+        raw = tensor.detach().cpu().contiguous().numpy().astype("<f4").tobytes()
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [len(data), len(data) + len(raw)]}
+        data += raw
+    head = json.dumps(header, sort_keys=True).encode()
+    head += b" " * (-len(head) % 8)  # the format wants aligned data
+    return len(head).to_bytes(8, "little") + head + data
+
+
+def load_delta(path: str | os.PathLike) -> ErasedDelta:
+    """Read and check a delta. Raises DeltaError with one sentence that names the file and what is wrong with it."""
+    path = Path(path)
+    try:
+        return _load(path)
+    except DeltaError as error:
+        raise DeltaError(f"'{path.name}' cannot be used: {brief(error)}") from None
+    except (SafetensorError, OSError) as error:
+        raise DeltaError(
+            f"'{path.name}' cannot be read as a safetensors file; save or download it again ({brief(error)})."
+        ) from None
+
+
+def _load(path: Path) -> ErasedDelta:
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+    size = path.stat().st_size
+    if MAX_HEADER < header <= size:
+        raise DeltaError(f"its header has {header} bytes, more than the {MAX_HEADER} a delta may have.")
+    if size > MAX_BYTES:
+        raise DeltaError(f"it has {size} bytes, more than the {MAX_BYTES} a delta may have.")
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        if metadata.get("format") != FORMAT:
+            raise DeltaError(
+                f"its format is {metadata.get('format')!r}, not '{FORMAT}'; choose a file of Save Erased Delta."
+            )
+        if metadata.get("version") != VERSION:
+            raise DeltaError(
+                f"its version is {metadata.get('version')!r} and this pack reads '{VERSION}'; update the pack."
+            )
+        info = _info(metadata)
+
+        def shape(name: str) -> tuple[int, ...]:
+            return tuple(file.get_slice(name).get_shape())
+
+        changed = [name for name in file.keys() if name.startswith("tuned.")]
+        map_names = _kinds(set(file.keys()) - set(changed), shape)
+        tuned_names = _tuned_names(changed, shape)
+        if {file.get_slice(name).get_dtype() for name in file.keys()} != {"F32"}:
+            raise DeltaError("its tensors are not float32.")
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # clone: not tied to the open file
+    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+        raise DeltaError("it holds NaN or Inf; erase again and save.")
+    if CHECKSUM in metadata and metadata[CHECKSUM] != _checksum(tensors, metadata):
+        raise DeltaError("it has been damaged or edited since it was saved: its checksum differs; download it again.")
+    maps, tuned = (
+        {key: kind(tuple(tensors[name] for name in parts)) for key, parts in names.items()}
+        for kind, names in ((ContextMap, map_names), (WeightChange, tuned_names))
+    )
+    return ErasedDelta(maps.pop(KINDS[0]), info, tuned, maps)
+
+
+def _map_names(kind: str, factors: int) -> tuple[str, ...]:
+    return (f"{kind}_map",) if factors == 1 else (f"{kind}_map.up", f"{kind}_map.down")
+
+
+def _kinds(names: set[str], shape: Callable[[str], tuple[int, ...]]) -> dict[str, tuple[str, ...]]:
+    """The tensors of every kind of text, up before down. Raises DeltaError for those that make no map."""
+    found = {}
+    for kind in KINDS:
+        for parts in (_map_names(kind, 1), _map_names(kind, 2)):
+            if set(parts) == {name for name in names if name.split(".")[0] == f"{kind}_map"}:
+                found[kind] = parts
+    if KINDS[0] not in found or set().union(*found.values()) != names:
+        raise DeltaError(
+            f"it holds the tensors {', '.join(sorted(names))[:300] or 'none'}; expected {_map_names(KINDS[0], 1)[0]}, "
+            f"or {' and '.join(_map_names(KINDS[0], 2))}, and the same for {', '.join(KINDS[1:])}."
+        )
+    for parts in found.values():
+        shapes = [shape(name) for name in parts]
+        d, r = shapes[0] if len(shapes[0]) == 2 else (0, 0)
+        if not 0 < d <= MAX_WIDTH or r > d or shapes not in ([(d, d)], [(d, r), (r, d)]):
+            raise DeltaError(f"its tensors have the shapes {shapes}, which make no map from embeddings to embeddings.")
+    return found
+
+
+def _tuned_names(names: Sequence[str], shape: Callable[[str], tuple[int, ...]]) -> dict[str, tuple[str, ...]]:
+    """The tensors of every tuned module, up before down. Raises DeltaError for those that make no change of weights."""
+    parts: dict[str, list[str]] = {}
+    for name in sorted(names):
+        match = TUNED_NAME.fullmatch(name)
+        if not match:
+            raise DeltaError(f"it holds the tensor {name[:200]!r}, which names no part of a tuned projection.")
+        parts.setdefault(match["module"], []).append(match["part"])
+    if len(parts) > MAX_TUNED:
+        raise DeltaError(f"it tunes {len(parts)} projections, more than the {MAX_TUNED} a delta may have.")
+    found = {}
+    for module, given in parts.items():
+        wanted = next((part for part in (TUNED_DENSE, TUNED_FACTORS) if sorted(part) == given), None)
+        if wanted is None:
+            raise DeltaError(
+                f"it holds {' and '.join(given)} of the tuned projection {module}; "
+                f"expected {TUNED_DENSE[0]}, or {' and '.join(TUNED_FACTORS)}."
+            )
+        found[module] = tuple(f"tuned.{module}.{part}" for part in wanted)
+        shapes = [shape(name) for name in found[module]]
+        sizes = [size for given_shape in shapes for size in given_shape]
+        fits = all(len(given_shape) == 2 for given_shape in shapes) and all(0 < size <= MAX_WIDTH for size in sizes)
+        if not fits or len(shapes) == 2 and not sizes[1] == sizes[2] <= min(sizes[0], sizes[3]):
+            raise DeltaError(f"the tuned projection {module} has the shapes {shapes}, which make no change of weights.")
+    return found
+
+
+def _info(metadata: Mapping[str, str]) -> DeltaInfo:
+    try:
+        concepts, keep, settings, measured = (
+            json.loads(metadata[key]) for key in ("concepts", "keep", "settings", "measured")
+        )
+        info = DeltaInfo(
+            **{key: metadata[key] for key in ("family", "encoder", "method", "pack_version")},
+            concepts=tuple(ConceptPair(concept, safe) for concept, safe in concepts),
+            keep=tuple(keep),
+            settings=dict(settings),
+            measured=dict(measured),
+            space=metadata.get("space", SPACES[0]),  # files of before know no other
+        )
+        texts = [text for pair in info.concepts for text in (pair.concept, pair.safe)] + list(info.keep)
+        names = [info.family, info.encoder, info.method, info.pack_version]
+        for text in (*texts, *names):
+            text.encode()
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise DeltaError(f"its metadata does not describe an erasure ({type(error).__name__}: {error}).") from None
+    if info.space not in SPACES:
+        raise DeltaError(f"its maps act in the space {info.space!r}; this pack knows {' and '.join(SPACES)}.")
+    if (
+        not all(isinstance(text, str) for text in texts)
+        or not all(isinstance(value, (int, float, str)) for value in info.settings.values())
+        or not all(isinstance(number, (int, float)) for number in info.measured.values())
+    ):
+        raise DeltaError("its metadata does not describe an erasure (a text or number is of the wrong kind).")
+    if (
+        max(len(info.concepts), len(info.keep), len(info.settings), len(info.measured)) > MAX_LINES
+        or max(map(len, texts), default=0) > MAX_LINE_LENGTH
+        or max(map(len, names)) > MAX_NAME
+    ):
+        raise DeltaError("its metadata is longer than that of any erasure.")
+    return info

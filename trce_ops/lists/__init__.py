@@ -1,0 +1,1 @@
+"""Lists of concepts: presets, answers of language models, nearest neighbours."""

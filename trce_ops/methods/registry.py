@@ -1,0 +1,146 @@
+"""TRCE and its neighbours behind one call: the same concepts and keep list in, an erased delta out.
+
+Each module is one method, written from its paper's equations, and says what of the paper it leaves out. UCE, RECE,
+MACE's refinement and RealEra are other pairs, weights and moments for the solver of closed_form.py; LEACE is another
+map; SPEED and ESD change each projection on its own. All of them take any number of concepts.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from time import perf_counter
+from types import MappingProxyType
+
+from torch import Tensor
+
+from ..delta.file import DeltaInfo, ErasedDelta
+from ..progress import StepProgress
+from ..text.concepts import ConceptPair
+from ..text.embeddings import TextEncoder
+from ..tuning.tune import TunableModel
+from ..version import __version__
+from . import esd, leace, mace, realera, rece, speed, trce, uce
+from .job import Edit, Job, MethodError, TextWeights
+
+__all__ = ["METHODS", "Method", "MethodError", "MethodReport", "erase_with"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to erase."""
+
+    paper: str
+    settings: object  # a frozen dataclass: the defaults
+    run: Callable[[Job, object], Edit]
+    trains: bool = False  # on what the model predicts
+
+
+METHODS: Mapping[str, Method] = MappingProxyType(
+    {
+        "trce": Method("TRCE, ICCV 2025, both stages", trce.BOTH, trce.run, trains=True),
+        "trce-closed-form": Method("TRCE, ICCV 2025, stage 1 as this pack weighs it", trce.CLOSED_FORM, trce.run),
+        "trce-closed-form-paper": Method(
+            "TRCE, ICCV 2025, stage 1 as the paper weighs it", trce.CLOSED_FORM_PAPER, trce.run
+        ),
+        "uce": Method("UCE, WACV 2024", uce.UceSettings(), uce.erase),
+        "rece": Method("RECE, ECCV 2024", rece.ReceSettings(), rece.erase),
+        "mace": Method("MACE, CVPR 2024, its closed-form refinement", mace.MaceSettings(), mace.erase),
+        "realera": Method("RealEra, arXiv 2410.09140, its closed form", realera.RealEraSettings(), realera.erase),
+        "speed": Method("SPEED, ICLR 2026", speed.SpeedSettings(), speed.erase),
+        "leace": Method("LEACE, NeurIPS 2023, on the text", leace.LeaceSettings(), leace.erase),
+        "esd": Method("ESD, ICCV 2023", esd.EsdSettings(), esd.erase, trains=True),
+    }
+)
+
+
+@dataclass(frozen=True)
+class MethodReport:
+    """What a method did."""
+
+    method: str
+    concepts: int
+    figures: Mapping[str, float]  # moved: 0 = on the target, 1 = untouched; kept: 0 = untouched; others: see the method
+    seconds: Mapping[str, float]
+    evaluations: int  # of the UNet
+    details: str
+
+    def text(self) -> str:
+        """The report as lines for people."""
+        figures = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in self.figures.items())
+        lines = [
+            f"Erased {self.concepts} concept{'' if self.concepts == 1 else 's'} by {METHODS[self.method].paper}.",
+            f"Figures (moved: 0 = on the safe target, 1 = untouched; kept: 0 = untouched): {figures or 'none'}",
+            "Seconds: " + ", ".join(f"{step} {value:.2f}" for step, value in self.seconds.items()),
+        ]
+        if self.evaluations:
+            lines.append(f"UNet evaluations: {self.evaluations}")
+        return "\n".join([*lines, self.details] if self.details else lines)
+
+
+def erase_with(
+    method: str,
+    pairs: Sequence[ConceptPair],
+    keep: Sequence[str],
+    encoder: TextEncoder,
+    settings: object | None = None,
+    *,
+    family: str,
+    streams: Mapping[str, TextEncoder] = MappingProxyType({}),
+    space: str = "embedding",
+    weights: Callable[[], TextWeights] | None = None,
+    metrics: Callable[[], Mapping[str, Tensor]] = dict,
+    model: Callable[[int], TunableModel] | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    retrain: bool = False,
+    progress: StepProgress = lambda *_: None,
+) -> tuple[ErasedDelta, MethodReport]:
+    """Erase by one of METHODS, with its own defaults unless `settings` of the same kind are given.
+
+    streams, space: see erase.erase. weights: asked for by methods that look at the projections; by kind of text and
+    module, (out, d or more) float32. metrics: see erase.erase; asked for by TRCE. model: asked for by methods that
+    train, with the resolution to train at.
+    The same inputs give the same delta, bit for bit, on one machine. Raises MethodError, what the method raises
+    (TokenError, NotPositiveDefinite, TuningError, all ValueError), and whatever `progress` raises to cancel.
+    """
+    if method not in METHODS:
+        raise MethodError(f"'method' is '{method}'; choose one of {', '.join(METHODS)}.")
+    chosen = METHODS[method]
+    settings = chosen.settings if settings is None else settings
+    if type(settings) is not type(chosen.settings):
+        raise MethodError(f"'{method}' takes {type(chosen.settings).__name__}, not {type(settings).__name__}.")
+    encoders = {"context": encoder, **streams}
+    job = Job(pairs, keep, encoders, weights, metrics, model, family, space, cache_dir, retrain, progress)
+    start = perf_counter()
+    edit = chosen.run(job, settings)
+    seconds = {"erasing": perf_counter() - start}
+    report = MethodReport(method, len(pairs), edit.figures, seconds, edit.evaluations, edit.details)
+    info = DeltaInfo(
+        family=family,
+        encoder=encoder.fingerprint,
+        concepts=tuple(pairs),
+        keep=tuple(keep),
+        method=method,
+        settings=flat(asdict(settings)),
+        measured={name.replace(" ", "_"): round(value, 4) for name, value in edit.figures.items()},
+        pack_version=__version__,
+        space=space,
+    )
+    maps = dict(edit.maps)
+    log.info("%s", report.text())
+    return ErasedDelta(maps.pop("context"), info, edit.tuned, maps), report
+
+
+def flat(settings: Mapping, prefix: str = "") -> dict[str, float | bool | str]:
+    """Settings within settings under joined names, as a delta's metadata has them."""
+    found = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{name}_")
+        elif value is not None:
+            found[prefix + name] = value
+    return found

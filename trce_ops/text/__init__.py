@@ -1,0 +1,1 @@
+"""Prompts and their embeddings: concepts as people type them, sentences, tokens, text encoders."""

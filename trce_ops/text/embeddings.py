@@ -1,0 +1,205 @@
+"""From prompt pairs to embedding pairs: which token's embedding is to be moved onto which.
+
+A causal text encoder computes position p from the tokens up to p alone, so that of a CLIP only the prefix up to the
+last position in use is encoded, and beginnings that prompts have in common only once (prefixes.py). With the first EoT
+as the only role that is a twentieth of the full 77 positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..progress import Progress
+from .prefix_tree import PrefixEncoder, prefix_trees
+from .prompts import PromptPair
+from .tokens import Ids, Roles, TokenError, TokenWeights, content, locate, written
+
+BATCH = 32
+
+
+class TextEncoder(Protocol):
+    """What the host lends: one text encoder with the patches and the clip skip the user gave it."""
+
+    width: int  # d
+    layers: int  # embeddings of every token that the diffusion model is given; one map serves them all
+    fingerprint: str  # equal for encoders that give the same embeddings
+
+    def tokenize(self, text: str) -> Ids:
+        """The ids of a prompt, with its padding; raises TokenError when it is too long."""
+
+    def length(self, ids: Ids) -> int:
+        """How many embeddings the diffusion model is given for a prompt."""
+
+    def locate(self, ids: Ids, keyword: str = "") -> Roles:
+        """Positions of every role among these embeddings; raises TokenError when the keyword is not there."""
+
+    def encode(self, rows: Sequence[Ids], length: int) -> Tensor:  # (n, length, layers * d) float32, CPU
+        """The first `length` embeddings of every row, those of all layers side by side.
+
+        What is beyond a row's own length means nothing.
+        """
+
+
+class EotEncoder:
+    """The part of TextEncoder that all CLIPs share: a padded chunk of ids with an end-of-text token, causal."""
+
+    eot_id: int
+    layers = 1
+
+    def length(self, ids: Ids) -> int:
+        return len(ids)
+
+    def locate(self, ids: Ids, keyword: str = "") -> Roles:
+        keyword_ids = written(keyword, content(self.tokenize(keyword), self.eot_id)) if keyword else ()
+        return locate(ids, keyword_ids, self.eot_id)
+
+
+class Pooled:
+    """The pooled vectors of an encoder with `pooled_width` and `pool`, as embeddings of one token: the first EoT."""
+
+    layers = 1
+
+    def __init__(self, encoder):
+        self.encoder = encoder
+        self.width = encoder.pooled_width
+        self.fingerprint = f"{encoder.fingerprint} pooled"
+        self.tokenize = encoder.tokenize
+
+    def length(self, ids: Ids) -> int:
+        return 1
+
+    def locate(self, ids: Ids, keyword: str = "") -> Roles:
+        return Roles((), 0, (), sot=())
+
+    def encode(self, rows: Sequence[Ids], length: int) -> Tensor:  # (n, 1, d)
+        return self.encoder.pool(rows)[:, None]
+
+
+@dataclass(frozen=True)
+class EmbeddingPairs:
+    """Row i says: embedding sources[i] is to be read as targets[i], as much as weights[i]."""
+
+    sources: Tensor  # (n, d) float32
+    targets: Tensor  # (n, d) float32
+    weights: Tensor  # (n,) float32
+    roles: tuple[str, ...]  # per row: sot, keyword, first_eot or pads
+    concepts: tuple[str, ...]  # per row
+
+    def __len__(self) -> int:
+        return len(self.roles)
+
+
+def encode_batches(
+    encoder: TextEncoder, lengths: Mapping[Ids, int], progress: Progress
+) -> Iterator[tuple[list[Ids], Tensor]]:
+    """Encode every row up to its own length, in batches of similar length: (rows, z (b, L, layers * d)) at a time."""
+    rows = sorted(lengths, key=lengths.__getitem__)
+    size = max(1, BATCH // encoder.layers)
+    for start in range(0, len(rows), size):
+        progress(start, len(rows))
+        batch = rows[start : start + size]
+        yield batch, encoder.encode(batch, lengths[batch[-1]])
+    progress(len(rows), len(rows))
+
+
+def encode_prefixes(
+    encoder: TextEncoder, lengths: Mapping[Ids, int], progress: Progress
+) -> Iterator[tuple[list[Ids], Sequence[Tensor]]]:
+    """The same as encode_batches, (rows, embeddings (L, d) of each) at a time, with common beginnings encoded once."""
+    if not isinstance(encoder, PrefixEncoder):
+        yield from encode_batches(encoder, lengths, progress)
+        return
+    done = 0
+    for tree in prefix_trees(lengths):
+        progress(done, len(lengths))
+        z = encoder.encode_tree(tree)
+        yield list(tree.paths), [z[path] for path in tree.paths.values()]
+        done += len(tree.paths)
+    progress(done, len(lengths))
+
+
+def pair_positions(source: Roles, target: Roles, weights: TokenWeights) -> Iterator[tuple[str, int, int, float]]:
+    """(role, source position, target position, weight) for every role that has a weight.
+
+    - SoT goes to SoT: a causal encoder gives every prompt the same one, so its weight only holds it in place.
+    - Every keyword token goes to the last keyword token of the safe phrase, the one that has read all of it;
+      to the first EoT when the safe target is empty.
+    - The first EoT goes to the first EoT. The tokens that take its part with it, where there is no EoT, go to those at
+      the same place of the sentence; to the target's first EoT when the safe target is empty.
+    - The pad at position p goes to position p of the target when that is a pad too, for pads differ by position;
+      to the target's first EoT when the target's text is still going on there.
+    """
+    keyword_target = target.keyword[-1] if target.keyword else target.first_eot
+    if weights.sot:
+        yield from (("sot", p, p, weights.sot) for p in source.sot)
+    if weights.keyword:
+        yield from (("keyword", p, keyword_target, weights.keyword) for p in source.keyword)
+    if weights.first_eot:
+        yield "first_eot", source.first_eot, target.first_eot, weights.first_eot
+        yield from (("first_eot", p, same_place(p, source, target), weights.first_eot) for p in source.others)
+    if weights.pads:
+        pads = set(target.pads)
+        yield from (("pads", p, p if p in pads else target.first_eot, weights.pads) for p in source.pads)
+
+
+def same_place(p: int, source: Roles, target: Roles) -> int:
+    """Where the token at p of the source stands in the target, which is the same sentence but for its keywords."""
+    if not (source.keyword and target.keyword):
+        return target.first_eot
+    before = sum(k < p for k in source.keyword)
+    return p + before * (len(target.keyword) - len(source.keyword)) // len(source.keyword)
+
+
+def embed_pairs(
+    prompts: Sequence[PromptPair], encoder: TextEncoder, weights: TokenWeights, progress: Progress = lambda *_: None
+) -> EmbeddingPairs:
+    """Encode the prompts and pair their tokens by role, as much as each role weighs; see embed_positions."""
+    return embed_positions(prompts, encoder, partial(pair_positions, weights=weights), progress)
+
+
+def embed_positions(
+    prompts: Sequence[PromptPair],
+    encoder: TextEncoder,
+    positions: Callable[[Roles, Roles], Iterable[tuple[str, int, int, float]]],
+    progress: Progress = lambda *_: None,
+    widget: str = "concepts",
+) -> EmbeddingPairs:
+    """Encode the prompts and pair the tokens that `positions` says of source and target, as pair_positions does.
+
+    Prompts with the same ids are encoded and counted once; of an encoder with several layers every pair counts once in
+    each of them. Raises TokenError, naming the widget and the line, for a prompt longer than one chunk.
+    """
+    tokenize, locate = cache(encoder.tokenize), cache(encoder.locate)  # many concepts share targets
+    slots: dict[Ids, list[tuple[int, int]]] = {}  # ids -> (row of the table, position)
+    columns: list[tuple[str, str, float]] = []
+    seen = set()
+    for prompt in prompts:
+        try:
+            source, target = tokenize(prompt.source), tokenize(prompt.target)
+            if (source, target) in seen:
+                continue
+            seen.add((source, target))
+            source_roles, target_roles = locate(source, prompt.keyword), locate(target, prompt.safe_keyword)
+        except TokenError as error:
+            raise TokenError(f"The line of '{prompt.concept}' in '{widget}' cannot be used. {error}") from None
+        for role, p, q, weight in positions(source_roles, target_roles):
+            slots.setdefault(source, []).append((2 * len(columns), p))
+            slots.setdefault(target, []).append((2 * len(columns) + 1, q))
+            columns.append((role, prompt.concept, weight))
+
+    table = torch.empty(2 * len(columns), encoder.layers * encoder.width)  # sources and targets by turns
+    lengths = {ids: 1 + max(p for _, p in uses) for ids, uses in slots.items()}
+    for batch, z in encode_prefixes(encoder, lengths, progress):
+        for ids, embeddings in zip(batch, z):
+            rows, positions = zip(*slots[ids])
+            table[list(rows)] = embeddings[list(positions)]
+    sources, targets = (part.reshape(-1, encoder.width) for part in (table[0::2], table[1::2]))
+    columns = [column for column in columns for _ in range(encoder.layers)]
+    roles, concepts, row_weights = zip(*columns) if columns else ((), (), ())
+    return EmbeddingPairs(sources, targets, torch.tensor(row_weights), roles, concepts)

@@ -1,0 +1,82 @@
+"""Samples the trajectories that tuning learns from, with what the unedited model predicts on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Generator, Tensor
+
+from ..progress import StepProgress
+from .settings import TuneSettings
+from .text_batch import Texts
+from .trajectories import Plan, Points, Predictor, draw_plan, follow
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """The prompts before stage 1."""
+
+    neg: Texts  # unwanted prompts
+    safe: Texts  # the same prompts with the safe target
+    empty: Texts  # the empty prompt
+    keep: Texts | None
+
+
+@dataclass(frozen=True)
+class Plans:
+    """All trajectories of a tuning, before any of them is sampled."""
+
+    erase: Plan
+    empty: Plan
+    keep: Plan | None
+
+    @property
+    def evaluations(self) -> int:
+        """UNet evaluations of the data: guided trajectories take two a step, safe references one a point."""
+        guided = 2 * int(self.erase.lengths.sum()) + self.erase.steps.numel()
+        kept = 0 if self.keep is None else 2 * int(self.keep.lengths.sum())
+        return guided + int(self.empty.lengths.sum()) + kept
+
+
+def draw_plans(prompts: int, keep: int, settings: TuneSettings, generator: Generator) -> Plans:
+    """Draw the trajectories for `prompts` unwanted and `keep` kept prompts (0: none are to be kept)."""
+    all_steps = settings.sampling_steps
+    early = max(1, round(settings.early * all_steps))
+    return Plans(
+        draw_plan(prompts, settings.trajectories, min(settings.draws, early), early, generator),
+        draw_plan(1, settings.empty_count, settings.empty_draws, all_steps, generator),
+        draw_plan(keep, settings.keep_count, settings.keep_draws, all_steps, generator) if keep else None,
+    )
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is trained on, and what the unedited model predicts there; nothing of it changes during training."""
+
+    erase: Points
+    e_safe: Tensor  # (m, c, h, w), for the points of `erase`
+    empty: Points
+    keep: Points | None
+
+
+def collect(
+    predict: Predictor,
+    contexts: Contexts,
+    plans: Plans,
+    settings: TuneSettings,
+    generator: Generator,
+    progress: StepProgress,
+) -> Data:
+    """Sample the trajectories."""
+    sigmas = predict.denoise.schedule(settings.sampling_steps)
+
+    def sample(name: str, plan: Plan, prompts: Texts) -> Points:
+        x = predict.denoise.noise(len(plan), generator, sigmas[0])
+        told = lambda done, total: progress(f"Trajectories, {name}", done, total)  # noqa: E731
+        return follow(predict, plan, sigmas, x, prompts, contexts.empty, settings.guidance, told)
+
+    erase = sample("unwanted", plans.erase, contexts.neg)
+    e_safe = predict(erase.x, erase.sigma, contexts.safe[erase.prompts])
+    empty = sample("empty prompt", plans.empty, contexts.empty)
+    keep = None if plans.keep is None else sample("kept", plans.keep, contexts.keep)
+    return Data(erase, e_safe, empty, keep)

@@ -1,0 +1,88 @@
+"""The terms of TRCE's tuning loss, step by step (section 3.3 of the paper)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from ..delta.low_rank import ContextMap
+from .data import Contexts, Data
+from .losses import drift, hinge, tau_hinge
+from .settings import TuneSettings
+from .text_batch import Texts
+from .trajectories import Points, shuffled
+
+
+@dataclass(frozen=True)
+class Term:
+    """One term of the loss: points to predict, and what the predictions should be like."""
+
+    x: Tensor  # (n, c, h, w)
+    sigma: Tensor  # (n,)
+    texts: Texts  # n of them
+    references: tuple[Tensor, ...]  # (n, ...) each
+    loss: Callable[..., Tensor]  # (e, *references) -> (n,)
+    weight: float
+
+    def value(self, e: Tensor, first: int) -> Tensor:
+        """Its part of the loss for e (k, c, h, w), the predictions of its rows from `first` on."""
+        references = (reference[first : first + len(e)].to(e.device) for reference in self.references)
+        return self.weight / len(self.x) * self.loss(e, *references).sum()
+
+
+def units(data: Data, sigma: Tensor) -> Tensor:  # (n,) -> (n,)
+    """Mean |e_safe - e_neg|^2 at the noise levels nearest to sigma: by how much a concept changes a prediction."""
+    apart = drift(data.e_safe, data.erase.e)
+    levels, level = data.erase.sigma.unique(return_inverse=True)
+    means = torch.zeros_like(levels).index_add_(0, level, apart) / level.bincount()
+    nearest = (sigma.log()[:, None] - levels.log()).abs().argmin(1)
+    return means.clamp(min=torch.finfo(means.dtype).tiny ** 0.5)[nearest]
+
+
+def terms(
+    data: Data, contexts: Contexts, maps: Mapping[str, ContextMap], settings: TuneSettings, generator: Generator
+) -> Iterator[list[Term]]:
+    """The terms of every step. The points are shuffled and come again when all of them have been used."""
+
+    def batches(points: Points, size: int) -> Iterator[Tensor]:
+        return iter(shuffled(len(points), settings.steps * size, generator).split(size))
+
+    def erase_loss(e: Tensor, e_neg: Tensor, e_safe: Tensor, e_u: Tensor) -> Tensor:
+        if settings.loss == "hinge":
+            return hinge(e, e_neg, e_safe, e_u, settings.beta, settings.margin)
+        return tau_hinge(e, e_neg, e_safe, settings.goal)
+
+    def preserve(points: Points, i: Tensor, texts: Texts) -> Term:
+        x, sigma = points.x[i], points.sigma[i]
+        unit = units(data, sigma) if settings.loss == "tau" else torch.ones_like(sigma)
+        return Term(x, sigma, texts, (points.e[i], unit), kept_loss, settings.preserve)
+
+    def kept_loss(e: Tensor, e_kept: Tensor, unit: Tensor) -> Tensor:
+        return drift(e, e_kept) / unit
+
+    empty_texts, keep_texts = contexts.empty.moved(maps), contexts.keep and contexts.keep.moved(maps)
+    erase, empty = batches(data.erase, settings.batch), batches(data.empty, settings.empty_batch)
+    keep = data.keep and batches(data.keep, settings.keep_batch)
+    for _ in range(settings.steps):
+        i = next(erase)
+        points = data.erase
+        texts = contexts.neg[points.prompts[i]].moved(
+            maps, 1 - settings.reach * torch.rand(len(i), generator=generator)
+        )
+        x, sigma, references = points.x[i], points.sigma[i], (points.e[i], data.e_safe[i], points.e_u[i])
+        step = [Term(x, sigma, texts, references, erase_loss, 1 - settings.unconditional)]
+        if settings.unconditional:
+            texts = empty_texts.repeat(len(i))
+            step.append(Term(x, sigma, texts, references, erase_loss, settings.unconditional))
+        i = next(empty)
+        step.append(preserve(data.empty, i, empty_texts.repeat(len(i))))
+        if keep:
+            i = next(keep)
+            step.append(preserve(data.keep, i, keep_texts[data.keep.prompts[i]]))
+        yield step
+
+
+Objective = Callable[[Data, Contexts, Mapping[str, ContextMap], TuneSettings, Generator], Iterator[list[Term]]]

@@ -1,0 +1,127 @@
+"""The second stage of TRCE: contrastive tuning of early denoising (section 3.3 of the paper).
+
+On points of the unedited model's own early trajectories, attention is trained until the predictions of the stage-1
+model for the unwanted prompts stand on the safe side, while its predictions for the empty prompt and for what is to be
+kept stay those of the unedited model. Stage 1 is there as what it does to the text, c' = T c, so that one set of
+weights is trained and one model is in memory. Nothing here reads or writes global randomness.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from ..delta.low_rank import ContextMap, Tuned
+from ..progress import StepProgress
+from .data import Contexts, Data
+from .factors import Trained
+from .losses import position
+from .objective import Objective, Term, terms
+from .settings import TuneSettings, TuningError
+from .text_batch import Texts
+from .trajectories import Predictor
+
+GRADIENT_SCALE = 2.0**12  # keeps float16 gradients from vanishing; a power of two, so exact where nothing does
+WARM_UP = 20  # steps until the learning rate is whole; AdamW's first ones have seen too few gradients
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """A finished tuning: what it changed, and how it went, step by step."""
+
+    tuned: Tuned
+    losses: tuple[float, ...]
+    positions: tuple[float, ...]  # mean tau of the step's unwanted points, before the step
+    changes: tuple[float, ...]  # |dW| / |W| over all trained projections, after the step
+    data_evaluations: int = 0
+    train_evaluations: int = 0  # forward and backward
+    seconds: Mapping[str, float] | None = None
+
+
+def backward(predict: Predictor, step: Sequence[Term], trained: Trained, scale: float) -> tuple[float, Tensor]:
+    """Add `scale` times the gradient of a step, `predict.rows` points at a time: one graph is alive at a time.
+
+    Returns the loss and the predictions (n, c, h, w), in the order of the terms.
+    """
+    x, sigma = (torch.cat([getattr(term, name) for term in step]) for name in ("x", "sigma"))
+    texts = Texts.cat([term.texts for term in step])
+    value, predictions = 0.0, []
+    for start in range(0, len(x), predict.rows):
+        part = slice(start, start + predict.rows)
+        e = predict.denoise(x[part], sigma[part], texts[part], trained.overrides(predict.denoise.dtype))
+        loss, first = torch.zeros((), device=e.device), -start  # where the term begins, seen from e
+        for term in step:
+            last = first + len(term.x)
+            if rows := len(e[max(first, 0) : max(last, 0)]):
+                begin = max(first, 0)
+                loss = loss + term.value(e[begin : begin + rows], begin - first)
+            first = last
+        (scale * loss).backward()
+        value += loss.item()
+        predictions.append(e.detach().cpu())
+    return value, torch.cat(predictions)
+
+
+def learning_rate(step: int, settings: TuneSettings) -> float:
+    """Of step 0, 1, ...: with `decay` it rises for WARM_UP steps and falls to 0 along half a cosine."""
+    if not settings.decay:
+        return settings.learning_rate
+    fall = 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+    return settings.learning_rate * fall * min(1, (step + 1) / WARM_UP)
+
+
+def train(
+    predict: Predictor,
+    data: Data,
+    contexts: Contexts,
+    maps: Mapping[str, ContextMap],
+    trained: Trained,
+    settings: TuneSettings,
+    generator: Generator,
+    progress: StepProgress,
+    objective: Objective = terms,
+) -> Tuning:
+    """The optimiser's steps. Gradients are zeroed before every one of them.
+
+    The first term of every step is on unwanted points, with e_neg and e_safe first among its references.
+    """
+    optimizer = torch.optim.AdamW(trained.parameters, lr=settings.learning_rate, weight_decay=0.01)
+    losses, positions, changes = [], [], []
+    scale = GRADIENT_SCALE
+    evaluations = 0
+    phase = "Tuning"
+    for number, step in enumerate(objective(data, contexts, maps, settings, generator)):
+        progress(phase, number, settings.steps)
+        optimizer.param_groups[0]["lr"] = learning_rate(number, settings)
+        while True:
+            optimizer.zero_grad()
+            try:
+                value, e = backward(predict, step, trained, scale)
+            except torch.OutOfMemoryError:
+                value = None
+            if value is None:  # outside of the handler, which holds on to the memory
+                predict.halve()
+                continue
+            for factor in trained.parameters:
+                factor.grad /= scale
+            if all(torch.isfinite(factor.grad).all() for factor in trained.parameters):
+                break
+            if scale == 1 or not math.isfinite(value):
+                raise TuningError(
+                    f"The gradient is NaN or Inf at step {number + 1} of {settings.steps}; lower "
+                    "'tune_learning_rate', or load the model in bf16 or fp32."
+                )
+            scale /= 2
+        optimizer.step()
+        evaluations += len(e)
+        e_neg, e_safe, *_ = step[0].references
+        losses.append(value)
+        positions.append(position(e[: len(e_neg)], e_neg, e_safe).mean().item())
+        changes.append(trained.change())
+        phase = f"Tuning, place {positions[-1]:.2f}, change {changes[-1]:.1%}"
+    progress(phase, settings.steps, settings.steps)
+    return Tuning(trained.result(), tuple(losses), tuple(positions), tuple(changes), train_evaluations=evaluations)

@@ -1,0 +1,165 @@
+"""Points on early denoising trajectories, with what the model predicts there.
+
+Which steps are used is drawn before anything is sampled, so that every trajectory ends at its last step in use and
+only those points are kept. x and sigma belong to the same step; the predictions that sampling needs anyway are the
+references, and nothing is predicted twice.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Generator, Tensor
+
+from ..progress import Progress
+from .text_batch import Texts
+
+log = logging.getLogger(__name__)
+
+Overrides = Mapping[str, Tensor]  # parameters that stand in for the model's own, by name
+
+
+class OutOfMemory(RuntimeError):
+    """Not even one picture at a time fits on the device."""
+
+
+class Denoiser(Protocol):
+    """What the host lends: the MODEL, as a function of its weights.
+
+    e = (x - denoised) / sigma for every parameterisation, so that eps, v and flow models are all alike here.
+    """
+
+    weights: Mapping[str, Tensor]  # by name, on the device
+    shape: tuple[int, int, int]  # (c, h, w) of x
+    dtype: torch.dtype  # that the network computes in
+
+    def schedule(self, steps: int) -> Tensor:  # (steps + 1,) sigmas, falling to 0
+        ...
+
+    def noise(self, n: int, generator: Generator, sigma: Tensor) -> Tensor:  # (n, c, h, w) CPU, x at the first sigma
+        ...
+
+    def __call__(self, x: Tensor, sigma: Tensor, texts: Texts, overrides: Overrides) -> Tensor:
+        """e (n, c, h, w) float32 on the device, for x (n, c, h, w), sigma (n,) and n texts."""
+
+
+class Predictor:
+    """Calls a denoiser `rows` pictures at a time, and counts them.
+
+    When the device is out of memory it goes on with half as many; raises OutOfMemory when one is too many.
+    """
+
+    def __init__(self, denoise: Denoiser, rows: int):
+        self.denoise = denoise
+        self.rows = rows
+        self.evaluations = 0
+
+    def halve(self) -> None:
+        if self.rows == 1:
+            raise OutOfMemory(
+                "The device has not enough memory to tune with one picture at a time; lower 'tune_resolution' or "
+                "'tune_rank', close what else uses the device, or set 'mode' to 'closed form'."
+            )
+        self.rows = (self.rows + 1) // 2
+        log.warning("Out of memory while tuning; going on with %d at a time.", self.rows)
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, sigma: Tensor, texts: Texts) -> Tensor:
+        """e (n, c, h, w) of the unedited model on the CPU, without a graph."""
+        done = []
+        start = 0
+        while start < len(x):
+            part = slice(start, start + self.rows)
+            try:
+                done.append(self.denoise(x[part], sigma[part], texts[part], {}).cpu())
+            except torch.OutOfMemoryError:
+                exhausted = True
+            else:
+                exhausted = False
+            if exhausted:  # outside of the handler, which holds on to the memory
+                self.halve()
+                continue
+            start += len(done[-1])
+        self.evaluations += len(x)
+        return torch.cat(done)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which prompt every trajectory is of, and at which of its steps it is used."""
+
+    prompts: Tensor  # (n,)
+    steps: Tensor  # (n, k), ascending
+
+    @property
+    def lengths(self) -> Tensor:  # (n,)
+        """Steps to be predicted on each trajectory."""
+        return self.steps[:, -1] + 1
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+
+def shuffled(n: int, count: int, generator: Generator) -> Tensor:  # (count,)
+    """`count` indices below n, all of them before any comes again."""
+    return torch.cat([torch.randperm(n, generator=generator) for _ in range(-(-count // n))])[:count]
+
+
+def draw_plan(prompts: int, trajectories: int, draws: int, first: int, generator: Generator) -> Plan:
+    """`draws` different steps among the first `first` ones for each trajectory; the prompts take turns, shuffled."""
+    steps = [torch.randperm(first, generator=generator)[:draws].sort().values for _ in range(trajectories)]
+    return Plan(shuffled(prompts, trajectories, generator), torch.stack(steps))
+
+
+@dataclass(frozen=True)
+class Points:
+    """Points (x, sigma) of trajectories, in a fixed order, with the predictions that led through them. On the CPU."""
+
+    x: Tensor  # (m, c, h, w)
+    sigma: Tensor  # (m,)
+    prompts: Tensor  # (m,) which prompt the trajectory was of
+    e: Tensor  # (m, c, h, w) for that prompt
+    e_u: Tensor  # (m, c, h, w) for the empty prompt
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+def follow(
+    predict: Predictor,
+    plan: Plan,
+    sigmas: Tensor,  # (steps + 1,)
+    x: Tensor,  # (n, c, h, w) at the first sigma
+    texts: Texts,  # p of them
+    empty: Texts,  # one
+    guidance: float,
+    progress: Progress = lambda *_: None,
+) -> Points:
+    """Sample the planned trajectories by Euler steps (DDIM) under guidance, and keep the planned points.
+
+    A trajectory of the empty prompt needs one prediction a step; with texts=empty only that one is made.
+    x is used up.
+    """
+    guided = texts is not empty
+    lengths = plan.lengths
+    total = int(lengths.sum())
+    done = 0
+    found = []
+    for step in range(int(lengths.max())):
+        active = (lengths > step).nonzero()[:, 0]
+        used = (plan.steps[active] == step).any(1)
+        progress(done, total)
+        sigma = sigmas[step].expand(len(active))
+        e = predict(x[active], sigma, texts[plan.prompts[active]])
+        e_u = predict(x[active], sigma, empty.repeat(len(active))) if guided else e
+        kept = active[used]
+        found.append((kept, x[kept], sigma[used], e[used], e_u[used]))
+        x[active] += (sigmas[step + 1] - sigmas[step]) * (e_u + guidance * (e - e_u))
+        done += len(active)
+    progress(done, total)
+    trajectory, x, sigma, e, e_u = (torch.cat(parts) for parts in zip(*found))
+    return Points(x, sigma, plan.prompts[trajectory], e, e_u if guided else e)
