@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ..text.concepts import MAX_LINES, ConceptPair
-from ..text.prompts import bare, mentions
+from ..text.prompts import mentions, same_name
 from .llm_answer import Item
 
 
@@ -35,11 +35,11 @@ def widen(
 
     Left out are those already there, safe targets, those mapped onto themselves, and what is kept.
     """
-    taken = {_key(text) for pair in pairs for text in (pair.concept, pair.safe)} | {_key(text) for text in keep}
+    taken = {same_name(text) for pair in pairs for text in (pair.concept, pair.safe)} | {same_name(text) for text in keep}
     added: dict[str, ConceptPair] = {}
     for pair in additions:
-        key = _key(pair.concept)
-        if key not in taken and key != _key(pair.safe):
+        key = same_name(pair.concept)
+        if key not in taken and key != same_name(pair.safe):
             added.setdefault(key, pair)
     return tuple(added.values())[: max(0, MAX_LINES - len(pairs))]
 
@@ -62,13 +62,9 @@ def widen_keep(
     keep: Sequence[str], additions: Iterable[str], concepts: Sequence[str] = ()
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(what was written and can stay, what joins it): neither mentions a concept, for that would keep what is to go."""
-    kept = {_key(line): line for line in keep if not mentions(line, concepts)}
+    kept = {same_name(line): line for line in keep if not mentions(line, concepts)}
     added: dict[str, str] = {}
     for line in additions:
-        if not mentions(line, concepts) and _key(line) not in kept:
-            added.setdefault(_key(line), line)
+        if not mentions(line, concepts) and same_name(line) not in kept:
+            added.setdefault(same_name(line), line)
     return tuple(kept.values()), tuple(added.values())[: max(0, MAX_LINES - len(kept))]
-
-
-def _key(text: str) -> str:
-    return bare(text).lower()

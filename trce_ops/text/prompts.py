@@ -60,6 +60,11 @@ def bare(text: str) -> str:
     return re.sub(r"^(an?|the)\s+(?=\S)", "", text, flags=re.IGNORECASE)
 
 
+def same_name(text: str) -> str:
+    """Equal for texts that name the same thing: without the article, in lower case."""
+    return bare(text).lower()
+
+
 def mentions(text: str, concepts: Iterable[str]) -> bool:
     """Whether the text has one of the concepts in it, word for word."""
     names = "|".join(re.escape(bare(concept)) for concept in concepts)
