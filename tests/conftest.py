@@ -162,6 +162,23 @@ def pack(comfy_host):
     return SimpleNamespace(module=module, host=module.nodes.host, ops=module.trce_ops, nodes=nodes)
 
 
+@pytest.fixture
+def use_captions(pack, monkeypatch):
+    """use_captions(*captions): everyday captions that nodes keep, every 20th of the pack's own if none are given."""
+
+    def use(*captions):
+        erase = pack.ops.closed_form.erase
+        monkeypatch.setattr(erase, "BENIGN_CAPTIONS", captions or erase.BENIGN_CAPTIONS[::20])
+
+    return use
+
+
+@pytest.fixture
+def few_captions(use_captions):
+    """Nodes keep only some everyday captions; test_preserve.py tests what is done with them."""
+    use_captions()
+
+
 def fill(module, seed):
     """Give every parameter of a ComfyUI module, which come uninitialised, plausible random values."""
     noise = torch.Generator().manual_seed(seed)

@@ -19,12 +19,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from trce_ops.closed_form import preserve
+from trce_ops.closed_form.preserve import Kept
 from trce_ops.delta.file import DeltaError, DeltaInfo, ErasedDelta, delta_bytes, load_delta, save_delta
 from trce_ops.delta.low_rank import ContextMap, WeightChange
+from trce_ops.files.disk_cache import DiskCache
 from trce_ops.files.weight_files import WeightFileError, differences, match, open_weights
 from trce_ops.text.concepts import ConceptPair
-from trce_ops.tuning import cache as tuning_cache
+from trce_ops.tuning.cache import from_tensors, to_tensors
 from trce_ops.tuning.train import Tuning
 
 TIMES = int(os.environ.get("TRCE_FUZZ", "1"))
@@ -153,9 +154,8 @@ def test_text_is_read_or_refused(pack, clip):
     fuzz("concept and keep text, read and tokenised", 4000, check, text=TEXT, keep=TEXT)
 
 
-def test_text_through_the_node(pack, run, make_model, clip, monkeypatch, tmp_path):
-    erase = pack.module.trce_ops.closed_form.erase
-    monkeypatch.setattr(erase, "BENIGN_CAPTIONS", ("a cat", "two boats by the sea"))
+def test_text_through_the_node(pack, run, make_model, clip, monkeypatch, tmp_path, use_captions):
+    use_captions("a cat", "two boats by the sea")
     monkeypatch.setattr(pack.host.folders.folder_paths, "get_system_user_directory", lambda _: str(tmp_path))
     model = make_model()
     path = tmp_path / "delta.safetensors"
@@ -285,10 +285,9 @@ def test_numbers_of_the_methods_are_refused_by_name(pack, run):
 
 
 @pytest.mark.parametrize("end", ["min", "max"])
-def test_numbers_at_their_bounds_are_taken(pack, run, make_model, clip, end, monkeypatch, tmp_path):
+def test_numbers_at_their_bounds_are_taken(pack, run, make_model, clip, end, monkeypatch, tmp_path, use_captions):
     """Of Erase in closed form, all four corners of its two knobs for the solver among them."""
-    erase = pack.module.trce_ops.closed_form.erase
-    monkeypatch.setattr(erase, "BENIGN_CAPTIONS", ("a cat", "two boats by the sea"))
+    use_captions("a cat", "two boats by the sea")
     monkeypatch.setattr(pack.host.folders.folder_paths, "get_system_user_directory", lambda _: str(tmp_path))
     model = make_model()
     inputs = pack.nodes["TRCEErase"].define_schema().inputs
@@ -568,16 +567,15 @@ def test_broken_weights_patch_nothing(pack, run, make_model, tmp_path, monkeypat
 @pytest.mark.parametrize("kind", ["preserve moments", "tunings"])
 def test_every_damage_to_a_cache_is_noticed(tmp_path, caplog, kind):
     """One that has changed is not used, and said in the log."""
-    path = tmp_path / "cache.safetensors"
-    kept = preserve.Kept(torch.eye(2, dtype=torch.float64), torch.ones(1, 2, 2))
+    cache = DiskCache(tmp_path, "cache")
+    path = cache.path("key")
     tuning = Tuning({"a.b": WeightChange((torch.ones(2, 1), torch.ones(1, 2)))}, (0.5,), (0.1,), (0.2,))
-    if kind == "tunings":
-        tuning_cache.write(path, tuning)
-    else:
-        preserve._write(path, kept)
+    moment = {"moment": torch.eye(2, dtype=torch.float64), "samples": torch.ones(1, 2, 2)}
+    tensors, parse = (to_tensors(tuning), from_tensors) if kind == "tunings" else (moment, lambda given: Kept(**given))
+    cache.write("key", tensors)
 
     def read():
-        return tuning_cache.read(path) if kind == "tunings" else preserve._read(path, 2)
+        return cache.read("key", parse)
 
     expected = repr(read())
     assert expected != "None"

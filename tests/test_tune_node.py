@@ -27,10 +27,8 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def small(pack, monkeypatch, cache):
+def small(pack, monkeypatch, cache, few_captions):
     """Fewer captions and trajectories."""
-    ops = pack.module.trce_ops
-    monkeypatch.setattr(ops.closed_form.erase, "BENIGN_CAPTIONS", ops.closed_form.erase.BENIGN_CAPTIONS[::20])
     presets = sys.modules[f"{pack.module.__name__}.nodes.tuning"].PRESETS
     fewer = dict(draws=1, sampling_steps=3)
     fewer |= dict(empty_trajectories=1, empty_draws=2, empty_batch=1, keep_trajectories=3, keep_draws=1, keep_batch=1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ..text.concepts import MAX_LINES, ConceptPair
-from ..text.spelling import bare, fold, mentions
+from ..text.spelling import bare, fold, mentions, same_name
 from .llm_answer import Item
 
 
@@ -33,12 +33,12 @@ def widen(
     Leaves out what is already there, safe targets and kept things in any spelling, and what is mapped onto itself.
     Another spelling of a concept is an addition: it has tokens of its own.
     """
-    taken = {_key(pair.concept) for pair in pairs}
+    taken = {same_name(pair.concept) for pair in pairs}
     needed = {bare(fold(text)) for text in (*(pair.safe for pair in pairs), *keep)}
     added: dict[str, ConceptPair] = {}
     for pair in additions:
-        key = _key(pair.concept)
-        if key not in taken and bare(fold(pair.concept)) not in needed and key != _key(pair.safe):
+        key = same_name(pair.concept)
+        if key not in taken and bare(fold(pair.concept)) not in needed and key != same_name(pair.safe):
             added.setdefault(key, pair)
     return tuple(added.values())[: max(0, MAX_LINES - len(pairs))]
 
@@ -61,13 +61,9 @@ def widen_keep(
     keep: Sequence[str], additions: Iterable[str], concepts: Sequence[str] = ()
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(written lines that can stay, lines that join them); none names a concept, which would keep what is to go."""
-    kept = {_key(line): line for line in keep if not mentions(line, concepts)}
+    kept = {same_name(line): line for line in keep if not mentions(line, concepts)}
     added: dict[str, str] = {}
     for line in additions:
-        if not mentions(line, concepts) and _key(line) not in kept:
-            added.setdefault(_key(line), line)
+        if not mentions(line, concepts) and same_name(line) not in kept:
+            added.setdefault(same_name(line), line)
     return tuple(kept.values()), tuple(added.values())[: max(0, MAX_LINES - len(kept))]
-
-
-def _key(text: str) -> str:
-    return bare(text).lower()

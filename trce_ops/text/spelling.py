@@ -31,6 +31,11 @@ def bare(text: str) -> str:
     return re.sub(r"^(an?|the)\s+(?=\S)", "", text, flags=re.IGNORECASE)
 
 
+def same_name(text: str) -> str:
+    """Equal for texts that name the same thing: without the article, in lower case."""
+    return bare(text).lower()
+
+
 @lru_cache(8192)
 def fold(text: str) -> str:
     """The text with differences of spelling taken out, for comparing."""
