@@ -181,7 +181,9 @@ def test_offloaded_weights_are_tuned_all_the_same(erase, loaded):
     model.patch_model(torch.device("cpu"), lowvram_model_memory=1)
     assert model.model.lowvram_patch_counter
     offloaded = erase(model, retrain=True)[1]
-    assert torch.equal(whole.tuned[Q].dense(), offloaded.tuned[Q].dense())
+    expected = whole.tuned[Q].dense()
+    slack = 1e-3 * expected.abs().max().item()
+    torch.testing.assert_close(offloaded.tuned[Q].dense(), expected, rtol=0, atol=slack)
     model.unpatch_model(torch.device("cpu"))
     assert_untouched(model, before)
 
@@ -223,7 +225,7 @@ def test_v_prediction_models_are_tuned(erase, loaded):
     assert erase(model, retrain=True)[1].tuned
 
 
-@pytest.mark.parametrize("phase", ["Prompts", "Trajectories, unwanted", "Trajectories, kept", "Tuning, place"])
+@pytest.mark.parametrize("phase", ["Prompts", "Trajectories, unwanted", "Trajectories, kept", "Tuning, position"])
 def test_cancel_leaves_the_model_bit_identical_and_no_file(erase, loaded, pack, monkeypatch, cache, phase, listen):
     import comfy.model_management as mm
 
@@ -337,7 +339,7 @@ def test_out_of_memory_halves_and_then_fails_with_a_sentence(erase, loaded, deno
     fits = 0
     model = loaded()
     before = bits(model)
-    with pytest.raises(RuntimeError, match="'tune_resolution'"):
+    with pytest.raises(RuntimeError, match="'resolution'"):
         erase(model, retrain=True)
     assert_untouched(model, before)
 
