@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import torch
 from torch import Tensor
@@ -142,9 +143,8 @@ def make_model(shape: Shape = SHAPES["sd1"], dtype: torch.dtype = torch.float32,
     import comfy.supported_models
 
     config = getattr(comfy.supported_models, shape.config)(dict(shape.unet))
-    half = torch.float16 if device == "cuda" else torch.float32  # what fp8, and halves on a CPU, are computed in
-    cast = half if dtype.itemsize == 1 or device == "cpu" and dtype != torch.float32 else None
-    config.set_inference_dtype(dtype, cast)
+    computed = torch.float16 if device == "cuda" else torch.float32
+    config.set_inference_dtype(dtype, computed if dtype.itemsize == 1 else None)  # nothing is computed in fp8
     config.custom_operations = comfy.ops.manual_cast
     place = torch.device(device)
     base = config.get_model({}, device=place).eval()
@@ -176,6 +176,17 @@ def make_delta(shape: Shape, rank: int = 8):
 def make_contexts(shape: Shape, count: int = 2) -> Tensor:  # (count, 1, 77, width)
     """Random embeddings of prompts."""
     return torch.randn(count, 1, 77, shape.width, generator=torch.Generator().manual_seed(5))
+
+
+def load_seconds(model, device: str, clock: Callable[[], float] = time.process_time) -> float:
+    """Seconds that ComfyUI takes to put the patches of MODEL into its weights."""
+    fresh, place = model.clone(), torch.device(device)
+    fresh.patches_uuid = uuid4()
+    began = clock()
+    fresh.patch_model(place)
+    seconds = clock() - began
+    fresh.unpatch_model(place)
+    return seconds
 
 
 def sample(

@@ -15,13 +15,12 @@ import json
 import statistics
 from functools import partial
 from pathlib import Path
-from uuid import uuid4
 
 import memory as peaks
 import random_models
 import torch
 from random_models import SHAPES, pack
-from speed_stage1 import Stage1, time_sdxl, timed
+from speed_stage1 import Stage1, time_sdxl
 
 # Of the published second stage at its settings for one concept: UNet predictions, one picture each.
 OFFICIAL_DATA = 210_000  # 100 guided trajectories of 50 steps, and 2,000 of the empty prompt, guided as well
@@ -134,14 +133,7 @@ def sampling(table: Table, options: argparse.Namespace) -> None:
     contexts = random_models.make_contexts(shape)
     apply_delta = pack("nodes.host.apply").apply_delta
 
-    def loading() -> float:
-        erased, cpu = apply_delta(model, delta, 1.0), torch.device("cpu")
-        erased.patches_uuid = uuid4()
-        seconds, _ = timed(erased.patch_model, cpu)
-        erased.unpatch_model(cpu)
-        return seconds
-
-    apply = [loading() for _ in range(3)]
+    apply = [random_models.load_seconds(apply_delta(model, delta, 1.0), "cpu") for _ in range(3)]
     table.row(
         "applying a dense delta while ComfyUI loads SD1.5",
         f"{statistics.median(apply):.2f} s, n = {len(apply)}",

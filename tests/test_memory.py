@@ -66,13 +66,13 @@ def test_applying_and_exporting_keep_nothing_alive(run, make_model, make_clip, s
 def test_a_failure_and_a_cancel_keep_nothing_alive(run, make_model, make_clip, kept_alive, monkeypatch):
     import comfy.model_management
 
-    def interrupted(*mode):
+    def interrupted(error, message, **inputs):
         model, clip = make_model(), make_clip()
-        with pytest.raises(BaseException):  # noqa: B017 - a cancel is one
-            run("TRCEErase", model=model, clip=clip, **CONCEPTS | dict(*mode))
+        with pytest.raises(error, match=message):
+            run("TRCEErase", model=model, clip=clip, **CONCEPTS | inputs)
         return parts(model, clip)
 
-    assert not kept_alive(lambda: interrupted({"concepts": ""}))
+    assert not kept_alive(lambda: interrupted(ValueError, "'concepts'", concepts=""))
     asked = []
 
     def cancel():
@@ -81,7 +81,8 @@ def test_a_failure_and_a_cancel_keep_nothing_alive(run, make_model, make_clip, k
             raise comfy.model_management.InterruptProcessingException
 
     monkeypatch.setattr(comfy.model_management, "throw_exception_if_processing_interrupted", cancel)
-    assert not kept_alive(lambda: interrupted(SHORT))
+    assert not kept_alive(lambda: interrupted(comfy.model_management.InterruptProcessingException, "", **SHORT))
+    assert len(asked) == 5
 
 
 def test_models_are_released_to_comfyuis_memory_manager(run, make_model, make_clip, comfy_host):
