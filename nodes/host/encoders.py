@@ -18,7 +18,7 @@ from ...trce_ops.text.embeddings import BATCH, EotEncoder, Pooled, TextEncoder
 from ...trce_ops.text.prefix_tree import PrefixTree
 from ...trce_ops.text.tokens import CHUNK, Ids, Roles, TokenError, first_eot
 from .errors import HostError
-from .fingerprint import encoder_fingerprint
+from .fingerprint import encoder_fingerprint, encoding_key
 from .literal import check_literal
 from .prefix_tree import device_context, encode_tree
 from .readers import CLIP_ROWS, CONTEXT, LLAMA, POOLED, Norm, TextReaders
@@ -58,6 +58,10 @@ class ClipEncoder(EotEncoder):
         projection = self.encoders[POOLS].transformer.text_projection.weight if POOLS in names else ()
         self.pooled_width = len(projection)
         self.fingerprint = encoder_fingerprint(clip)
+
+    @property
+    def cache_key(self) -> str:
+        return f"{self.fingerprint} {encoding_key(self.clip)} {' '.join(self.encoders)}"
 
     def tokenize(self, text: str) -> Ids:
         check_literal(text)
@@ -141,6 +145,7 @@ class NormedEncoder:
         self.norm = norm
         self.width = encoder.width
         self.fingerprint = _behind_norm(encoder.fingerprint, norm)
+        self.cache_key = _behind_norm(encoder.cache_key, norm)
 
     def tokenize(self, text: str) -> Ids:
         return self.encoder.tokenize(text)

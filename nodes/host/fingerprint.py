@@ -14,6 +14,7 @@ from torch import Tensor
 
 # Weights that do not affect the diffusion model. A checkpoint may lack them, and then they are uninitialised.
 UNREAD = ("logit_scale", "clip_l.transformer.text_projection.weight", "clip_h.transformer.text_projection.weight")
+SWITCHES = ("enable_attention_masks", "zero_out_masked", "layer_norm_hidden_state")
 SAMPLES = 256  # values of every weight that enter a fingerprint
 
 _base_digests: WeakKeyDictionary[torch.nn.Module, dict[tuple[str, ...], bytes]] = WeakKeyDictionary()
@@ -50,6 +51,9 @@ def hash_patches(digest, patcher) -> None:
     for key, patches in sorted(patcher.patches.items()):
         digest.update(key.encode())
         hash_into(digest, patches)
+    for hook in patcher.forced_hooks.hooks if patcher.forced_hooks else ():  # LoRAs of Set CLIP Hooks
+        digest.update(f"hook {hook.strength}".encode())
+        hash_into(digest, sorted(patcher.hook_patches.get(hook.hook_ref, {}).items()))
 
 
 def hash_into(digest, value) -> None:
@@ -84,6 +88,26 @@ def encoder_fingerprint(clip) -> str:
             digest.update(str(layer).encode())
     hash_patches(digest, clip.patcher)
     return digest.hexdigest()
+
+
+def encoding_key(clip) -> str:
+    """What else decides which embeddings a CLIP gives for a text: its classes, their switches, and tokenizer options.
+
+    The same T5 weights are loaded for many model families, each with its own templates, padding and masks.
+    """
+    model = clip.cond_stage_model
+    parts = [type(clip.tokenizer).__name__, type(model).__name__, sorted(clip.tokenizer_options.items())]
+    for encoder in model.children():
+        if isinstance(encoder, SDClipModel):
+            parts.append(
+                [
+                    type(encoder).__name__,
+                    *(getattr(encoder, name, None) for name in SWITCHES),
+                    encoder.options_default,
+                    sorted(encoder.special_tokens.items()),
+                ]
+            )
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def model_fingerprint(model) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...trce_ops.text.tokens import Ids, Roles, TokenError, find_runs, written
 from .errors import HostError
-from .fingerprint import encoder_fingerprint
+from .fingerprint import encoder_fingerprint, encoding_key
 from .literal import check_literal, escape
 
 CLIPS = {"l", "g", "h"}  # token streams of CLIP, the way ComfyUI calls them
@@ -58,6 +58,10 @@ class SequenceEncoder:
         self.cut = len(empty) - out.shape[0]
         self.width = out.shape[1]
         self.pooled_width = self.pooled[empty].shape[0] if empty in self.pooled else 0
+
+    @property
+    def cache_key(self) -> str:
+        return f"{self.fingerprint} {encoding_key(self.clip)} {self.stream}"
 
     def tokenize(self, text: str) -> Ids:
         check_literal(text)

@@ -19,7 +19,7 @@ from ..progress import Progress
 from ..text.embeddings import TextEncoder, encode_batches
 from ..text.tokens import Ids
 
-VERSION = 3  # part of the cache's key; raise it when something else is computed
+VERSION = 4  # part of the cache's key; raise it when something else is computed
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def keep_moment(
             raise ValueError("its shapes do not fit the text encoder")
         return kept
 
-    cache, key = DiskCache(cache_dir, "preserve"), [VERSION, encoder.fingerprint, list(captions)]
+    cache, key = DiskCache(cache_dir, "preserve"), [VERSION, encoder.cache_key, distinct(captions, encoder)]
     kept = cache.read(key, parse)
     if kept is None:
         kept = _compute(captions, encoder, progress)

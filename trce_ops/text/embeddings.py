@@ -28,7 +28,8 @@ class TextEncoder(Protocol):
 
     width: int  # d
     layers: int  # embeddings of every token that the diffusion model is given; one map serves them all
-    fingerprint: str  # equal for encoders that give the same embeddings
+    fingerprint: str  # equal for encoders with the same weights, whatever device or precision they are in
+    cache_key: str  # also tells apart how the same weights tokenize and encode, and which of several encoders this is
 
     def tokenize(self, text: str) -> Ids:
         """The ids of a prompt, with its padding; raises TokenError when it is too long."""
@@ -50,7 +51,12 @@ class EotEncoder:
     """The part of TextEncoder that all CLIPs share: a padded chunk of ids with an end-of-text token, causal."""
 
     eot_id: int
+    fingerprint: str
     layers = 1
+
+    @property
+    def cache_key(self) -> str:
+        return self.fingerprint
 
     def length(self, ids: Ids) -> int:
         return len(ids)
@@ -69,6 +75,7 @@ class Pooled:
         self.encoder = encoder
         self.width = encoder.pooled_width
         self.fingerprint = f"{encoder.fingerprint} pooled"
+        self.cache_key = f"{encoder.cache_key} pooled"
         self.tokenize = encoder.tokenize
 
     def length(self, ids: Ids) -> int:

@@ -82,7 +82,7 @@ def cache_key(
     return [
         VERSION,
         __version__,
-        encoder.fingerprint,
+        encoder.cache_key,
         model.fingerprint,
         checksum(factors),
         asdict(request),
