@@ -1,4 +1,4 @@
-"""The same erasure gives the same map whatever was erased before it: caches know everything that embeddings depend on."""
+"""The same erasure gives the same map whatever was erased before: caches know all that embeddings depend on."""
 
 import logging
 
