@@ -1,70 +1,145 @@
-"""Lists out of language models' answers: the forms they come in, and nothing in them breaks the widget."""
+"""Lists out of language models' answers: what is read, and that nothing else is turned into a concept."""
 
 import json
+import sys
 from time import perf_counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trce_ops.lists.llm_answer import MAX_ITEMS, Item, read_answer
-from trce_ops.text.concepts import ConceptPair, format_concepts, parse_concepts, parse_keep
+from trce_ops.lists.llm_answer import MAX_ITEMS, Item, not_understood, read_answer
+from trce_ops.text.concepts import ConceptPair, format_concepts, format_keep, parse_concepts, parse_keep
 
 NAMES = ("a gun", "blood")
-WANTED = ["pistol", "hunting rifle", "revolver"]
+WANTED = ["pistol", "hunting rifle", "great white shark"]
+PAIRS = (Item("gun", "umbrella"), Item("knife", "spoon"))
 
 
 @pytest.mark.parametrize(
     "answer",
     [
-        "pistol\nhunting rifle\nrevolver",
-        "pistol, hunting rifle, revolver",
-        "Synonyms: pistol, hunting rifle, revolver.",
-        "Here's a list: pistol, hunting rifle, revolver",
-        "Sure! Here are 3 synonyms for a gun:\n\n1. pistol\n2. hunting rifle\n3. revolver\n\nLet me know!",
-        "1) **pistol** - small\n2) **hunting rifle**: long\n3) **revolver** (old)",
-        "- pistol\n- hunting rifle\n- revolver\n\nThese words all name a firearm.",
-        "• “pistol”\n• “hunting rifle”,\n• “revolver”.",
-        "* *pistol*\n* `hunting rifle`\n* 'revolver'",
-        "> - [ ] pistol\n> - [x] hunting rifle\n> - [ ] revolver",
-        "Okay:\n```\npistol\nhunting rifle\nrevolver\n```\nHope that helps.",
-        '```json\n["pistol", "hunting rifle", "revolver"]\n```',
-        'Here you go: ["pistol", "hunting rifle", "revolver"] - enjoy!',
-        '{"synonyms": ["pistol", "hunting rifle", "revolver"]}',
-        '["pistol",\n"hunting rifle",\n"revolver"',
-        "<think>The user wants\n- a list\n- of words</think>\n1. pistol\n2. hunting rifle\n3. revolver",
-        "first I thought:\n- of this\n</think>pistol\nhunting rifle\nrevolver",
-        "| synonym |\n|---|\n| pistol |\n| hunting rifle |\n| revolver |",
-        "1. A gun:\n   - pistol\n   - hunting rifle\n   - revolver",
-        "# Names of a gun\npistol\nhunting rifle\nrevolver",
-        "a) pistol\nb) hunting rifle\nc) revolver\nb) hunting rifle",
+        "pistol\nhunting rifle\ngreat white shark",
+        "Sure! Here are 3 synonyms for it:\n\n1. pistol\n2. hunting rifle\n3. great white shark\n\nLet me know!",
+        "1) **pistol**\n2) *hunting rifle*\n3) `great white shark`.",
+        "- pistol\n- hunting rifle\n- great white shark\n\nThese words all name a firearm.",
+        "• “pistol”\n• “hunting rifle”,\n• “great white shark”.",
+        "> - [ ] pistol\n> - [x] hunting rifle\n> - [ ] great white shark",
+        "Okay:\n```\npistol\nhunting rifle\ngreat white shark\n```\nHope that helps.",
+        "~~~text\n1. pistol\n2. hunting rifle\n3. great white shark\n~~~",
+        '```json\n["pistol", "hunting rifle", "great white shark"]\n```',
+        'Here you go: ["pistol", "hunting rifle", "great white shark"] - enjoy!',
+        '{"synonyms": ["pistol", "hunting rifle", "great white shark"]}',
+        '{"concepts": [{"name": "pistol"}, {"name": "hunting rifle"}, {"name": "great white shark"}]}',
+        '[{"concept": "pistol"}, {"concept": "hunting rifle"}, {"concept": "great white shark"}]',
+        '[["pistol"], ["hunting rifle"], ["great white shark"]]',
+        '{"1": "pistol", "2": "hunting rifle", "3": "great white shark"}',
+        '"pistol"\n"hunting rifle"\n"great white shark"',
+        "<think>The user wants\n- a list\n- of words</think>\n1. pistol\n2. hunting rifle\n3. great white shark",
+        "first I thought:\n- of this\n</think>pistol\nhunting rifle\ngreat white shark",
+        "| synonym |\n|---|\n| pistol |\n| hunting rifle |\n| great white shark |",
+        "synonyms\npistol\nhunting rifle\ngreat white shark",
+        "# Names\npistol\nhunting rifle\ngreat white shark",
+        "a) pistol\nb) hunting rifle\nc) great white shark\nd) hunting rifle",
+        "pistol | hunting rifle\ngreat white shark",
+        "- name: pistol\n- name: hunting rifle\n- name: great white shark",
     ],
 )
-def test_the_list_in_an_answer(answer):
-    assert [item.text for item in read_answer(answer, NAMES)] == WANTED
+def test_a_list(answer):
+    assert [item.text for item in read_answer(answer)] == WANTED
+    assert {item.safe for item in read_answer(answer)} == {None}
+
+
+KEYS = [
+    *(
+        ("concept", "safe"),
+        ("original", "safe_alternative"),
+        ("source", "target"),
+        ("from", "to"),
+        ("name", "replacement"),
+    ),
+    *(("erase", "replace"), ("Concept", "Safe Target"), ("unsafe_concept", "safe_concept"), ("target", "replacement")),
+    *(("replace", "with"), ("original concept", "replaced by"), ("source_prompt", "target_prompt"), ("old", "new")),
+    *(("erased_concept", "anchor_concept"), ("term", "substitute"), ("word", "alternative"), ("key", "value")),
+    *(("concept", "safe_replacement"), ("harmful", "harmless"), ("concept", "mapping_concept"), ("target", "anchor")),
+]
+
+
+def layouts(a, b):
+    """The same two pairs in every layout of objects and tables, under the field names a and b."""
+    rows = [{a: "gun", b: "umbrella"}, {a: "knife", b: "spoon"}]
+    yield json.dumps(rows)
+    yield json.dumps(rows, indent=2)
+    yield json.dumps([{b: row[b], a: row[a]} for row in rows])
+    yield json.dumps({"concepts": rows})
+    yield json.dumps({"results": {"pairs": rows}} if False else {"pairs": rows})
+    yield "\n".join(map(json.dumps, rows))
+    yield json.dumps({a: ["gun", "knife"], b: ["umbrella", "spoon"]})
+    yield json.dumps([[a, b], ["gun", "umbrella"], ["knife", "spoon"]])
+    yield f"Sure:\n```json\n{json.dumps(rows)}\n```"
+    for sign in (",", ";", "\t", ", "):
+        yield f"{a}{sign}{b}\ngun{sign}umbrella\nknife{sign}spoon\n\nThese are, as asked, pairs."
+    yield f'"{a}","{b}"\n"gun","umbrella"\n"knife","spoon"'
+    yield f"| {a} | {b} |\n|:--|--:|\n| gun | umbrella |\n| **knife** | spoon |"
+    yield f"{a} | {b}\n--- | ---\ngun | umbrella\nknife | spoon"
+    yield f"- {a}: gun\n  {b}: umbrella\n- {a}: 'knife'\n  {b}: \"spoon\"  # a tool"
+    yield f"{a}: gun\n{b}: umbrella\n\n{a}: knife\n{b}: spoon"
+
+
+@pytest.mark.parametrize("keys", KEYS)
+def test_pairs_under_the_names_that_people_give_them(keys):
+    for answer in layouts(*keys):
+        assert read_answer(answer) == PAIRS, answer
 
 
 @pytest.mark.parametrize(
     "answer",
     [
-        "1. gun -> umbrella\n2. blood => water",
-        "- gun \u2192 umbrella\n- **blood** \u2192 **water**",
-        '{"gun": "umbrella", "blood": "water"}',
-        '[{"concept": "gun", "safe": "umbrella"}, {"concept": "blood", "replacement": "water"}]',
-        "| concept | safe |\n|:--|--:|\n| gun | umbrella |\n| blood | water |",
+        '[["gun", "umbrella"], ["knife", "spoon"]]',
+        '["gun", "umbrella"]\n["knife", "spoon"]',
+        '{"gun": "umbrella", "knife": "spoon"}',
+        '[{"gun": "umbrella"}, {"knife": "spoon"}]',
+        '{"gun": {"safe": "umbrella"}, "knife": {"replacement": "spoon"}}',
+        '{"replacements": {"gun": "umbrella", "knife": "spoon"}}',
+        '["gun -> umbrella", "knife → spoon"]',
+        "1. gun -> umbrella\n2. knife => spoon",
+        "- gun \u2192 umbrella\n- **knife** \u2192 **spoon**",
+        '"gun" -> "umbrella",\n"knife" -> "spoon",',
+        '- target: "gun"\n  positive: "gun"\n  unconditional: ""\n  neutral: "umbrella"\n  action: "erase"\n'
+        '  guidance_scale: 1.0\n  resolution: 512\n  batch_size: 4\n- target: "knife"\n  neutral: "spoon"',
     ],
 )
-def test_safe_targets(answer):
-    assert read_answer(answer) == (Item("gun", "umbrella"), Item("blood", "water"))
+def test_pairs(answer):
+    assert read_answer(answer) == PAIRS
+    assert not_understood(answer) == ()
+
+
+def test_an_entry_of_leco_without_a_target_of_its_own():
+    answer = '- target: "van gogh"\n  positive: "van gogh"\n  unconditional: ""\n  neutral: ""\n  action: "erase"'
+    assert read_answer(answer) == (Item("van gogh", ""),)
+    for other in ('action: "enhance"', 'positive: "glasses"'):
+        answer = f'- target: "van gogh"\n  {other}\n  neutral: ""'
+        assert read_answer(answer) == () and "van gogh" in not_understood(answer)[0]
+
+
+def test_a_pair_may_have_several_names():
+    wanted = (Item("gun", "umbrella"), Item("pistol", "umbrella"))
+    for answer in (
+        '{"concept": "gun", "synonyms": ["pistol"], "safe": "umbrella"}',
+        '[{"concept": ["gun", "pistol"], "safe": "umbrella"}]',
+        '{"concept": "gun | pistol", "safe": "umbrella"}',
+        "gun | pistol -> umbrella",
+    ):
+        assert read_answer(answer) == wanted
 
 
 @pytest.mark.parametrize(
     "answer",
     [
-        "gun: pistol, rifle\nblood: gore",
+        '{"a gun": ["pistol", "rifle"], "blood": ["gore"]}',
         "**A gun**\n- pistol\n- rifle\n**Blood**\n- gore",
         "### Synonyms for gun:\n1. pistol\n2. rifle\n\n### Blood\n1. gore",
-        "- **gun**: pistol, rifle\n- **blood**: gore",
+        "1. A gun:\n   - pistol\n   - rifle\n2. Blood:\n   - gore",
     ],
 )
 def test_what_an_item_stands_under(answer):
@@ -74,56 +149,184 @@ def test_what_an_item_stands_under(answer):
 
 
 @pytest.mark.parametrize(
-    "answer", ["", "\n \n", "I'm sorry, but I can't help with that.", "<think>unfinished\n- a", "[]", "```\n```", "[1]"]
+    ("answer", "texts", "left"),
+    [
+        ('[{"name": "gun", "description": "a weapon"}]', ["gun"], "description"),
+        ('{"synonyms": "gun, pistol"}', [], "gun, pistol"),
+        ("pistol, hunting rifle", [], "pistol, hunting rifle"),
+        ("- gun, rifle\n- knife", ["knife"], "gun, rifle"),
+        ("I'm sorry, but I can't help with that.", [], "I'm sorry"),
+        ("Here is the list:\npistol", ["pistol"], "Here is the list:"),
+        ("1. pistol\nand so on", ["pistol"], "and so on"),
+        ("1) **pistol** - small", [], "small"),
+        ("- gun: a weapon", [], "gun: a weapon"),
+        ("- pistol (small)", [], "pistol (small)"),
+        ('["pistol",\n"rifle",\n"revolver"', [], "pistol"),
+        ('[\n["gun",\n"umbrella"],\n["knife",\n"spo', [], "umbrella"),
+        ("['gun', 'pistol']", [], "'gun', 'pistol'"),
+        ("gun,umbrella\nknife,spoon", [], "gun,umbrella"),
+        ("Weapon | Thing\n---|---\ngun | umbrella", [], "gun | umbrella"),
+        ('[["gun", "pistol"], ["blood", "gore", "guts"]]', [], "pistol"),
+        ('[["gun", 0.9]]', [], "0.9"),
+        ('{"gun": 5}', [], "gun"),
+        ('{"weapon": "gun", "color": "black"}', [], "black"),
+        ('[{"thing": "gun", "hue": "black"}, {"thing": "knife", "hue": "grey"}]', [], "black"),
+        ('{"gun": {"hue": "black"}}', [], "black"),
+        ('{"erase": ["gun"], "keep": ["umbrella"]}', ["gun"], "keep"),
+        ('{"keep": ["umbrella"]}', [], "umbrella"),
+        ('{"safe": ["umbrella"]}', [], "umbrella"),
+        ('{"target": "gun"}', [], "gun"),
+        ('{"text": "a page", "gun": "an umbrella"}', [], "a page"),
+        ('{"gun": "a ball", "gun": "a kite"}', [], "a kite"),
+        ('[["gun", "a ball"], ["gun", "a kite"]]', ["gun"], "a kite"),
+        ('{"concept": "gun", "safe": ["a ball", "a kite"]}', [], "a kite"),
+        ('["<lora:gun:1>", "gun"]', ["gun"], "lora"),
+        ('["#gun"]', [], "#gun"),
+        ("<think>unfinished\n- a", [], "unfinished"),
+        ("```\ngun\n```\nor\n```\nknife\n```", [], "knife"),
+        ("a -> b -> c\ngun", ["gun"], "a -> b -> c"),
+        ("[1]", [], "1"),
+        ('{"a": {"b": {"c": {"d": "e"}}}}', [], "e"),
+    ],
 )
-def test_an_answer_without_a_list_is_an_empty_list(answer):
-    assert read_answer(answer, NAMES) == ()
+def test_what_is_not_understood_is_said_and_never_a_concept(answer, texts, left):
+    assert [item.text for item in read_answer(answer)] == texts
+    assert all(item.safe is None or "a ball" in item.safe for item in read_answer(answer))
+    assert any(left in piece for piece in not_understood(answer))
 
 
-def test_sentences_are_a_list_where_all_lines_are_sentences():
-    answer = (
-        "Sure, here they are.\nA woman is reading in a park.\nA man walks along the beach.\nTwo dogs play with a ball."
-    )
-    assert [item.text for item in read_answer(answer)] == [
-        "A woman is reading in a park",
-        "A man walks along the beach",
-        "Two dogs play with a ball",
-    ]
+@pytest.mark.parametrize("answer", ["", "\n \n", "[]", "{}", "```\n```", "<think>hm</think>", "---"])
+def test_an_answer_without_words_is_an_empty_list(answer):
+    assert read_answer(answer) == not_understood(answer) == ()
+
+
+def test_captions_to_keep():
+    wanted = ["a dog, running", "a cat"]
+    for answer in (
+        "1. a dog, running.\n2. a cat.",
+        '["a dog, running", "a cat"]',
+        '{"keep": ["a dog, running", "a cat"], "erase": ["a gun"]}',
+        '{"captions": ["a dog, running", "a cat"]}',
+        "Here they are:\na dog, running\na cat",
+    ):
+        assert [item.text for item in read_answer(answer, captions=True)] == wanted
+    for answer in ('{"gun": "umbrella"}', '[["gun", "umbrella"]]', "gun -> umbrella"):
+        assert read_answer(answer, captions=True) == () and not_understood(answer, captions=True)
 
 
 def test_nothing_in_its_place():
-    assert read_answer("- gore -> nothing\n- guts ->") == (Item("gore", ""), Item("guts", ""))
+    wanted = (Item("gore", ""), Item("guts", ""))
+    for answer in (
+        "- gore -> nothing\n- guts ->",
+        '{"gore": null, "guts": "none"}',
+        "concept,safe\ngore,\nguts,none",
+        '[["gore", ""], ["guts", null]]',
+    ):
+        assert read_answer(answer) == wanted
 
 
-def test_an_endless_answer_is_cut():
-    assert len(read_answer("\n".join(f"{i}. thing {i}" for i in range(1000)))) == MAX_ITEMS
+def test_an_endless_answer_is_cut_and_that_is_said():
+    answer = "\n".join(f"{i}. thing {i}" for i in range(1000))
+    assert len(read_answer(answer)) == MAX_ITEMS
+    pieces = not_understood(answer)
+    assert len(pieces) < 100 and "more" in pieces[-1]
+    assert any("100000 characters" in piece for piece in not_understood("a" * 200_000))
+
+
+@pytest.mark.parametrize("nested", ["[", '["a",', '{"a":', '[{"a":[', '{"concepts":[', '["a",["b"],['])
+@pytest.mark.parametrize("depth", [13, 50, 1000, 20_000])
+def test_deep_nesting_is_not_understood(nested, depth):
+    closing = "".join({"[": "]", "{": "}"}[c] for c in reversed(nested) if c in "[{") if nested.count("]") == 0 else "]"
+    for answer in (nested * depth, nested * depth + '"x"' + closing * depth):
+        before = sys.getrecursionlimit()
+        assert read_answer(answer) == ()
+        assert sys.getrecursionlimit() == before
 
 
 @pytest.mark.parametrize(
-    "endless", ["[", '["a",', "{", " ", "a" + " " * 50_000, "-", "* ", ":", "|", "**", '"', "a -> ", "<think>", "```\n"]
+    "endless",
+    ["[", '["a",', "{", " ", "a" + " " * 50_000, "-", "* ", ":", "|", "**", '"', "a -> ", "<think>", "```\n", "a: b\n"]
+    + ["a,b\n", "|a", "/*", "#", "'", "\\", "{a|b}", "concept,safe\n", "- 1. ", '{"a":"b"}\n', "(a:1)", "- name: a\n"],
 )
 def test_no_answer_takes_long(endless):
     start = perf_counter()
-    read_answer("x" + endless * (200_000 // len(endless)) + "x", NAMES)
-    assert perf_counter() - start < 5
+    answer = "x" + endless * (200_000 // len(endless)) + "x"
+    read_answer(answer, NAMES)
+    read_answer(answer, captions=True)
+    assert perf_counter() - start < 10
 
 
-pieces = st.sampled_from(["- ", "1. ", "->", "|", "#", "**", '"', "[", "{", ":", "```", "\n", ", ", "a gun", "b", "\\"])
+pieces = st.sampled_from(
+    [
+        "- ",
+        "1. ",
+        "->",
+        "|",
+        "#",
+        "**",
+        '"',
+        "[",
+        "{",
+        ":",
+        "```",
+        "\n",
+        ", ",
+        "a gun",
+        "b",
+        "\\",
+        "]",
+        "}",
+        "'",
+        "(",
+        ")",
+    ]
+    + ['"concept"', '"safe"', "concept", "safe", "\ud800", "\x00", "\u2028", "null", "---", "name: ", "//"]
+)
+anything = st.one_of(st.text(max_size=200), st.lists(pieces, max_size=30).map("".join))
 
 
-@given(st.one_of(st.text(max_size=200), st.lists(pieces, max_size=30).map("".join)))
-def test_whatever_is_read_can_stand_in_the_widgets(answer):
-    for item in read_answer(answer, NAMES):
-        assert parse_keep(item.text) == (item.text,)
+@settings(deadline=None)
+@given(anything, st.booleans())
+def test_whatever_is_read_can_stand_in_the_widgets(answer, captions):
+    for item in read_answer(answer, NAMES, captions):
+        if captions:
+            assert parse_keep(format_keep([item.text])) == (item.text,)
+            continue
         pair = ConceptPair(item.text, item.safe or "")
         if pair.concept.lower() != pair.safe.lower():
             assert parse_concepts(format_concepts([pair])) == (pair,)
+    for piece in not_understood(answer, NAMES, captions):
+        assert piece.isprintable() and piece.encode() and len(piece) < 200
 
 
-words = st.lists(st.text("abcdefgh", min_size=2, max_size=8), min_size=1, max_size=8, unique=True)
+words = st.lists(st.text("abcdefgh", min_size=2, max_size=8), min_size=2, max_size=8, unique=True)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.sampled_from(["gun", "a kite", "gun -> a kite", "x, y"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["concept", "safe", "target", "gun", "1", "note", "keep"]), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
 
 
+@settings(deadline=None)
 @given(words)
-def test_json_and_bullets_come_back_as_they_were(items):
-    assert [item.text for item in read_answer(json.dumps(items))] == items
-    assert [item.text for item in read_answer("\n".join(f"- {item}" for item in items))] == items
+def test_json_bullets_and_lines_come_back_as_they_were(items):
+    for answer in (json.dumps(items), "\n".join(f"- {item}" for item in items), json.dumps([[x] for x in items])):
+        assert [item.text for item in read_answer(answer)] == items
+    pairs = list(zip(items[::2], items[1::2]))
+    for answer in (json.dumps(pairs), json.dumps(dict(pairs)), json.dumps([{"from": a, "to": b} for a, b in pairs])):
+        assert [(item.text, item.safe) for item in read_answer(answer)] == pairs
+
+
+@settings(deadline=None)
+@given(values)
+def test_any_json_is_read_or_said(data):
+    """Every text of the answer is an item, a safe target, the name of a field, or said not to be understood."""
+    answer = json.dumps(data)
+    read, said = read_answer(answer), " ".join(not_understood(answer))
+    shown = {text for item in read for text in (item.text, item.safe)}
+    if isinstance(data, list | dict):
+        for text in ("a kite", "x, y"):
+            assert f'"{text}' not in answer or text in shown or text in said or "times)" in said

@@ -29,10 +29,9 @@ ASK_FOR_CAPTIONS = (
 MAX_ANSWER = 100_000  # characters that are read
 MAX_DEPTH = 12  # of brackets in JSON
 
-THINKING = re.compile(r"<(think|thinking|reasoning)>.*?</\1>|\A.*</(?:think|thinking|reasoning)>", re.S | re.I)
-UNFINISHED = re.compile(r"<(?:think|thinking|reasoning)>.*\Z", re.S | re.I)
+THINKING = re.compile(r"<(think|thinking|reasoning)>.*?(?:</\1>|\Z)|\A.*</(?:think|thinking|reasoning)>", re.S | re.I)
 FENCE = re.compile(r"^[ \t]*(?:```|~~~)[^\n]*\n(.*?)(?:^[ \t]*(?:```|~~~)[ \t]*$|\Z)", re.S | re.M)
-JSON = re.compile(r'[\[{](?=[\[{\s]*["\]}])')
+JSON = re.compile(r'[\[{](?=[\[{\s]{0,100}["\]}])')
 STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 HEADING = re.compile(r"#{1,6}\s.*|.*[:\uff1a][\s*_]*")
 BOLD = re.compile(r"(\*\*|__)[^*_]+\1")
@@ -53,10 +52,11 @@ def not_understood(answer: str, names: Sequence[str] = (), captions: bool = Fals
 
 def _read(answer: str, names: Sequence[str], captions: bool) -> Reader:
     reader = Reader(names, captions)
-    text = THINKING.sub("", answer[:MAX_ANSWER])
-    if thought := UNFINISHED.search(text):
-        reader.reject(thought[0])
-        text = text[: thought.start()]
+    text = answer[:MAX_ANSWER]
+    for thought in THINKING.finditer(text):
+        if not thought[0].endswith(">"):  # without an end
+            reader.reject(thought[0])
+    text = THINKING.sub("", text)
     fences = list(FENCE.finditer(text))
     if len(fences) == 1:
         fence = fences[0]

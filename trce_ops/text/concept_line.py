@@ -35,11 +35,12 @@ MAX_COMMENT = 10_000  # characters of a line with its comment
 MAX_ALTERNATIVES = 256
 ARROW = "->"
 OR = "|"  # between names of one concept
-NOTHING = {"nothing", "none", "n/a", "null"}  # safe targets that mean an empty one
+NOTHING = {"nothing", "none", "n/a", "null", '""', "''"}  # safe targets that mean an empty one
 
 NO_TEXT = ("Cc", "Cs")  # Unicode's control characters, and halves of characters
 JOINERS = "\u200c\u200d"  # format characters that words and emoji are made with
 TAGS = range(0xE0020, 0xE0080)  # of flags
+SIGN = "(?:[^\\w\\s\U00020000-\U0010ffff]|_)"
 PLAIN = 0xF0000  # while a line is read, a character c that is plain text stands as chr(PLAIN + ord(c))
 
 
@@ -156,7 +157,7 @@ def write_text(text: str, read: Callable[[str], object] = read_pair, wanted: obj
     """The text as `read` reads it again, with as few marks as possible. wanted: what it is read as."""
     wanted = ((text,), None) if wanted is None else wanted
     brackets = re.sub(r"[()\[\]{}|\\]", r"\\\g<0>", text)
-    every = re.sub(r"[^\w\s]|_", r"\\\g<0>", text)
+    every = re.sub(SIGN, r"\\\g<0>", text)
     for written in (text, brackets, f'"{text}"', f'"{brackets}"', every, f'"{every}"'):
         try:
             if content(written) == written and read(written) == wanted:
@@ -168,7 +169,7 @@ def write_text(text: str, read: Callable[[str], object] = read_pair, wanted: obj
 
 def _marked(line: str) -> str:
     """The line without bullet and quotes, with what is plain text in it out of the way of everything else."""
-    text = re.sub(r"\\([^\w\s]|_)", lambda escaped: chr(PLAIN + ord(escaped[1])), line)
+    text = re.sub(rf"\\({SIGN})", lambda escaped: chr(PLAIN + ord(escaped[1])), line)
     text = text[BULLET.match(text).end() :]
 
     def quoted(found: re.Match) -> str:

@@ -7,7 +7,7 @@ import unicodedata
 
 _NAMES = {
     chr(c): unicodedata.name(chr(c), "")
-    for first, last in ((0x2190, 0x2200), (0x2794, 0x27C0), (0x27F0, 0x2B80), (0xFFE9, 0xFFED), (0x1F800, 0x1F900))
+    for first, last in ((0x2190, 0x2200), (0x2794, 0x27C0), (0x27F0, 0x2C00), (0xFFE9, 0xFFED), (0x1F800, 0x1F900))
     for c in range(first, last)
 }
 _ARROWS = {c: name for c, name in _NAMES.items() if re.search("ARROW|HARPOON", name)}
@@ -34,5 +34,5 @@ BULLET = re.compile(
 )
 NUMBER = r"[-+]?(?:\d+[.,]?\d*|[.,]\d+)\s*"
 WEIGHT = re.compile(rf"\(([^()\[\]]*?)\s*[:\uff1a]\s*{NUMBER}\)|\[([^()\[\]:]*?)\s*[:\uff1a]\s*{NUMBER}\]")
-EMPHASIS = re.compile(r"\({2,}([^()]*)\){2,}|\[{2,}([^\[\]]*)\]{2,}")
+EMPHASIS = re.compile(rf"\(\(([^()]*)\)\s*[:\uff1a]\s*{NUMBER}\)|\({{2,}}([^()]*)\){{2,}}|\[{{2,}}([^\[\]]*)\]{{2,}}")
 WRAPPED = re.compile(r"\s*(?:\(([^()]*)\)|\[([^\[\]]*)\])\s*")

@@ -1,0 +1,134 @@
+"""Whether a text names a concept, however the two are spelt."""
+
+import unicodedata
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trce_ops.text.concepts import parse_keep
+from trce_ops.text.spelling import mentions
+
+NAMED = [
+    ("feeding pigeons in a Square", "a square"),
+    ("a red, round ball", "red"),
+    *(
+        (tag, "a gun")
+        for tag in ("holding_gun", "1girl, holding_gun", "gun_(weapon)", r"gun_\(weapon\)", "toy-gun", "GUN")
+    ),
+    *((tag, "gun (weapon)") for tag in ("gun_(weapon)", r"gun_\(weapon\)", "gun (weapon)", "a Gun_(Weapon), solo")),
+    *(
+        (tag, "Vincent van Gogh")
+        for tag in ("vincent_van_gogh", "Vincent-van-Gogh", "by VINCENT  VAN GOGH", "vincent van gogh's")
+    ),
+    ("a Vincent van Gogh", "vincent_van_gogh"),
+    *(
+        (text, "R2-D2")
+        for text in ("R2\u2011D2", "R2\u2010D2", "R2\u2013D2", "R2\u2212D2", "R2－D2", "r2_d2", "the r2 d2 unit")
+    ),
+    *((text, "café") for text in ("cafe\u0301", "a café", "Café noir", "the cafe", "CAFÉ")),
+    ("Salvador Dalí", "Dali"),
+    ("Ёлка", "елка"),
+    ("Straße", "STRASSE"),
+    ("Georgia O’Keeffe", "O'Keeffe"),
+    *((text, "gun") for text in ("ｇｕｎ", "g\u200bun", "gu\u00adn", "2guns", "gunと少女", "一把gun。", "𝐠𝐮𝐧")),
+    *((text, "a girl") for text in ("1girl", "2girls", "6+girls", "girl's")),
+    *((text, "銃") for text in ("銃を持つ少女", "少女と銃", "拳銃", "銃")),
+    ("一个拿着枪的女孩", "枪"),
+    ("ﾋﾟｽﾄﾙを持つ", "ピストル"),
+    ("ピストル型のライター", "ピストル"),
+    ("เธอถือปืนอยู่", "ปืน"),
+    ("ស្ត្រីកាន់កាំភ្លើងនៅ", "កាំភ្លើង"),
+    ("ຜູ້ຍິງຖືປືນ", "ປືນ"),
+    ("မိန်းကလေးသေနတ်ကိုင်", "သေနတ်"),
+    ("총을 든 소녀", "총"),
+    ("بُنْدُقِيَّة", "بندقية"),
+    ("❤️ on a wall", "❤"),
+    ("a 3d render", "3d"),
+    *zip(
+        [
+            "guns",
+            "two puppies",
+            "toys",
+            "knives",
+            "wolves",
+            "loaves",
+            "scarves",
+            "women",
+            "churches",
+            "boxes",
+            "glasses",
+            "heroes",
+        ],
+        [
+            "a gun",
+            "a puppy",
+            "toy",
+            "a knife",
+            "wolf",
+            "loaf",
+            "scarf",
+            "a woman",
+            "a church",
+            "box",
+            "a glass",
+            "hero",
+        ],
+    ),
+]
+NOT_NAMED = [
+    *(("a covered wagon", "red"), ("a squared paper", "a square"), ("gunpowder", "gun"), ("a shotgun", "gun")),
+    *(
+        ("starry", "star"),
+        ("a stare", "star"),
+        ("stares", "star"),
+        ("caves", "cafe"),
+        ("saves", "safe"),
+        ("cares", "car"),
+    ),
+    *(
+        ("a new car", "news"),
+        ("short hair", "shorts"),
+        ("mother", "moth"),
+        ("omens", "woman"),
+        ("권총", "총"),
+        ("13d", "3d"),
+    ),
+    *(("anything", ""), ("anything", "_"), ("anything", "a"), ("holding_gunner", "gun"), ("gun", "holding_gun")),
+]
+
+
+@pytest.mark.parametrize(("text", "concept"), NAMED)
+def test_a_concept_is_found_in_any_spelling(text, concept):
+    assert mentions(text, [concept])
+    assert mentions(f"a cat, {text}, and a dog", ["nothing of this", concept])
+
+
+@pytest.mark.parametrize(("text", "concept"), NOT_NAMED)
+def test_a_part_of_another_word_names_nothing(text, concept):
+    assert not mentions(text, [concept])
+
+
+def test_no_concepts_are_named_nowhere():
+    assert not mentions("anything", [])
+
+
+def test_the_plural_counts_where_it_is_asked_for():
+    assert mentions("drugs", ["drug"])
+    assert not mentions("drugs", ["drug"], plurals=False)
+    assert mentions("a drug", ["drug"], plurals=False)
+
+
+@settings(deadline=None)
+@given(st.text(min_size=1, max_size=30), st.sampled_from(["NFC", "NFD"]))
+def test_a_text_names_itself_in_any_form(text, form):
+    other = unicodedata.normalize(form, text)
+    if any(c.isalnum() for c in text):
+        assert mentions(other, [text]) and mentions(text, [other])
+
+
+@pytest.mark.parametrize(
+    "line", ["1girl, holding_gun", r"gun_\(weapon\)", "(gun:1.2)", '"a gun"', "- two guns", "ｇｕｎ"]
+)
+def test_a_line_of_the_keep_widget_that_names_the_concept(line):
+    assert mentions(parse_keep(line)[0], ["a gun"])
