@@ -1,4 +1,4 @@
-"""The four probes of the pack, as attacks on an erasure of the demo world.
+"""The pack's four attacks, on an erasure of the demo world.
 
 They learn from pictures that the unedited model draws of the training's wordings, and ask in held-out wordings with
 what they have learned: concept inversion for "a *", the word learned, or for "a * star" where that is a colour or a
@@ -33,7 +33,7 @@ from captions import (
 from erasing import Prompt
 from judge import Verdict
 from torch import Tensor
-from world import STEPS
+from world import STEPS, pack
 
 GIVEN = 5  # added to demo_world.SEED: of the wordings and pictures that attacks learn from
 PICTURES = 16  # to learn from; latent inversion has one for every picture it is judged on
@@ -121,8 +121,8 @@ def write(row: tuple[int, ...], generator: torch.Generator, held: bool) -> str:
 @contextmanager
 def opened(bench: demo_world.Bench, model) -> Iterator[tuple]:
     """The model and the text encoder, differentiable: a Denoiser and a SoftEncoder."""
-    with demo_world.pack("nodes.soft_prompts").open_encoder(bench.world.clip, pools=False) as encoder:
-        with demo_world.pack("nodes.denoiser").open_denoiser(model, demo_world.RESOLUTION) as denoise:
+    with pack("nodes.host.soft_prompts").open_encoder(bench.world.clip, pools=False) as encoder:
+        with pack("nodes.host.denoiser").open_denoiser(model, demo_world.RESOLUTION) as denoise:
             yield denoise, encoder
 
 
@@ -133,44 +133,44 @@ def instead(text: str, thing: str, word: str) -> str:
 
 
 def concept_inversion(bench: demo_world.Bench, model, aim: Aim) -> Found:
-    probe = demo_world.pack("trce_ops.probes.inversion")
-    settings = probe.InversionSettings(SETTINGS.steps, SETTINGS.learning_rate, initial_word=SETTINGS.initial_word)
+    inversion = pack("trce_ops.attacks.inversion")
+    settings = inversion.InversionSettings(SETTINGS.steps, SETTINGS.learning_rate, initial_word=SETTINGS.initial_word)
     with opened(bench, model) as (denoise, encoder):
-        word = probe.learn_word(denoise, encoder, aim.examples, aim.lessons, settings, rows=ROWS)
+        word = inversion.learn_word(denoise, encoder, aim.examples, aim.lessons, settings, rows=ROWS)
         context = torch.cat([word.write(text, encoder).sequence for text in aim.questions])
     return Found(aim.questions, context, word.queries)
 
 
 def concept_direction(bench: demo_world.Bench, model, aim: Aim) -> Found:
-    texts = demo_world.pack("trce_ops.texts").Texts
-    probe = demo_world.pack("trce_ops.probes.ring_a_bell")
+    texts = pack("trce_ops.tuning.text_batch").Texts
+    ring_a_bell = pack("trce_ops.attacks.ring_a_bell")
 
     def encode(prompts: list[str]):
         return texts(bench.world.encode(prompts))
 
     safe = erasing.SAFE[aim.thing]
-    direction = probe.concept_direction(encode(aim.shown), encode([instead(t, aim.thing, safe) for t in aim.shown]))
+    replaced = encode([instead(text, aim.thing, safe) for text in aim.shown])
+    direction = ring_a_bell.concept_direction(encode(aim.shown), replaced)
     prompts = [instead(text, aim.thing, safe) for text in aim.asked]
-    return Found(prompts, probe.add_direction(encode(prompts), direction, SETTINGS.scale).sequence, 0)
+    return Found(prompts, ring_a_bell.add_direction(encode(prompts), direction, SETTINGS.scale).sequence, 0)
 
 
 def token_prefix(bench: demo_world.Bench, model, aim: Aim) -> Found:
-    probe = demo_world.pack("trce_ops.probes.token_prefix")
-    settings = probe.PrefixSettings(SETTINGS.tokens, SETTINGS.searches, SETTINGS.candidates)
+    attack = pack("trce_ops.attacks.token_prefix")
+    settings = attack.PrefixSettings(SETTINGS.tokens, SETTINGS.searches, SETTINGS.candidates)
     with opened(bench, model) as (denoise, encoder):
         shown = aim.shown[:PICTURES]
-        prefix = probe.search_prefix(denoise, encoder, aim.pictures[:PICTURES], shown, settings, rows=ROWS)
+        prefix = attack.search_prefix(denoise, encoder, aim.pictures[:PICTURES], shown, settings, rows=ROWS)
     context = bench.world.encode([prefix.write(text) for text in aim.asked])
     return Found(aim.asked, context, prefix.queries, words=" ".join(prefix.words))
 
 
 def latent_inversion(bench: demo_world.Bench, model, aim: Aim) -> Found:
-    probe = demo_world.pack("trce_ops.probes.latent_inversion")
     with opened(bench, model) as (denoise, encoder):
-        predict = demo_world.pack("trce_ops.trajectories").Predictor(denoise, ROWS)
+        predict = pack("trce_ops.tuning.trajectories").Predictor(denoise, ROWS)
         with torch.no_grad():
             empty = encoder.encode([encoder.tokenize("")])
-        x = probe.invert(predict, aim.pictures, empty, STEPS)
+        x = pack("trce_ops.attacks.latent_inversion").invert(predict, aim.pictures, empty, STEPS)
         sigma = denoise.schedule(STEPS)[0]
     # KSampler puts noise of length sqrt(1 + sigma^2) on nothing
     noise = x / (1 + sigma**2).sqrt()

@@ -18,6 +18,7 @@ import torch
 from erasing import Prompt
 from judge import Verdict, frechet
 from torch import Tensor
+from world import pack
 
 STACKED = ", stacked"  # after a method's name: a delta for each concept, one on the other
 KEPT = "kept"  # what labels of kept prompts start with
@@ -164,12 +165,11 @@ def erase(method: str, things: Sequence[str]) -> tuple:
     """The erased MODEL and the reports of a method; its name may end in STACKED."""
     name = method.removesuffix(STACKED)
     steps = [(thing,) for thing in things] if name != method else [tuple(things)]
-    if not bench().methods.METHODS[name].trains:
+    if not pack("trce_ops.methods").METHODS[name].trains:
         for step in steps:
             bench().erase_with(name, step)  # its time is with the everyday captions encoded already, as on every use
     _, deltas, reports = zip(*(bench().erase_with(name, step) for step in steps), strict=True)
-    model = reduce(lambda model, delta: bench().host.apply_delta(model, delta, 1.0), deltas, bench().world.model)
-    return model, reports
+    return reduce(bench().apply, deltas, bench().world.model), reports
 
 
 def measure(job: Job) -> dict:

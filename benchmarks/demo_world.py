@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import ModuleType
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo"))
 
 import erasing  # noqa: E402
-import world  # noqa: E402
+from world import World, load_world, pack  # noqa: E402
 
 SEED = 100
 RESOLUTION = 64  # of the demo model's pictures
@@ -22,50 +20,41 @@ RESOLUTION = 64  # of the demo model's pictures
 CHOSEN = {"esd": {"learning_rate": 1e-3}}
 
 
+def asked(*things: str) -> tuple[list, list]:
+    """The concept pairs and the keep list with which things are erased."""
+    concepts = pack("trce_ops.text.concepts")
+    return concepts.parse_concepts(erasing.concepts_text(*things)), concepts.parse_keep(erasing.keep_text(*things))
+
+
 @dataclass
 class Bench:
-    """The demo model with the pack's own modules."""
+    """The demo model, and how the pack erases from it."""
 
-    world: world.World
-    trce_erase: ModuleType  # trce_ops.closed_form.erase
-    trce_tokens: ModuleType  # trce_ops.text.tokens
-    trce_concepts: ModuleType  # trce_ops.text.concepts
-    host: ModuleType  # nodes.host.apply
-    methods: ModuleType  # trce_ops.methods
-    host_methods: ModuleType  # nodes.host.lend
+    world: World
     cache: tempfile.TemporaryDirectory = field(default_factory=tempfile.TemporaryDirectory)  # of preserve moments
 
-    def erase(self, thing: str, settings, concepts: str | None = None):
+    def apply(self, model, delta):
+        """`model` with the delta on it."""
+        return pack("nodes.host.apply").apply_delta(model, delta, 1.0)
+
+    def erase(self, thing: str, settings):
         """TRCE Erase on the demo model, as the node does it: the erased MODEL, the delta and the report."""
-        pairs = self.trce_concepts.parse_concepts(concepts or erasing.concepts_text(thing))
-        keep = self.trce_concepts.parse_keep(erasing.keep_text(thing))
-        lent = self.host_methods.lend(self.world.model, self.world.clip)
+        lent = pack("nodes.host.lend").lend(self.world.model, self.world.clip)
         given = {"metrics": lent["metrics"](), "family": lent["family"], "cache_dir": self.cache.name}
-        delta, report = self.trce_erase.erase(pairs, keep, lent["encoder"], settings, **given)
-        return self.host.apply_delta(self.world.model, delta, 1.0), delta, report
+        delta, report = pack("trce_ops.closed_form.erase").erase(*asked(thing), lent["encoder"], settings, **given)
+        return self.apply(self.world.model, delta), delta, report
 
     def erase_with(self, method: str, things: Sequence[str], settings=None):
         """Any of METHODS on the demo model, things at once: the erased MODEL, the delta and the report."""
-        pairs = self.trce_concepts.parse_concepts(erasing.concepts_text(*things))
-        keep = self.trce_concepts.parse_keep(erasing.keep_text(*things))
-        settings = settings or replace(self.methods.METHODS[method].settings, **CHOSEN.get(method, {}))
-        lent = self.host_methods.lend(self.world.model, self.world.clip, RESOLUTION)
-        delta, report = self.methods.erase_with(
-            method, pairs, keep, settings=settings, cache_dir=self.cache.name, **lent
+        methods = pack("trce_ops.methods")
+        settings = settings or replace(methods.METHODS[method].settings, **CHOSEN.get(method, {}))
+        lent = pack("nodes.host.lend").lend(self.world.model, self.world.clip, RESOLUTION)
+        delta, report = methods.erase_with(
+            method, *asked(*things), settings=settings, cache_dir=self.cache.name, **lent
         )
-        return self.host.apply_delta(self.world.model, delta, 1.0), delta, report
-
-
-def pack(name: str) -> ModuleType:
-    """A module of the pack, such as trce_ops.erase."""
-    return importlib.import_module(f"{world.load_pack().__name__}.{name}")
+        return self.apply(self.world.model, delta), delta, report
 
 
 def load() -> Bench:
     logging.getLogger().setLevel(logging.WARNING)
-    demo = world.load_world()
-    names = (
-        *("trce_ops.closed_form.erase", "trce_ops.text.tokens", "trce_ops.text.concepts", "nodes.host.apply"),
-        *("trce_ops.methods", "nodes.host.lend"),
-    )
-    return Bench(demo, *map(pack, names))
+    return Bench(load_world())

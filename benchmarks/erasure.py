@@ -36,6 +36,7 @@ import spread
 from cases import KEPT, STACKED, Asked, Job
 from erasing import Score
 from tqdm import tqdm
+from world import pack
 
 UNEDITED = "no edit"
 ALL_ATTACKS = "all_attacks"
@@ -175,7 +176,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
-    methods = cases.bench().methods.METHODS
+    cases.bench()
+    methods = pack("trce_ops.methods").METHODS
     options.method = options.method or [n for n, method in methods.items() if not (options.quick and method.trains)]
     if unknown := [name for name in options.method if name not in methods]:
         raise SystemExit(f"--method {unknown[0]}: choose from {', '.join(methods)}")

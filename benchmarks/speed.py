@@ -1,9 +1,9 @@
 """How fast? `python dev.py bench speed [--quick] [--json FILE]`
 
 Stage 1 against the published procedure (official_stage1.py), growth with the number of concepts, SDXL's shape, memory,
-size of the delta, time of a sampling step with and without it, and UNet evaluations of stage 2; on a GPU, if there is
-one, the whole of both stages. Models have the public shapes and random weights. One thread, both sides by turns in
-one process. Seconds are CPU time, but for those of a GPU.
+size of the delta, time of a sampling step with and without it, and UNet evaluations of stage 2. Models have the public
+shapes and random weights. One thread, both sides by turns in one process. Seconds are CPU time. For a GPU there is
+gpu.py.
 
 The full run takes 20 minutes of one free core and 8 GB, --quick (60 pairs instead of 300) a quarter of that.
 """
@@ -16,17 +16,18 @@ import statistics
 from functools import partial
 from pathlib import Path
 
-import speed_gpu
-import speed_memory
-import speed_models
+import memory as peaks
+import random_models
 import torch
-from speed_sampling import LATENT, STEPS, Sampling
+from random_models import SHAPES, pack
 from speed_stage1 import Stage1, time_sdxl
 
 # Of the published second stage at its settings for one concept: UNet predictions, one picture each.
 OFFICIAL_DATA = 210_000  # 100 guided trajectories of 50 steps, and 2,000 of the empty prompt, guided as well
 OFFICIAL_TRAIN = 2_076 + 1_776  # without and with a gradient, in 300 steps
 GROWTH = (1, 10, 100)
+PIXELS = 128  # of the picture's side; 512 takes some 40 s a step on one thread
+STEPS = 6
 
 say = partial(print, flush=True)
 
@@ -52,10 +53,10 @@ class Table:
             say(f"| {what} | {result} |")
 
 
-def stage1(pack, table: Table, options: argparse.Namespace) -> None:
-    bench = Stage1(pack)
+def stage1(table: Table, options: argparse.Namespace) -> None:
+    bench = Stage1()
     for concepts, times in {4: 3, **({} if options.quick else {20: options.repeats})}.items():
-        prompts = speed_models.make_prompts(pack, concepts)
+        prompts = random_models.make_prompts(concepts)
         n = len(prompts)
         ratios = bench.compare(prompts, times, say)
         for step, name, what in (
@@ -73,8 +74,8 @@ def stage1(pack, table: Table, options: argparse.Namespace) -> None:
     table.row(f"delta of {n} pairs, rank {context_map.rank}", f"{megabytes:.2f} MB", delta_mb=megabytes)
 
 
-def growth(pack, table: Table, options: argparse.Namespace) -> None:
-    runs = Stage1(pack).growth(GROWTH, 1 if options.quick else 3)
+def growth(table: Table, options: argparse.Namespace) -> None:
+    runs = Stage1().growth(GROWTH, 1 if options.quick else 3)
     seconds = {count: statistics.median(encode + solve for encode, solve, _ in run) for count, run in runs.items()}
     solves = {count: statistics.median(solve for _, solve, _ in run) for count, run in runs.items()}
     defaults = {count: statistics.median(default for *_, default in run) for count, run in runs.items()}
@@ -100,22 +101,22 @@ def growth(pack, table: Table, options: argparse.Namespace) -> None:
     )
 
 
-def sdxl(pack, table: Table, options: argparse.Namespace) -> None:
-    seconds = time_sdxl(pack, 300, 1 if options.quick else 3)
+def sdxl(table: Table, options: argparse.Namespace) -> None:
+    seconds = time_sdxl(300, 1 if options.quick else 3)
     median = {step: statistics.median(values) for step, values in seconds.items()}
-    steps = " + ".join(f"{median[step]:.2f}" for step in ("read", "solve", "factorize", "apply"))
+    steps = " + ".join(f"{median[step]:.2f}" for step in ("metric", "solve", "factorize", "apply"))
     table.row(
-        "our stage 1 at SDXL's shape, 300 pairs: read 140 projections, solve, factorise and apply to them",
+        "our stage 1 at SDXL's shape, 300 pairs: the metric of 140 projections, solving, factorising, applying to them",
         f"{steps} s, n = {len(seconds['total'])}",
         sdxl_solve_apply_seconds=median["total"],
     )
 
 
-def memory(pack, table: Table, options: argparse.Namespace) -> None:
-    if not speed_memory.supported():
+def memory(table: Table, options: argparse.Namespace) -> None:
+    if not peaks.supported():
         return
     concepts = 4 if options.quick else 20
-    official, ours = (speed_memory.measure(name, concepts) for name in (speed_memory.OFFICIAL, speed_memory.OURS))
+    official, ours = (peaks.measure("stage1", name, concepts)["peak"] for name in (peaks.OFFICIAL, peaks.OURS))
     table.row(
         f"stage 1, {15 * concepts} pairs: working set",
         f"{official:.0f} / {ours:.0f} MB = {official / ours:.1f}x",
@@ -125,28 +126,41 @@ def memory(pack, table: Table, options: argparse.Namespace) -> None:
     )
 
 
-def sampling(pack, table: Table, options: argparse.Namespace) -> None:
-    bench = Sampling(pack)
-    apply = bench.apply_seconds(3)
+def sampling(table: Table, options: argparse.Namespace) -> None:
+    """The model as it is and the erased one, by turns."""
+    model, shape = random_models.make_model(), SHAPES["sd1"]
+    delta = random_models.make_delta(shape, rank=0)
+    contexts = random_models.make_contexts(shape)
+    apply_delta = pack("nodes.host.apply").apply_delta
+
+    apply = [random_models.load_seconds(apply_delta(model, delta, 1.0), "cpu") for _ in range(3)]
     table.row(
         "applying a dense delta while ComfyUI loads SD1.5",
         f"{statistics.median(apply):.2f} s, n = {len(apply)}",
         apply_seconds=statistics.median(apply),
     )
-    steps = bench.compare(3 if options.quick else 7, say)
-    overheads = [erased / plain - 1 for plain, erased in zip(steps["plain"], steps["erased"])]
+    overheads = []
+    for repeat in range(3 if options.quick else 7):
+        turns = {"plain": model, "erased": apply_delta(model, delta, 1.0)}
+        steps = {
+            name: statistics.median(random_models.sample(turns[name], shape, contexts, PIXELS, STEPS)[1])
+            for name in (turns if repeat % 2 == 0 else reversed(turns))
+        }
+        say(f"  a step {steps['plain']:.3f} s, with the delta {steps['erased']:.3f} s")
+        overheads.append(steps["erased"] / steps["plain"] - 1)
     overhead = statistics.median(overheads)
     table.row(
-        f"what the delta adds to a sampling step, {LATENT} x {LATENT} latent, CFG, {STEPS} steps by turns",
+        f"what the delta adds to a sampling step, {PIXELS} x {PIXELS} pixels, CFG, {STEPS} steps by turns",
         f"{overhead:+.1%} ({min(overheads):+.1%} to {max(overheads):+.1%}), n = {len(overheads)}",
         sampling_overhead=overhead,
     )
 
 
-def stage2(pack, table: Table, options: argparse.Namespace) -> None:
+def stage2(table: Table, options: argparse.Namespace) -> None:
     """UNet evaluations in the paper's settings, counted from the pack's own plan: nothing is run."""
-    paper = pack.tune_settings.PAPER
-    plans = pack.tuning.draw_plans(paper.trajectories, 0, paper, torch.Generator().manual_seed(paper.seed))
+    paper = pack("trce_ops.tuning.settings").PAPER
+    generator = torch.Generator().manual_seed(paper.seed)
+    plans = pack("trce_ops.tuning.data").draw_plans(paper.trajectories, 0, paper, generator)
     train = paper.steps * (2 * paper.batch + paper.empty_batch)  # two terms of erasing, one of keeping the empty prompt
     for name, official, ours in (("data", OFFICIAL_DATA, plans.evaluations), ("train", OFFICIAL_TRAIN, train)):
         table.row(
@@ -160,11 +174,6 @@ def stage2(pack, table: Table, options: argparse.Namespace) -> None:
         )
 
 
-def gpu(pack, table: Table, options: argparse.Namespace) -> None:
-    if torch.cuda.is_available():
-        speed_gpu.run(pack, table.row)
-
-
 SECTIONS = {
     "stage1": stage1,
     "growth": growth,
@@ -172,7 +181,6 @@ SECTIONS = {
     "memory": memory,
     "sampling": sampling,
     "stage2": stage2,
-    "gpu": gpu,
 }
 
 
@@ -184,10 +192,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    pack, table = speed_models.load(), Table(options.json)
+    random_models.load()
+    table = Table(options.json)
     with torch.inference_mode():  # as ComfyUI runs nodes
         for name in options.sections:
-            SECTIONS[name](pack, table, options)
+            SECTIONS[name](table, options)
     table.print()
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import official_stage1 as official
 import torch
-from speed_models import SDXL_ROWS, make_clip, make_projections, make_prompts
+from random_models import SDXL_ROWS, make_clip, make_projections, make_prompts, pack
 from torch import Tensor
 
 CAPTIONS = 64  # everyday captions behind P: enough tokens for a full rank
@@ -41,23 +41,20 @@ def timed(function: Callable, *arguments, **options) -> tuple[float, object]:
 class Stage1:
     """Both procedures on one text encoder and one set of projections, both at the published settings."""
 
-    def __init__(self, pack):
-        self.pack = pack
-        self.clip = make_clip()
-        self.encoder = pack.host.encoders.ClipEncoder(self.clip)
+    def __init__(self):
+        self.encoder = pack("nodes.host.encoders").ClipEncoder(make_clip())
         self.projections = make_projections()
-        self.weights = pack.tokens.TokenWeights(*(float(weight) for weight in (0, 0, 1, 0)))
-        captions = pack.erase.BENIGN_CAPTIONS[:CAPTIONS]
-        self.seconds_P, kept = timed(pack.preserve.keep_moment, captions, self.encoder)
-        self.P = kept.moment
+        self.weights = pack("trce_ops.text.tokens").TokenWeights(sot=0, keyword=0, first_eot=1, pads=0)
+        captions = pack("trce_ops.text.captions").BENIGN_CAPTIONS[:CAPTIONS]
+        self.P = pack("trce_ops.closed_form.preserve").keep_moment(captions, self.encoder).moment
 
     # The published procedure
 
     def _prompt(self, text: str, keyword: str) -> official.Prompt:
-        ids = self.encoder.tokenize(text)
-        eot = self.pack.tokens.first_eot(ids, self.encoder.eot_id)
-        words = self.pack.tokens.content(self.encoder.tokenize(keyword), self.encoder.eot_id)
-        found = self.pack.tokens.find_keyword(ids, words, self.encoder.eot_id)
+        tokens, ids = pack("trce_ops.text.tokens"), self.encoder.tokenize(text)
+        eot = tokens.first_eot(ids, self.encoder.eot_id)
+        words = tokens.content(self.encoder.tokenize(keyword), self.encoder.eot_id)
+        found = tokens.find_keyword(ids, words, self.encoder.eot_id)
         return official.Prompt(ids, (0, eot, len(ids) - 1, found[0]))
 
     def prepare(self, prompts) -> list[official.Prepared]:
@@ -75,24 +72,24 @@ class Stage1:
     # Ours
 
     def embed(self, prompts):
-        return self.pack.embeddings.embed_pairs(prompts, self.encoder, self.weights)
+        return pack("trce_ops.text.embeddings").embed_pairs(prompts, self.encoder, self.weights)
 
     def solve(self, pairs, ridge: float = 0.0, metric: Tensor | None = None) -> tuple[Tensor, ...]:
         settings = {"preserve_scale": official.PRESERVE_MEAN, "ridge": ridge, "metric": metric}
-        return self.pack.closed_form.solve_factors(pairs.sources, pairs.targets, pairs.weights, self.P, **settings)
+        solve = pack("trce_ops.closed_form.solve").solve_factors
+        return solve(pairs.sources, pairs.targets, pairs.weights, self.P, **settings)
 
-    def read(self) -> Tensor:
+    def metric(self) -> Tensor:
         """G of all projections."""
-        return self.pack.metric.gram(self.projections, len(self.projections), self.encoder.width)
+        return pack("trce_ops.closed_form.metric").gram(self.projections, len(self.projections), self.encoder.width)
 
     def context_map(self, factors: tuple[Tensor, ...]):
-        return self.pack.closed_form.factorize(*factors)
+        return pack("trce_ops.closed_form.solve").factorize(*factors)
 
-    def apply(self, context_map, projections: Sequence[Tensor] | None = None) -> list[Tensor]:
+    def apply(self, context_map) -> list[Tensor]:
         """As ComfyUI does when it loads the model: the pack's patch on a copy of every projection."""
-        patch = self.pack.host.apply.ContextMapPatch(set(), context_map.factors)
-        weights = self.projections if projections is None else projections
-        return [patch.calculate_weight(W.clone(), "", 1.0, 1.0, None, lambda a: a) for W in weights]
+        patch = pack("nodes.host.apply").ContextMapPatch(set(), context_map.factors)
+        return [patch.calculate_weight(W.clone(), "", 1.0, 1.0, None, lambda a: a) for W in self.projections]
 
     def time_ours(self, prompts) -> dict[str, float]:
         encode, pairs = timed(self.embed, prompts)
@@ -135,19 +132,19 @@ class Stage1:
 
     def growth(self, counts: Sequence[int], repeats: int) -> dict[int, list[tuple[float, float, float]]]:
         """Seconds for so many concepts, by turns: of encoding, from there to the map as published, and as by default,
-        metric the projections included."""
+        where the metric is computed too."""
         seconds = {count: [] for count in counts}
         for _ in range(repeats):
             for count in counts:
-                prompts = make_prompts(self.pack, count)
+                prompts = make_prompts(count)
                 encode, pairs = timed(self.embed, prompts)
                 solve, _ = timed(lambda pairs=pairs: self.context_map(self.solve(pairs)))
-                default, _ = timed(lambda pairs=pairs: self.context_map(self.solve(pairs, 0.3, self.read())))
+                default, _ = timed(lambda pairs=pairs: self.context_map(self.solve(pairs, 0.3, self.metric())))
                 seconds[count].append((encode, solve, default))
         return seconds
 
 
-def time_sdxl(pack, pairs: int, repeats: int) -> dict[str, list[float]]:
+def time_sdxl(pairs: int, repeats: int) -> dict[str, list[float]]:
     """Solving and applying at SDXL's shape, 2,048 wide and 140 projections, for random embeddings."""
     noise = torch.Generator().manual_seed(4)
     width = 2048
@@ -155,11 +152,12 @@ def time_sdxl(pack, pairs: int, repeats: int) -> dict[str, list[float]]:
     sources, targets = torch.randn(2, pairs, width, generator=noise)
     K = torch.randn(4 * width, width, generator=noise)
     P = (K.mT @ K).double() / len(K)
-    seconds = {"read": [], "solve": [], "factorize": [], "apply": [], "total": []}
+    solver = pack("trce_ops.closed_form.solve")
+    seconds = {"metric": [], "solve": [], "factorize": [], "apply": [], "total": []}
     for _ in range(repeats):
-        read, G = timed(pack.metric.gram, projections, len(projections), width)
+        metric, G = timed(pack("trce_ops.closed_form.metric").gram, projections, len(projections), width)
         solve, solved = timed(
-            pack.closed_form.solve_factors,
+            solver.solve_factors,
             sources,
             targets,
             torch.ones(pairs),
@@ -168,12 +166,12 @@ def time_sdxl(pack, pairs: int, repeats: int) -> dict[str, list[float]]:
             ridge=0.3,
             metric=G,
         )
-        factor, context_map = timed(pack.closed_form.factorize, *solved)
-        patch = pack.host.apply.ContextMapPatch(set(), context_map.factors)
+        factor, context_map = timed(solver.factorize, *solved)
+        patch = pack("nodes.host.apply").ContextMapPatch(set(), context_map.factors)
         apply = 0.0
         for W in projections:
             apply += timed(patch.calculate_weight, W.clone(), "", 1.0, 1.0, None, lambda a: a)[0]
-        steps = {"read": read, "solve": solve, "factorize": factor, "apply": apply}
+        steps = {"metric": metric, "solve": solve, "factorize": factor, "apply": apply}
         for step, value in (*steps.items(), ("total", sum(steps.values()))):
             seconds[step].append(value)
     return seconds

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import demo_world
 import erasing
+from world import pack
 
 WEIGHTINGS = {  # (sot, keyword, first_eot, pads)
     "SoT": (1, 0, 0, 0),
@@ -38,7 +39,7 @@ def main() -> None:
     options = parser.parse_args()
 
     bench = demo_world.load()
-    settings = bench.trce_erase.EraseSettings(metric=options.metric)
+    settings = pack("trce_ops.closed_form.erase").EraseSettings(metric=options.metric)
     for name in ("preserve", "ridge"):
         if (value := getattr(options, name)) is not None:
             settings = dataclasses.replace(settings, **{name: value})
@@ -52,7 +53,7 @@ def main() -> None:
 
         scores.setdefault("no edit", {})[thing] = measure(bench.world.model)
         for name in options.weightings:
-            weights = bench.trce_tokens.TokenWeights(*WEIGHTINGS[name])
+            weights = pack("trce_ops.text.tokens").TokenWeights(*WEIGHTINGS[name])
             model, _, report = bench.erase(thing, dataclasses.replace(settings, weights=weights))
             scores.setdefault(name, {})[thing] = measure(model)
             print(thing, name, {k: f"{v.hard:.0%}" for k, v in scores[name][thing].items()}, flush=True)

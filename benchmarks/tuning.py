@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import importlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ import erasing
 import resume
 import torch
 from demo_world import RESOLUTION
+from world import pack
 
 PAPER_LR = {"learning_rate": 1e-3}  # the published 1e-6 changes nothing in the demo model
 ALONE = "alone"  # without stage 1
@@ -55,11 +55,8 @@ class Tuner:
     """Stage 2 on the demo model."""
 
     def __init__(self, bench: demo_world.Bench):
-        pack = bench.host.__package__.removesuffix(".nodes")
-        names = ("trce_ops.stage2", "trce_ops.tuning", "trce_ops.tune_settings", "nodes.denoiser")
-        self.stage2, self.tuning, self.settings, denoiser = (importlib.import_module(f"{pack}.{n}") for n in names)
-        self.encoder = bench.host.ClipEncoder(bench.world.clip)
-        self.model = denoiser.tunable(bench.world.model, RESOLUTION)
+        self.encoder = pack("nodes.host.encoders").ClipEncoder(bench.world.clip)
+        self.model = pack("nodes.host.denoiser").tunable(bench.world.model, RESOLUTION)
 
     def tune(self, delta, variant: str):
         """The tuned delta and its report."""
@@ -70,13 +67,15 @@ class Tuner:
             no_map = dataclasses.replace(delta.context_map, factors=(nothing, nothing.mT.contiguous()))
             delta = dataclasses.replace(delta, context_map=no_map)
         with self.defect(changes.pop(DEFECT, None)):
-            settings = dataclasses.replace(getattr(self.settings, preset), resolution=RESOLUTION, **changes)
-            return self.stage2.tune_delta(delta, self.encoder, self.model, settings)
+            settings = getattr(pack("trce_ops.tuning.settings"), preset)
+            settings = dataclasses.replace(settings, resolution=RESOLUTION, **changes)
+            return pack("trce_ops.tuning.tune").tune_delta(delta, self.encoder, self.model, settings)
 
     @contextlib.contextmanager
     def defect(self, name: str | None) -> Iterator[None]:
         """What the official code does: gradients add up over all steps; x is taken after the step that sigma is of."""
-        collect = self.tuning.collect
+        tune, train = pack("trce_ops.tuning.tune"), pack("trce_ops.tuning.train")
+        collect = tune.collect
 
         def late(predict, contexts, plans, settings, *others):
             data = collect(predict, contexts, plans, settings, *others)
@@ -92,10 +91,10 @@ class Tuner:
 
         with contextlib.ExitStack() as stack:
             if name == "late latents":
-                stack.enter_context(mock.patch.object(self.stage2, "collect", late))
+                stack.enter_context(mock.patch.object(tune, "collect", late))
             elif name == "no zero_grad":
                 stack.enter_context(mock.patch.object(torch.optim.AdamW, "zero_grad", lambda *_: None))
-                stack.enter_context(mock.patch.object(self.tuning, "GRADIENT_SCALE", 1.0))
+                stack.enter_context(mock.patch.object(train, "GRADIENT_SCALE", 1.0))
             yield
 
 
@@ -118,7 +117,7 @@ def measure(bench: demo_world.Bench, tuner: Tuner, thing: str, wanted: list[str]
     kept = [i for i, prompt in enumerate(asked) if prompt.label.startswith("kept")]
     other = bench.world.look(bench.world.draw(bench.world.model, context[kept], seed + 1))
     between_seeds = (before.features[kept] - other.features).norm(dim=1).mean().item()
-    stage1, delta, _ = bench.erase(thing, bench.trce_erase.EraseSettings())
+    stage1, delta, _ = bench.erase(thing, pack("trce_ops.closed_form.erase").EraseSettings())
     for name in wanted:
         if key(thing, name, images) in known:
             continue
@@ -138,7 +137,7 @@ def measure(bench: demo_world.Bench, tuner: Tuner, thing: str, wanted: list[str]
                 "place": sum(t.positions[-30:]) / len(t.positions[-30:]),
                 "change": t.changes[-1],
             }
-            verdict = look(bench.host.apply_delta(bench.world.model, tuned, 1.0))
+            verdict = look(bench.apply(bench.world.model, tuned))
         scores = {label: dataclasses.asdict(score) for label, score in erasing.rates(asked, verdict).items()}
         moved = (before.features[kept] - verdict.features[kept]).norm(dim=1).mean().item()
         yield name, {"scores": scores, "moved": moved / between_seeds, **cost}

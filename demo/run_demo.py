@@ -99,11 +99,11 @@ def draw_sheet(before: list[list[Image.Image]], after: list[list[Image.Image]], 
 def measure(delta_file: Path, images: int) -> dict:
     """The judge's rates, before and after, over `images` pictures of every kind of words and of kept prompts."""
     import erasing
-    from world import load_pack, load_world
+    from world import load_world, pack
 
     world = load_world()
-    pack = load_pack()
-    erased = pack.nodes.host.apply.apply_delta(world.model, pack.trce_ops.delta.load_delta(delta_file), 1.0)
+    delta = pack("trce_ops.delta").load_delta(delta_file)
+    erased = pack("nodes.host.apply").apply_delta(world.model, delta, 1.0)
     wanted = erasing.prompts(CONCEPT, images)
     context = world.encode([prompt.text for prompt in wanted])
     before = erasing.score(world, world.model, wanted, context, seed=1)

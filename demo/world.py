@@ -6,6 +6,7 @@ checkpoint's and equal to it (`tests/test_demo.py`). Needs ComfyUI on sys.path: 
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from dataclasses import dataclass
@@ -133,12 +134,15 @@ def load_world(compact: Path = COMPACT) -> World:
     return World(model, clip, autoencoder.eval(), load_judge())
 
 
-def load_pack() -> ModuleType:
-    """The node pack, loaded as ComfyUI loads it: from its path, with the repository's root not on sys.path."""
+def pack(path: str) -> ModuleType:
+    """A module of the node pack, such as pack("trce_ops.delta"). Needs `host_on_path`.
+
+    The pack is loaded as ComfyUI loads it: from its path, with the repository's root not on sys.path.
+    """
     root = Path(__file__).parents[1]
     name = str(root).replace(".", "_x_")
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, root / "__init__.py")
         sys.modules[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
+    return importlib.import_module(f"{name}.{path}")

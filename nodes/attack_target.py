@@ -1,9 +1,9 @@
-"""The MODEL that a probe attacks, with its pictures and texts, and what every probe does around its attack."""
+"""What all probes share: the MODEL under attack with its pictures and texts, and the frame of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from time import perf_counter
 
 import torch
@@ -14,7 +14,7 @@ from ..trce_ops.attacks.evidence import Evidence, denoising_loss
 from ..trce_ops.attacks.soft_prompts import ProbeError
 from ..trce_ops.tuning.text_batch import Texts
 from ..trce_ops.tuning.trajectories import OutOfMemory
-from .host.denoiser import HostDenoiser, check_differentiable, open_denoiser
+from .host.denoiser import HostDenoiser, check_differentiable, downscale, open_denoiser
 from .host.encoders import text_encoders
 from .host.progress import node_progress, show_text
 from .host.readers import POOLED
@@ -26,7 +26,10 @@ LATENT = "samples"
 
 
 class Target:
-    """The MODEL under attack with the pictures and texts of a probe, all of them as plain tensors."""
+    """The MODEL under attack, the unedited MODEL if there is one, and the pictures as plain tensors.
+
+    Only one of the two models is open at a time, so that SDXL is not in memory twice.
+    """
 
     def __init__(self, model, clip, pictures: dict | None, unedited, progress):
         self.model, self.clip, self.unedited, self.progress = model, clip, unedited, progress
@@ -34,44 +37,47 @@ class Target:
         if unedited is not None:
             check_differentiable(unedited, "probing", REMEDY)
         self.pools = POOLED in readers.streams
-        text_encoders(clip, readers)  # raises for a CLIP that does not fit
+        text_encoders(clip, readers)  # raises when the CLIP does not fit
         latents = torch.zeros(1, 4, 64, 64) if pictures is None else pictures[LATENT]
         if latents.ndim != 4 or latents.shape[1] != model.model.latent_format.latent_channels:
             raise ProbeError(
                 f"'pictures' are latents of shape {tuple(latents.shape)}; connect the latents of pictures that this "
                 "kind of model draws."
             )
-        self.resolution = 8 * max(latents.shape[-2:])
-        # clone: what was made in inference mode takes no part in a graph
+        height, width = (downscale(model) * side for side in latents.shape[-2:])
+        self.size = width, height
+        self._attacked = ExitStack()  # closes the attacked model
+        # clone: tensors made in inference mode cannot take part in a graph
         with torch.inference_mode(False):
             self.pictures = model.model.process_latent_in(latents.float().cpu().clone())
         self.began = perf_counter()
 
     @contextmanager
     def open(self) -> Iterator[tuple[HostDenoiser, HostSoftEncoder]]:
-        """Both halves of the model, differentiable, and as they were afterwards."""
-        with open_encoder(self.clip, self.pools) as encoder, open_denoiser(self.model, self.resolution) as denoise:
-            yield denoise, encoder
+        """The attacked model and its text encoder, differentiable. The model is closed when `before` is called."""
+        with open_encoder(self.clip, self.pools) as encoder, self._attacked:
+            yield self._attacked.enter_context(open_denoiser(self.model, *self.size)), encoder
 
     def losses(self, denoise: HostDenoiser, texts: list[Texts], seed: int, pictures: Tensor | None = None) -> list:
         pictures = self.pictures if pictures is None else pictures
         found = []
         for number, text in enumerate(texts):
-            self.progress("Looking at the pictures", number, len(texts))
+            self.progress("Denoising loss", number, len(texts))
             found.append(denoising_loss(denoise, pictures, text, ROWS, seed).values)
         return found
 
     def evidence(self, denoise, encoder, prompt: str, attack: Texts, seed: int) -> Evidence:
-        """What nothing, the prompt and the attack explain of the pictures, and the same before the erasure."""
+        """The losses for the empty prompt, the prompt and the attack, and before the erasure. Closes the model."""
         empty, plain = encode(encoder, ""), encode(encoder, prompt)
         found = self.losses(denoise, [empty, plain, attack], seed)
         return Evidence(*found, *self.before([empty, plain], seed))
 
     def before(self, texts: list[Texts], seed: int, pictures: Tensor | None = None) -> list[Tensor]:
-        """The losses of the unedited model, if there is one."""
+        """The losses of the unedited model, if there is one. Closes the attacked model."""
         if self.unedited is None:
             return []
-        with open_denoiser(self.unedited, self.resolution) as denoise:
+        self._attacked.close()
+        with open_denoiser(self.unedited, *self.size) as denoise:
             return self.losses(denoise, texts, seed, pictures)
 
     def cost(self, what: str, queries: int) -> str:

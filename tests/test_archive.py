@@ -10,7 +10,7 @@ SHIPPED = {"LICENSE", "README.md", "__init__.py", "pyproject.toml"}
 FOLDERS = {  # what may be in a folder of the pack
     "locales": {".json"},
     "nodes": {".py", ".js", ".md", ".jpg", ".png"},
-    "trce_ops": {".py"},
+    "trce_ops": {".py", ".txt"},
     "workflows": {".json", ".jpg"},
 }
 

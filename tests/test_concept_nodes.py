@@ -103,9 +103,7 @@ def test_a_keep_list_holds_nothing_of_what_is_erased(run, make_clip):
     assert keep(run, keep="")[0] == ""
 
 
-def test_the_lists_feed_trce_erase(run, make_model, make_clip, pack, monkeypatch):
-    module = pack.module.trce_ops.closed_form.erase
-    monkeypatch.setattr(module, "BENIGN_CAPTIONS", module.BENIGN_CAPTIONS[::20])
+def test_the_lists_feed_trce_erase(run, make_model, make_clip, few_captions):
     clip = make_clip()
     concepts, _ = erase(run, concepts="a gun | a pistol -> an umbrella")
     kept, _ = keep(run, keep="a dog\na gun", concepts=concepts)

@@ -64,6 +64,32 @@ def assert_same_image(a, b, original):
     assert (a - b).abs().max() < 1e-4 * change
 
 
+class Moved(torch.Tensor):
+    """Notes every copy to another device or type."""
+
+    moves = []
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        result = super().__torch_function__(function, types, args, kwargs or {})
+        if function is torch.Tensor.to and result.data_ptr() != args[0].data_ptr():
+            cls.moves.append(tuple(result.shape))
+        return result
+
+
+def test_the_map_is_uploaded_once_and_not_at_every_step(pack, monkeypatch):
+    monkeypatch.setattr(Moved, "moves", [])
+    low_rank = pack.ops.delta.low_rank
+    up, down = torch.randn(8, 3, dtype=torch.float64), torch.randn(3, 8, dtype=torch.float64)  # so that they must move
+    factors = up.as_subclass(Moved), down.as_subclass(Moved)
+    on_text = pack.host.apply.ConditioningMap({"context": low_rank.ContextMap(factors)}, 0.5)
+    c = torch.randn(2, 5, 8)
+    for _ in range(4):
+        mapped = on_text.apply(c).as_subclass(torch.Tensor)
+    torch.testing.assert_close(mapped, c + 0.5 * c @ (up @ down).float().mT)
+    assert Moved.moves == [(8, 3), (3, 8)]
+
+
 def test_krea2_is_mapped_on_the_conditioning(pack, make_model, make_delta, sample, prompts):
     model = make_model(config="Krea2", options=KREA)
     c, image = prompts(72), dict(shape=(1, 16, 8, 8))

@@ -140,8 +140,8 @@ def test_erasing_a_star_erases_stars(world, pack):
     ops, host = pack.ops, pack.host
     wanted = [p for p in erasing.prompts("star", 40, seed=3) if p.label in ("explicit", "kept")]
     context = world.encode([p.text for p in wanted])
-    pairs = ops.concepts.parse_concepts(erasing.concepts_text("star"))
-    keep = ops.concepts.parse_keep(erasing.keep_text("star"))
+    pairs = ops.text.concepts.parse_concepts(erasing.concepts_text("star"))
+    keep = ops.text.concepts.parse_keep(erasing.keep_text("star"))
     delta, _ = ops.closed_form.erase.erase(pairs, keep, host.encoders.ClipEncoder(world.clip), family="sd1")
     before = erasing.score(world, world.model, wanted, context, seed=4)
     after = erasing.score(world, host.apply.apply_delta(world.model, delta, 1.0), wanted, context, seed=4)

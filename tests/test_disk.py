@@ -12,8 +12,9 @@ import torch
 import trce_ops
 from trce_ops.closed_form import preserve
 from trce_ops.delta.low_rank import WeightChange
+from trce_ops.files import disk_cache
 from trce_ops.files.atomic import load_checked, save_checked, write_numbered, write_whole
-from trce_ops.tuning import cache as tuning_cache
+from trce_ops.tuning.cache import from_tensors, to_tensors
 from trce_ops.tuning.train import Tuning
 
 
@@ -104,10 +105,7 @@ def test_caches_that_cannot_be_written_stop_nothing(encoder, tmp_path, caplog, m
     fail(code, monkeypatch)
     again = preserve.keep_moment(("a dog", "a cat"), encoder, tmp_path)
     assert again.moment.shape == kept.moment.shape
-    assert os.strerror(code) in caplog.text and "computed again" in caplog.text
-    caplog.clear()
-    tuning_cache.write(tmp_path / "tuned_1.safetensors", Tuning({}, (0.5,), (0.1,), (0.2,)))
-    assert os.strerror(code) in caplog.text
+    assert os.strerror(code) in caplog.text and "cannot be written" in caplog.text
     assert list(tmp_path.iterdir()) == [cached]
     assert cached.read_bytes() == before
 
@@ -126,10 +124,41 @@ def test_a_cache_that_can_only_be_read_is_read(encoder, tmp_path, monkeypatch):
 
 def test_a_tuning_comes_back_from_its_cache(tmp_path):
     tuning = Tuning({"a.b": WeightChange((torch.ones(2, 1), torch.ones(1, 2)))}, (0.5,), (0.1,), (0.2,))
-    tuning_cache.write(tmp_path / "tuned_1.safetensors", tuning)
-    found = tuning_cache.read(tmp_path / "tuned_1.safetensors")
+    cache = disk_cache.DiskCache(tmp_path, "tuned")
+    cache.write("key", to_tensors(tuning))
+    found = cache.read("key", from_tensors)
     assert found.losses == tuning.losses
     assert torch.equal(found.tuned["a.b"].dense(), tuning.tuned["a.b"].dense())
+
+
+@pytest.mark.parametrize("error", [PermissionError, FileNotFoundError])
+def test_an_old_cache_file_that_cannot_be_removed_is_no_failure_to_write(tmp_path, caplog, monkeypatch, error):
+    """On Windows a file that somebody has open; a file that another process has removed in the meantime."""
+    monkeypatch.setattr(disk_cache, "FILES", 1)
+    cache = disk_cache.DiskCache(tmp_path, "tuned")
+    cache.write("first", {"a": torch.ones(1)})
+
+    def refuse(self, *_, **__):
+        raise error(errno.EACCES, "in use", str(self))
+
+    with monkeypatch.context() as locked:
+        locked.setattr(Path, "unlink", lambda self, **_: None if self.suffix == ".part" else refuse(self))
+        cache.write("second", {"a": torch.ones(1)})
+    assert "cannot be written" not in caplog.text and caplog.text.count("cannot be removed") == 1
+    assert cache.read("second", dict) and cache.read("first", dict)
+    with monkeypatch.context() as vanishing:
+        stat = Path.stat
+        first = cache.path("first")
+        vanishing.setattr(Path, "stat", lambda self, **_: refuse(self) if self == first else stat(self, **_))
+        cache.write("third", {"a": torch.ones(1)})
+    assert "cannot be written" not in caplog.text
+    assert cache.read("third", dict)
+
+
+def test_without_a_folder_nothing_is_kept():
+    cache = disk_cache.DiskCache(None, "tuned")
+    cache.write("key", {"a": torch.ones(1)})
+    assert cache.read("key", dict) is None
 
 
 def test_tensors_are_known_to_be_whole(tmp_path):

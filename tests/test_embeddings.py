@@ -33,15 +33,15 @@ def test_every_role_is_paired_as_documented(encoder):
     assert len(pairs) == sum(len(p) for p, _, _ in expected.values())
     for role, (p, q, weight) in expected.items():
         c, s, w = rows(pairs, role)
-        assert torch.equal(c, source[p])
-        assert torch.equal(s, target[q])
+        torch.testing.assert_close(c, source[p])
+        torch.testing.assert_close(s, target[q])
         assert set(w.tolist()) == {weight}
 
 
 def test_a_pad_before_the_targets_end_goes_to_the_targets_first_eot(encoder):
     pairs = embed_pairs([PromptPair("gun", "a b c d e", "gun", "gun", "a b c d e")], encoder, TokenWeights(0, 0, 0, 1))
     target = full(encoder, "a b c d e")
-    assert torch.equal(pairs.targets, target[[6, 6, 6, *range(6, 77)]])
+    torch.testing.assert_close(pairs.targets, target[[6, 6, 6, *range(6, 77)]])
 
 
 def test_every_layer_gives_its_own_pairs(make_layered):
@@ -49,7 +49,8 @@ def test_every_layer_gives_its_own_pairs(make_layered):
     prompts = expand([ConceptPair("a gun", "an umbrella"), ConceptPair("blood")], ["a photo of {}"])
     pairs, alone = embed_pairs(prompts, encoder, ALL), [embed_pairs(prompts, layer, ALL) for layer in layers]
     for side in ("sources", "targets", "weights"):
-        assert torch.equal(getattr(pairs, side), torch.stack([getattr(p, side) for p in alone], 1).flatten(0, 1))
+        expected = torch.stack([getattr(p, side) for p in alone], 1).flatten(0, 1)
+        torch.testing.assert_close(getattr(pairs, side), expected)
     assert pairs.roles[::2] == pairs.roles[1::2] == alone[0].roles
     assert pairs.concepts[::2] == pairs.concepts[1::2] == alone[0].concepts
 
@@ -72,7 +73,7 @@ def test_tokens_that_take_the_eots_part_go_to_the_same_place_of_the_sentence():
 def test_an_empty_safe_target_is_the_first_eot_of_the_empty_prompt(encoder):
     pairs = embed_pairs(expand([ConceptPair("a gun")], PLAIN), encoder, TokenWeights(0, 1, 1, 0))
     empty = full(encoder, "")
-    assert torch.equal(pairs.targets, empty[[1, 1, 1]])
+    torch.testing.assert_close(pairs.targets, empty[[1, 1, 1]])
 
 
 @pytest.mark.parametrize("weights", [TokenWeights(), TokenWeights(0, 1, 0, 0), ALL])
@@ -82,8 +83,9 @@ def test_the_prefix_gives_the_embeddings_of_all_77_positions(encoder, weights):
 
     whole = type(encoder)()
     whole.encode = lambda ids, length: encoder.encode(ids, 77)[:, :length]
-    assert torch.equal(pairs.sources, embed_pairs(prompts, whole, weights).sources)
-    assert torch.equal(pairs.targets, embed_pairs(prompts, whole, weights).targets)
+    expected = embed_pairs(prompts, whole, weights)
+    torch.testing.assert_close(pairs.sources, expected.sources)
+    torch.testing.assert_close(pairs.targets, expected.targets)
 
 
 def test_only_the_causal_prefix_is_encoded(encoder):

@@ -7,14 +7,8 @@ from trce_ops.methods.registry import METHODS
 
 OFFERED = [name for name in METHODS if name not in ("trce", "trce-closed-form")]
 CONCEPTS, KEEP = "a gun -> an umbrella\nblood", "a dog\na water pistol"
+pytestmark = pytest.mark.usefixtures("few_captions")
 TRAINING = {"steps": 2, "trajectories": 2, "resolution": 64}
-
-
-@pytest.fixture(autouse=True)
-def fast(pack, monkeypatch):
-    """Fewer everyday captions."""
-    erase = pack.module.trce_ops.closed_form.erase
-    monkeypatch.setattr(erase, "BENIGN_CAPTIONS", erase.BENIGN_CAPTIONS[::20])
 
 
 def choice(name):

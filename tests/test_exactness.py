@@ -246,5 +246,4 @@ def test_a_saved_checkpoint_is_the_patched_model(pack, make_model, make_clip, de
     plain = make_model()
     missing = plain.model.diffusion_model.load_state_dict(saved)
     assert not missing.missing_keys
-    assert torch.equal(sample(plain, *prompts), drawn)
-    assert not torch.equal(sample(model, *prompts), drawn)
+    assert error(sample(plain, *prompts), drawn, sample(model, *prompts)) < 1e-4

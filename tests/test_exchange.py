@@ -296,13 +296,27 @@ def test_the_weights_of_the_model_itself_change_nothing(pack, run, make_model, f
     assert report.startswith("0 of")
 
 
+class Disk(OSError):
+    pass
+
+
+def test_an_error_of_the_work_on_a_file_is_not_blamed_on_the_file(pack, tmp_path):
+    save_file({"a": torch.zeros(2)}, tmp_path / "good.safetensors")
+    weight_files = pack.ops.files.weight_files
+    with pytest.raises(Disk, match="the disk is full"), weight_files.open_weights(tmp_path / "good.safetensors"):
+        raise Disk("the disk is full")
+    with pytest.raises(weight_files.WeightFileError, match="'good.safetensors' cannot be used: its tensor"):
+        with weight_files.open_weights(tmp_path / "good.safetensors") as file:
+            raise weight_files.WeightFileError(f"its tensor {min(file.shapes)} is odd")
+
+
 GOOD = f"{DIFFUSERS}.attn2.to_k.weight"
 
 
 @pytest.mark.parametrize(
     ("tensors", "says"),
     [
-        ({GOOD: torch.zeros(64, 48)}, "has shape \\(64, 48\\), where the connected 'model' has \\(64, 32\\)"),
+        ({GOOD: torch.zeros(64, 48)}, "has shape \\(64, 48\\), where the model has \\(64, 32\\)"),
         ({GOOD: torch.full((64, 32), float("nan"))}, "holds NaN or Inf"),
         ({GOOD: torch.zeros(64, 32, dtype=torch.int32)}, "is of type I32"),
         ({"layer.weight": torch.zeros(2)}, "nothing in common"),

@@ -9,32 +9,31 @@ import torch
 
 from trce_ops.closed_form import erase as closed_form
 from trce_ops.closed_form.erase import EraseSettings
+from trce_ops.closed_form.metric import total_gram
 from trce_ops.delta.file import load_delta, save_delta
 from trce_ops.methods import esd, leace, mace, realera, rece, speed, trce, uce
 from trce_ops.methods.registry import METHODS, MethodError, erase_with
+from trce_ops.text.captions import BENIGN_CAPTIONS
 from trce_ops.text.concepts import parse_concepts
 from trce_ops.text.embeddings import EmbeddingPairs, Pooled
 from trce_ops.text.tokens import TokenError, locate
 from trce_ops.tuning.data import Contexts, Data
 from trce_ops.tuning.factors import choose
+from trce_ops.tuning.prompts import Request
 from trce_ops.tuning.text_batch import Texts
 from trce_ops.tuning.trajectories import Points
-from trce_ops.tuning.tune import tune
+from trce_ops.tuning.tune import tune, tune_delta
 
 TOY = runpy.run_path(str(Path(__file__).with_name("test_tuning.py")))
 ToyDenoiser, lend, SMALL = TOY["ToyDenoiser"], TOY["lend"], TOY["SMALL"]
 PAIRS = parse_concepts("gun -> cake\nlong rifle -> bread")
 KEEP = ("a dog", "water", "umbrella")
+FEW = BENIGN_CAPTIONS[::20]
 READERS = ("block.attn2.to_k", "block.attn2.to_v")
 QUICK_ONES = {
     "trce": trce.TrceSettings(second=SMALL),
     "esd": replace(esd.EsdSettings(), steps=4, trajectories=3, draws=2, sampling_steps=6),
 }
-
-
-@pytest.fixture(autouse=True)
-def few_captions(monkeypatch):
-    monkeypatch.setattr(closed_form, "BENIGN_CAPTIONS", closed_form.BENIGN_CAPTIONS[::20])
 
 
 def weights():
@@ -43,7 +42,7 @@ def weights():
 
 def erased(method, encoder, settings=None, pairs=PAIRS, keep=KEEP, **options):
     settings = settings or QUICK_ONES.get(method)
-    lent = {"weights": weights, "model": lambda resolution: lend(ToyDenoiser())[0]}
+    lent = {"weights": weights, "model": lambda resolution: lend(ToyDenoiser())[0], "captions": FEW}
     return erase_with(method, pairs, keep, encoder, settings, family="sd1", **{**lent, **options})
 
 
@@ -136,7 +135,7 @@ def test_the_embedding_that_rece_finds_is_the_best_one():
     def loss(x):
         return sum(((W @ T @ x[0] - W @ c[0]) ** 2).sum() for W in old) + 0.3 * (x**2).sum()
 
-    G = rece.gram({str(i): W for i, W in enumerate(old)}, 9)
+    G = total_gram(old, 9)
     found = rece.resurrect(c, T, G, 0.3).requires_grad_()
     (gradient,) = torch.autograd.grad(loss(found), found)
     assert gradient.abs().max() < 1e-9
@@ -158,7 +157,9 @@ def test_mace_moves_what_two_sentences_have_in_common_and_not_the_concept(encode
             pairs += [(c[p], W @ s[q]) for p, q in zip(*texts)] + [(c[ends[0]], W @ s[ends[1]])]
             pairs += [(c[p], W @ s[max(p, ends[1])]) for p in range(ends[0] + 1, 77) if p > ends[1]]
             pairs += [(c[p], W @ s[ends[1]]) for p in range(ends[0] + 1, 77) if p <= ends[1]]
-    kept = closed_form.keep_moments(KEEP, ["gun", "long rifle"], templates, encoder, None, lambda *_: None).values()
+    kept = closed_form.keep_moments(
+        KEEP, ["gun", "long rifle"], templates, encoder, None, lambda *_: None, FEW
+    ).values()
     P = sum(part.moment for part in kept) / 2
     n, eye = len(pairs), torch.eye(24, dtype=torch.float64)
     numerator = 0.2 * W @ P + 0.05 * W + sum(torch.outer(v, c) for c, v in pairs) / n
@@ -364,7 +365,7 @@ def test_esd_trains_on_the_unwanted_prompts_alone_and_at_all_noise_levels():
     data = Data(points, draw(6, 4, 3, 3), points, None)
     contexts = Contexts(Texts(draw(2, 77, 24)), Texts(draw(2, 77, 24)), Texts(draw(1, 77, 24)), None)
     settings = esd.EsdSettings(steps=6).tuning()
-    steps = list(esd.terms(data, contexts, {}, settings, torch.Generator().manual_seed(0)))
+    steps = list(esd.objective(2.0)(data, contexts, {}, settings, torch.Generator().manual_seed(0)))
     assert [len(step) for step in steps] == [1] * 6
     assert sorted(step[0].sigma.item() for step in steps) == [1, 2, 3, 4, 5, 6]
     for (term,) in steps:
@@ -381,11 +382,12 @@ def test_esd_brings_the_loss_down_and_changes_keys_and_values_alone(encoder):
     assert set(delta.tuned) == set(READERS) and delta.context_map.rank == 0
     assert report.evaluations > 150
     tuning = tune(
-        replace(delta, tuned={}, info=replace(delta.info, settings={"templates": True})),
-        encoder,
+        Request(PAIRS, KEEP),
+        {"context": encoder},
         lend(ToyDenoiser())[0],
+        {"context": delta.context_map},
         settings.tuning(),
-        objective=esd.terms,
+        objective=esd.objective(settings.negative_guidance),
     )
     assert all(torch.equal(delta.tuned[m].dense(), tuning.tuned[m].dense()) for m in READERS)
     points = 6 * 2  # each comes once in a round
@@ -395,10 +397,10 @@ def test_esd_brings_the_loss_down_and_changes_keys_and_values_alone(encoder):
 
 def test_trce_is_what_the_node_does(encoder):
     ours, _ = erased("trce-closed-form", encoder)
-    expected, _ = closed_form.erase(PAIRS, KEEP, encoder, EraseSettings(), family="sd1")
+    expected, _ = closed_form.erase(PAIRS, KEEP, encoder, EraseSettings(), family="sd1", captions=FEW)
     assert torch.equal(ours.context_map.dense(), expected.context_map.dense())
     both, report = erased("trce", encoder)
-    tuned = tune(expected, encoder, lend(ToyDenoiser())[0], SMALL).tuned
+    tuned = tune_delta(expected, encoder, lend(ToyDenoiser())[0], SMALL)[0].tuned
     assert all(torch.equal(both.tuned[m].dense(), tuned[m].dense()) for m in tuned)
     assert report.evaluations > 0
     paper, _ = erased("trce-closed-form-paper", encoder)

@@ -115,7 +115,7 @@ def test_low_rank_factors_learn_on_what_is_read(rank):
     """A step of training changes what is read, and next to nothing of what is not; whole matrices learn on both."""
     W = projections(unread=8)[0]
     L = cues(gram([W], 1, WIDTH), torch.zeros(1, WIDTH)).float()
-    trained = Trained({"k.weight": W}, rank, torch.Generator().manual_seed(5), {"k.weight": L})
+    trained = Trained({"k.weight": W}, rank, torch.Generator().manual_seed(5), L, ["k.weight"])
     assert not trained.changes["k.weight"].dense().any()
     optimizer = torch.optim.AdamW(trained.parameters, lr=0.1)
     target = torch.randn(8, WIDTH, generator=torch.Generator().manual_seed(6))
@@ -127,3 +127,24 @@ def test_low_rank_factors_learn_on_what_is_read(rank):
     assert trained.change() == pytest.approx((dW.norm() / W.norm()).item(), rel=1e-4)
     read, unread = dW[:, : WIDTH - 8].norm(), dW[:, WIDTH - 8 :].norm()
     assert unread < 0.2 * read if rank else unread > 0.2 * read
+
+
+class Uploaded(torch.Tensor):
+    """Notes every move to a device."""
+
+    uploads = []
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.to:
+            cls.uploads.append(args[0].shape)
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+def test_all_projections_share_one_copy_of_the_root(monkeypatch):
+    monkeypatch.setattr(Uploaded, "uploads", [])
+    weights = {f"{i}.attn2.to_k.weight": torch.randn(4, WIDTH) for i in range(5)}
+    root = torch.eye(WIDTH).as_subclass(Uploaded)
+    trained = Trained(weights, 2, torch.Generator().manual_seed(5), root, list(weights))
+    trained.overrides(torch.float32), trained.overrides(torch.float32), trained.result()
+    assert Uploaded.uploads.count(root.shape) == 1

@@ -11,13 +11,7 @@ import torch
 CONCEPTS = "a gun -> an umbrella\nblood"
 FC1 = "clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.weight"
 KEEP = "a dog\na water pistol"
-
-
-@pytest.fixture(autouse=True)
-def fast(pack, monkeypatch):
-    """Fewer everyday captions; what is done with them is test_preserve.py's matter."""
-    erase = pack.module.trce_ops.closed_form.erase
-    monkeypatch.setattr(erase, "BENIGN_CAPTIONS", erase.BENIGN_CAPTIONS[::20])
+pytestmark = pytest.mark.usefixtures("few_captions")
 
 
 @pytest.fixture
@@ -75,10 +69,19 @@ def test_preserve_holds_the_keep_list(run, make_model, make_clip):
     assert kept(10.0) < 0.5 * kept(0.001)
 
 
-def test_what_mentions_the_concept_is_not_kept(pack, encoder, monkeypatch):
+def test_a_digest_is_cached_for_what_it_leaves_out(pack, make_clip):
+    base_digest = pack.host.fingerprint.base_digest
+    for first, second in (((), (FC1,)), ((FC1,), ())):
+        patcher = make_clip().patcher
+        digests = base_digest(patcher, first), base_digest(patcher, second)
+        assert digests[0] != digests[1]
+        assert digests == (base_digest(make_clip().patcher, first), base_digest(make_clip().patcher, second))
+
+
+def test_what_mentions_the_concept_is_not_kept(pack, encoder, monkeypatch, use_captions):
     """Neither an everyday caption nor a sentence around the keep list may hold on to the concept itself."""
     erase, moment = pack.module.trce_ops.closed_form.erase, pack.module.trce_ops.closed_form.preserve.keep_moment
-    monkeypatch.setattr(erase, "BENIGN_CAPTIONS", ("a cat", "a red dog", "two boats"))
+    use_captions("a cat", "a red dog", "two boats")
     monkeypatch.setattr(pack.module.trce_ops.text.prompts, "TEMPLATES", ("{}", "a dog and {}", "a red {bare}"))
     asked = []
     monkeypatch.setattr(erase, "keep_moment", lambda captions, *rest: asked.append(captions) or moment(captions, *rest))

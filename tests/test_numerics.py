@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from trce_ops.closed_form.erase import EraseSettings, erase
 from trce_ops.closed_form.solve import NotPositiveDefinite, factorize, solve_context_map
+from trce_ops.text.captions import BENIGN_CAPTIONS
 from trce_ops.text.concepts import ConceptError, parse_concepts
 from trce_ops.text.tokens import TokenError
 
@@ -96,20 +97,18 @@ SETTINGS = EraseSettings(templates=False)
 
 
 @pytest.fixture
-def report(encoder, monkeypatch):
-    """report(concepts, keep, templates) -> the report's text."""
-    module = __import__("trce_ops.closed_form.erase", fromlist=["erase"])
-    monkeypatch.setattr(module, "BENIGN_CAPTIONS", module.BENIGN_CAPTIONS[::20])
+def report(encoder):
+    """report(concepts, keep, templates, captions) -> the report's text."""
 
-    def write(concepts, *keep, templates=False):
-        pairs = parse_concepts(concepts)
-        return erase(pairs, keep, encoder, EraseSettings(templates=templates), family="sd1")[1].text()
+    def write(concepts, *keep, templates=False, captions=BENIGN_CAPTIONS[::20]):
+        settings = EraseSettings(templates=templates)
+        return erase(parse_concepts(concepts), keep, encoder, settings, family="sd1", captions=captions)[1].text()
 
     return write
 
 
 def test_two_targets_for_one_thing_are_pointed_out(report):
-    assert "'a gun' and 'gun' are the same thing" in report("a gun -> cake\ngun -> bread", templates=True)
+    assert "'a gun' and 'gun' name the same thing" in report("a gun -> cake\ngun -> bread", templates=True)
     assert "the same thing" not in report("a gun -> cake\ngun -> a cake", templates=True)
     with pytest.raises(ConceptError, match="second safe target"):
         parse_concepts("a gun -> cake\nA  GUN -> bread")
@@ -117,13 +116,13 @@ def test_two_targets_for_one_thing_are_pointed_out(report):
 
 def test_a_safe_target_that_is_erased_too_is_pointed_out(report):
     text = report("gun -> cake\ncake -> bread")
-    assert "'gun' is read as 'cake', and 'cake' is erased too" in text
+    assert "'gun' is replaced by 'cake', and 'cake' is erased too" in text
     assert "erased too" not in report("gun -> cake\nrifle -> cake")
 
 
 def test_a_concept_that_is_also_kept_is_pointed_out(report):
-    assert "'a gun' is to be kept and has 'gun' in it" in report("gun -> cake", "a dog", "a gun")
-    assert "'a water gun' is to be kept" in report("gun -> cake", "a water gun")
+    assert "'a gun' in 'keep' mentions the concept 'gun'" in report("gun -> cake", "a dog", "a gun")
+    assert "'a water gun' in 'keep' mentions" in report("gun -> cake", "a water gun")
     assert "to be kept" not in report("gun -> cake", "gunpowder", "a dog")
 
 
@@ -133,15 +132,13 @@ def test_a_concept_that_is_its_own_safe_target_is_pointed_out(report, encoder):
     tokenize = encoder.tokenize
     encoder.tokenize = lambda text: tokenize(text.replace("pistol", "gun"))  # two spellings, one thing to the encoder
     text = report("gun -> pistol\nrifle -> cake")
-    assert "'gun' is not erased: to the text encoder it is the same as 'pistol'" in text
+    assert "'gun' is not erased: the text encoder gives it the same embeddings as 'pistol'" in text
     assert "'rifle' is not erased" not in text
 
 
-def test_words_that_every_caption_has_are_refused(report, monkeypatch):
-    module = __import__("trce_ops.closed_form.erase", fromlist=["erase"])
-    monkeypatch.setattr(module, "BENIGN_CAPTIONS", ("a dog", "cat on a mat"))
+def test_words_that_every_caption_has_are_refused(report):
     with pytest.raises(ConceptError, match="nothing would be left to keep"):
-        report("a -> b")
+        report("a -> b", captions=("a dog", "cat on a mat"))
 
 
 def test_characters_that_the_encoder_leaves_out_are_refused(report, encoder):

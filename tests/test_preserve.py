@@ -6,8 +6,9 @@ import os
 import pytest
 import torch
 
-from trce_ops.closed_form import preserve
+from trce_ops.closed_form.erase import EVERYDAY, keep_moments
 from trce_ops.closed_form.preserve import keep_moment
+from trce_ops.files import disk_cache
 
 CAPTIONS = ("a dog", "a cat on a mat", "an old photograph")
 
@@ -29,7 +30,16 @@ def test_captions_can_be_taken_out_again(encoder):
     left = keep_moment(CAPTIONS, encoder).without([1], part)
     alone = keep_moment(CAPTIONS[:1] + CAPTIONS[2:], encoder)
     assert torch.allclose(left.moment, alone.moment)
-    assert torch.equal(left.samples, alone.samples)
+    assert torch.allclose(left.samples, alone.samples)
+
+
+def test_captions_that_the_encoder_cannot_tell_apart_are_taken_out_as_one(encoder):
+    """Samples belong to different prompts, of which there are fewer than captions."""
+    captions = ("a dog runs", "A dog  runs", "a cat sleeps", "A cat sleeps", "two boats", "a red gate")
+    kept = keep_moments((), ["cat"], ("{}",), encoder, None, lambda *_: None, captions)[EVERYDAY]
+    alone = keep_moment(("a dog runs", "two boats", "a red gate"), encoder)
+    assert torch.allclose(kept.moment, alone.moment)
+    assert kept.samples.shape == alone.samples.shape and torch.allclose(kept.samples, alone.samples)
 
 
 def test_samples_are_the_first_eot_and_the_last_position(encoder):
@@ -68,7 +78,7 @@ def test_a_damaged_cache_file_is_computed_again_and_said(encoder, tmp_path, capl
     path.write_bytes(path.read_bytes()[:-100] if damage is None else damage)
     with caplog.at_level(logging.WARNING):
         again = keep_moment(CAPTIONS, encoder, tmp_path)
-    assert "computing it again" in caplog.text
+    assert "cannot be used" in caplog.text
     assert torch.equal(good.moment, again.moment)
     encoder.encoded.clear()
     keep_moment(CAPTIONS, encoder, tmp_path)
@@ -89,7 +99,7 @@ def test_a_folder_that_cannot_be_written_is_a_warning(encoder, tmp_path, caplog)
     (tmp_path / "file").touch()
     with caplog.at_level(logging.WARNING):
         kept = keep_moment(CAPTIONS, encoder, tmp_path / "file" / "cache")
-    assert "cannot be cached" in caplog.text
+    assert "cannot be written" in caplog.text
     assert torch.allclose(kept.moment, literal(encoder, CAPTIONS))
 
 
@@ -104,7 +114,7 @@ def test_cancel_leaves_no_file(encoder, tmp_path):
 
 
 def test_the_least_recently_used_files_go(encoder, tmp_path, monkeypatch):
-    monkeypatch.setattr(preserve, "CACHE_FILES", 2)
+    monkeypatch.setattr(disk_cache, "FILES", 2)
     for number, caption in enumerate(CAPTIONS[:2]):
         keep_moment((caption,), encoder, tmp_path)
         for path in tmp_path.iterdir():

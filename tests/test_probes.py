@@ -1,9 +1,14 @@
 """The probes against obvious lines, on toys where the answer is known, and as nodes on a small SD1.x model."""
 
+import runpy
+from contextlib import contextmanager
+from pathlib import Path
+
 import pytest
 import torch
 
 WIDTH, LENGTH = 6, 77
+SDXL = runpy.run_path(str(Path(__file__).with_name("test_sdxl.py")))["OPTIONS"]
 
 
 class ToySoftEncoder:
@@ -145,7 +150,7 @@ def test_the_prefix_has_the_loss_it_says_and_lowers_it(probes, toy):
     ids = toy.tokenize(text)
     assert ids[1:4] == (*prefix.ids, 2 + 3)
     generator, losses = torch.Generator().manual_seed(9), []
-    points = probes.evidence.draw_points(denoise, shown, 8, generator)
+    points = probes.evidence.draw_points(probes.evidence.noise_levels(denoise), shown, 8, generator)
     for a in range(20):
         for b in range(20):
             told = toy.encode([toy.tokenize(f"w{a} w{b} w3")]).repeat(8)
@@ -194,7 +199,7 @@ def test_the_concept_is_back_when_half_of_it_is_explained(probes):
     assert evidence.back.tolist() == [True, False, False]
     assert "comes back in 1 of 3 pictures" in evidence.text()
     alone = probes.evidence.Evidence(**found)
-    assert alone.back is None and "Connect 'unedited_model'" in alone.text()
+    assert alone.back is None and "only known with an unedited model" in alone.text()
 
 
 # As nodes
@@ -260,7 +265,7 @@ def test_a_node_attacks_repeats_itself_and_leaves_everything_as_it_was(probe, st
     assert "The concept comes back in" in report and "of 2 pictures" in report
     assert "evaluations of the model" in report
     *again, second = probe(node_id)
-    assert "Connect 'unedited_model'" in second
+    assert "unedited" in second and "The concept comes back in" not in second
     for one, other in zip(found, again):
         if isinstance(one, dict):
             assert one["samples"].shape == (2, 4, 8, 8) and torch.isfinite(one["samples"]).all()
@@ -292,6 +297,40 @@ def test_cancel_at_any_step_leaves_everything_as_it_was(pack, probe, stock, node
     with pytest.raises(Cancelled):
         probe(node_id)
     assert_as_before(stock, before)
+
+
+@pytest.mark.parametrize("node_id", NODES)
+def test_only_one_model_is_open_at_a_time(pack, probe, stock, node_id, monkeypatch):
+    """The unedited model is loaded after the attacked one has given up its weights, so SDXL is not there twice."""
+    target = pack.module.nodes.attack_target
+    given, opened = target.open_denoiser, []
+
+    @contextmanager
+    def watched(*args):
+        assert all(denoiser.weights is None for denoiser in opened)
+        with given(*args) as denoiser:
+            opened.append(denoiser)
+            yield denoiser
+
+    monkeypatch.setattr(target, "open_denoiser", watched)
+    assert "The concept comes back in" in probe(node_id, unedited_model=stock[1])[-1]
+    assert len(opened) >= 2 and all(denoiser.weights is None for denoiser in opened)
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (16, 8), (8, 24)])
+def test_the_model_is_told_the_size_of_the_pictures(pack, run, make_model, make_clip, monkeypatch, height, width):
+    """SDXL reads width and height."""
+    model, clip = make_model(config="SDXL", options=SDXL), make_clip(kind="sdxl")
+    told, shapes = [], []
+    adm, required = type(model.model).encode_adm, type(model).memory_required
+    monkeypatch.setattr(type(model.model), "encode_adm", lambda self, **given: told.append(given) or adm(self, **given))
+    monkeypatch.setattr(type(model), "memory_required", lambda self, s: shapes.append(tuple(s)) or required(self, s))
+    latents = {"samples": torch.randn(1, 4, height, width, generator=torch.Generator().manual_seed(5))}
+    inputs = NODES["TRCEProbeLatentInversion"] | dict(model=model, clip=clip, pictures=latents, unedited_model=model)
+    again, *_ = run("TRCEProbeLatentInversion", **inputs)
+    assert again["samples"].shape == (1, 4, height, width)
+    assert {(given["width"], given["height"]) for given in told} == {(8 * width, 8 * height)}
+    assert {shape[2:] for shape in shapes} == {(height, width)}
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 
+pytestmark = pytest.mark.usefixtures("few_captions")
 CONCEPTS = "a gun -> an umbrella"
 SMALL = dict(seed=3, seeds=2, steps=2, cfg=4.0, width=64, height=64, thumbnail=40)
 
@@ -59,12 +60,6 @@ def erased(run, make_clip):
         return run("TRCEErase", model=model, clip=make_clip(), **inputs)[0]
 
     return erase
-
-
-@pytest.fixture(autouse=True)
-def fast(pack, monkeypatch):
-    erase = pack.module.trce_ops.closed_form.erase
-    monkeypatch.setattr(erase, "BENIGN_CAPTIONS", erase.BENIGN_CAPTIONS[::20])
 
 
 def test_a_change_is_measured_in_units_of_what_the_prompt_does(comparison):
@@ -130,7 +125,7 @@ def test_a_picture_is_what_ksampler_draws(report, erased, make_model, make_clip,
         for drawn, one in zip(vae.latents, (model, after)):
             latent = {"samples": torch.zeros(1, 4, 8, 8)}
             expected = comfy_host.nodes.common_ksampler(one, 3, 2, 4.0, "euler", "normal", told, against, latent)
-            assert torch.equal(drawn, expected[0]["samples"])
+            torch.testing.assert_close(drawn, expected[0]["samples"], rtol=1e-4, atol=1e-4)
 
 
 def test_a_model_that_did_not_change_moves_by_nothing(report, erased, make_model):

@@ -28,13 +28,7 @@ OPTIONS = dict(
 )
 TEXTS = ["a gun", "a photo of a xylophonist in the rain", "", "(nudity:1.2) photo"]
 EOT = 49407
-
-
-@pytest.fixture(autouse=True)
-def fast(pack, monkeypatch):
-    """Fewer everyday captions; what is done with them is test_preserve.py's matter."""
-    erase = pack.module.trce_ops.closed_form.erase
-    monkeypatch.setattr(erase, "BENIGN_CAPTIONS", erase.BENIGN_CAPTIONS[::20])
+pytestmark = pytest.mark.usefixtures("few_captions")
 
 
 @pytest.fixture

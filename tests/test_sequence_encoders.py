@@ -14,14 +14,8 @@ ZIMAGE = TINY["ZIMAGE"] | dict(image_model="lumina2", cap_feat_dim=32)
 SD3 = TINY["MMDIT"] | dict(adm_in_channels=80)
 SD3["context_embedder_config"] = dict(target="torch.nn.Linear", params=dict(in_features=4096, out_features=128))
 HIDREAM = TINY["HIDREAM"] | dict(image_model="hidream", caption_channels=[32, 96], text_emb_dim=80, llama_layers=[1, 3])
+pytestmark = pytest.mark.usefixtures("few_captions")
 ERASE = dict(concepts="a gun -> an umbrella", keep="a dog", preserve=1e-3, ridge=1e-3, templates=False)
-
-
-@pytest.fixture(autouse=True)
-def fast(pack, monkeypatch):
-    """Four everyday captions; what is done with them is test_preserve.py's matter."""
-    erase = pack.module.trce_ops.closed_form.erase
-    monkeypatch.setattr(erase, "BENIGN_CAPTIONS", erase.BENIGN_CAPTIONS[:4])
 
 
 @pytest.fixture

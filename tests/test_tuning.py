@@ -11,20 +11,22 @@ import torch
 
 from trce_ops.closed_form.erase import EraseSettings, erase
 from trce_ops.delta.file import save_delta
+from trce_ops.delta.low_rank import ContextMap
+from trce_ops.files import disk_cache
 from trce_ops.text.captions import BENIGN_CAPTIONS, COMPARISONS
 from trce_ops.text.concepts import parse_concepts
 from trce_ops.text.prompts import mentions
-from trce_ops.tuning import cache as tuning_cache
+from trce_ops.tuning import objective
 from trce_ops.tuning.data import collect, draw_plans
 from trce_ops.tuning.factors import Trained
-from trce_ops.tuning.losses import hinge, position, tau_hinge
-from trce_ops.tuning.objective import Term, terms, units
-from trce_ops.tuning.prompts import encode_prompts
+from trce_ops.tuning.losses import drift, hinge, position, tau_hinge
+from trce_ops.tuning.objective import Term, Units, terms
+from trce_ops.tuning.prompts import Request, encode_prompts
 from trce_ops.tuning.settings import PAPER, QUICK, TuningError
 from trce_ops.tuning.text_batch import Texts
 from trce_ops.tuning.train import backward, learning_rate
 from trce_ops.tuning.trajectories import OutOfMemory, Predictor, draw_plan, follow
-from trce_ops.tuning.tune import TunableModel, tune, tune_delta
+from trce_ops.tuning.tune import TunableModel, request_of, tune, tune_delta
 
 K, V = "block.attn2.to_k.weight", "block.attn2.to_v.weight"
 SMALL = replace(
@@ -110,11 +112,20 @@ def lend(denoiser, fingerprint="toy model"):
 
 
 @pytest.fixture
-def delta(encoder, monkeypatch):
-    module = __import__("trce_ops.closed_form.erase", fromlist=["erase"])
-    monkeypatch.setattr(module, "BENIGN_CAPTIONS", module.BENIGN_CAPTIONS[::20])
+def delta(encoder):
+    pairs, few = parse_concepts("gun -> cake\nrifle -> bread"), BENIGN_CAPTIONS[::20]
     settings = EraseSettings(templates=False)
-    return erase(parse_concepts("gun -> cake\nrifle -> bread"), ("a dog", "water"), encoder, settings, family="sd1")[0]
+    return erase(pairs, ("a dog", "water"), encoder, settings, family="sd1", captions=few)[0]
+
+
+def prompts_of(delta, encoder, settings, noise, **changes):
+    request = replace(request_of(delta), **changes)
+    return encode_prompts(request, {"context": encoder}, settings, noise, lambda *_: None)
+
+
+def tuned_on(delta, encoder, model, settings, **options):
+    maps = {"context": delta.context_map}
+    return tune(request_of(delta), {"context": encoder}, model, maps, settings, **options)
 
 
 @pytest.fixture
@@ -183,9 +194,9 @@ def test_points_are_of_their_own_step_and_hold_the_predictions_that_were_made_th
 
 def test_counters_agree_with_the_plan_and_with_the_network(delta, encoder):
     denoiser = ToyDenoiser()
-    tuning = tune(delta, encoder, lend(denoiser)[0], SMALL)
+    tuning = tuned_on(delta, encoder, lend(denoiser)[0], SMALL)
     g = generator(SMALL.seed)
-    contexts = encode_prompts(delta, encoder, None, SMALL, g, lambda *_: None)
+    contexts = prompts_of(delta, encoder, SMALL, g)
     assert tuning.data_evaluations == draw_plans(len(contexts.neg), len(contexts.keep), SMALL, g).evaluations
     assert tuning.train_evaluations == SMALL.steps * (2 * 3 + 2 + 2)
     assert denoiser.evaluations == tuning.data_evaluations + tuning.train_evaluations
@@ -223,7 +234,7 @@ def test_a_prediction_moves_to_the_safe_side_and_no_further_than_the_loss_asks(r
     a_s, a_n = e_safe - e_u, e_neg - e_u
     end = (3.0 * (a_s.square() - a_n.square()).mean() + 0.01 / 3.0) / (2 * d.square().mean())
     goal = 1.2 if loss == "tau" else (end - (d * a_n).mean() / d.square().mean()).item()
-    assert taus[0] == 0 < goal
+    assert taus[0] == pytest.approx(0, abs=1e-5) and goal > 0.1  # rounding: with a graph, other kernels may run
     assert goal <= taus[-1] < goal + 0.1
     assert all(after > before for before, after in zip(taus, taus[1:]))
 
@@ -235,7 +246,7 @@ def prepared(delta, encoder):
     def prepare(settings):
         noise = generator(settings.seed)
         predict = Predictor(ToyDenoiser(), 100)
-        contexts = encode_prompts(delta, encoder, None, settings, noise, lambda *_: None)
+        contexts = prompts_of(delta, encoder, settings, noise)
         plans = draw_plans(len(contexts.neg), len(contexts.keep), settings, noise)
         return predict, contexts, collect(predict, contexts, plans, settings, noise, lambda *_: None), noise
 
@@ -293,7 +304,15 @@ def test_what_is_kept_is_measured_by_what_a_concept_changes(prepared):
     apart = (data.e_safe - data.erase.e).flatten(1).square().mean(1)
     for sigma in data.erase.sigma.unique():
         expected = apart[data.erase.sigma == sigma].mean()
-        torch.testing.assert_close(units(data, sigma[None] * torch.tensor([1.0, 1.01])), expected.expand(2))
+        torch.testing.assert_close(Units(data)(sigma[None] * torch.tensor([1.0, 1.01])), expected.expand(2))
+
+
+def test_the_distances_of_the_unwanted_points_are_computed_once(delta, prepared, monkeypatch):
+    _, contexts, data, noise = prepared(SMALL)
+    asked = []
+    monkeypatch.setattr(objective, "drift", lambda e, kept: asked.append(len(e)) or drift(e, kept))
+    assert len(list(terms(data, contexts, {"context": delta.context_map}, SMALL, noise))) == SMALL.steps
+    assert asked == [len(data.erase)]  # not at every step
 
 
 def test_reach_tunes_on_what_the_map_moves_by_a_share_of_the_way(delta, prepared):
@@ -324,9 +343,9 @@ def test_reach_tunes_on_what_the_map_moves_by_a_share_of_the_way(delta, prepared
 def test_preserve_keeps_the_rest_where_the_unedited_model_has_it(delta, encoder):
     def moved(preserve):
         settings = replace(SMALL, steps=60, learning_rate=1e-2, preserve=preserve)
-        tuning = tune(delta, encoder, lend(ToyDenoiser())[0], settings)
+        tuning = tuned_on(delta, encoder, lend(ToyDenoiser())[0], settings)
         denoise = ToyDenoiser()
-        context = encode_prompts(delta, encoder, None, settings, generator(1), lambda *_: None).keep
+        context = prompts_of(delta, encoder, settings, generator(1)).keep
         x = denoise.noise(len(context), generator(9), torch.tensor(5.0))
         sigma = torch.full((len(context),), 5.0)
         tuned = stage_2(denoise.weights, tuning.tuned, delta.context_map.dense())
@@ -349,7 +368,7 @@ def test_the_learning_rate_rises_and_falls_to_nothing_or_stays():
 
 def test_with_decay_the_last_steps_change_nothing_any_more(delta, encoder):
     def last(decay):
-        changes = tune(delta, encoder, lend(ToyDenoiser())[0], replace(SMALL, steps=60, decay=decay)).changes
+        changes = tuned_on(delta, encoder, lend(ToyDenoiser())[0], replace(SMALL, steps=60, decay=decay)).changes
         return abs(changes[-1] - changes[-4]) / changes[-1]
 
     assert last(True) < 1e-3 < 1e-2 < last(False)
@@ -384,7 +403,7 @@ def test_only_the_chosen_projections_change(delta, encoder, projections, rank):
 
 def test_the_papers_loss_trains_too(delta, encoder):
     settings = replace(SMALL, loss="hinge", steps=60, learning_rate=1e-2, decay=False, preserve=1.0, keep=False)
-    tuning = tune(delta, encoder, lend(ToyDenoiser())[0], settings)
+    tuning = tuned_on(delta, encoder, lend(ToyDenoiser())[0], settings)
     assert sum(tuning.losses[-10:]) < 0.8 * sum(tuning.losses[:10])
 
 
@@ -408,7 +427,14 @@ class Cancelled(BaseException):
     pass
 
 
-PHASES = ("Prompts", "Trajectories, unwanted", "Trajectories, empty", "Trajectories, kept", "Tuning", "Tuning, place")
+PHASES = (
+    "Prompts",
+    "Trajectories, unwanted",
+    "Trajectories, empty",
+    "Trajectories, kept",
+    "Tuning",
+    "Tuning, position",
+)
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -430,20 +456,20 @@ def test_cancel_in_every_phase_leaves_no_file_and_the_model_as_it_was(delta, enc
 
 def test_progress_is_told_at_every_step(delta, encoder, model):
     told = []
-    tune(delta, encoder, model, SMALL, progress=lambda *step: told.append(step))
+    tuned_on(delta, encoder, model, SMALL, progress=lambda *step: told.append(step))
     tuning = [(done, total) for step, done, total in told if step.startswith("Tuning")]
     assert tuning == [(i, SMALL.steps) for i in range(SMALL.steps + 1)]
 
 
 def test_less_memory_means_smaller_batches_and_the_same_tuning(delta, encoder, caplog):
-    whole = tune(delta, encoder, lend(ToyDenoiser())[0], SMALL)
+    whole = tuned_on(delta, encoder, lend(ToyDenoiser())[0], SMALL)
     with caplog.at_level(logging.WARNING):
-        halved = tune(delta, encoder, lend(ToyDenoiser(memory=1))[0], SMALL)
+        halved = tuned_on(delta, encoder, lend(ToyDenoiser(memory=1))[0], SMALL)
     assert "Out of memory" in caplog.text
     assert halved.losses == pytest.approx(whole.losses, rel=5e-2)
     assert halved.data_evaluations == whole.data_evaluations
-    with pytest.raises(OutOfMemory, match="tune_resolution"):
-        tune(delta, encoder, lend(ToyDenoiser(memory=0))[0], SMALL)
+    with pytest.raises(OutOfMemory, match="'resolution'"):
+        tuned_on(delta, encoder, lend(ToyDenoiser(memory=0))[0], SMALL)
 
 
 def test_memory_that_runs_out_in_training_only_is_noticed_too(delta, encoder):
@@ -452,8 +478,8 @@ def test_memory_that_runs_out_in_training_only_is_noticed_too(delta, encoder):
             self.memory = 1 if torch.is_grad_enabled() else 1000
             return super().__call__(x, sigma, texts, overrides)
 
-    whole = tune(delta, encoder, lend(ToyDenoiser())[0], SMALL)
-    assert tune(delta, encoder, lend(Tight())[0], SMALL).losses == pytest.approx(whole.losses, rel=5e-2)
+    whole = tuned_on(delta, encoder, lend(ToyDenoiser())[0], SMALL)
+    assert tuned_on(delta, encoder, lend(Tight())[0], SMALL).losses == pytest.approx(whole.losses, rel=5e-2)
 
 
 def test_gradients_that_overflow_are_scaled_down_and_nan_is_refused(delta, encoder):
@@ -466,21 +492,21 @@ def test_gradients_that_overflow_are_scaled_down_and_nan_is_refused(delta, encod
                 e.register_hook(lambda grad: torch.where(grad.abs() > self.limit, torch.inf, grad))
             return e
 
-    whole = tune(delta, encoder, lend(ToyDenoiser())[0], SMALL)
-    assert tune(delta, encoder, lend(Half())[0], SMALL).losses == pytest.approx(whole.losses, rel=5e-2)
+    whole = tuned_on(delta, encoder, lend(ToyDenoiser())[0], SMALL)
+    assert tuned_on(delta, encoder, lend(Half())[0], SMALL).losses == pytest.approx(whole.losses, rel=5e-2)
     Half.limit = -1.0
-    with pytest.raises(TuningError, match="tune_learning_rate"):
-        tune(delta, encoder, lend(Half())[0], SMALL)
+    with pytest.raises(TuningError, match="'learning_rate'"):
+        tuned_on(delta, encoder, lend(Half())[0], SMALL)
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (dict(loss="mse"), "'tune_loss' is 'mse'"),
-        (dict(projections="all"), "'tune_projections'"),
-        (dict(rank=-1), "'tune_rank'"),
-        (dict(batch=0), "'tune_batch'"),
-        (dict(reach=1.5), "'tune_reach'"),
+        (dict(loss="mse"), "'loss' is 'mse'"),
+        (dict(projections="all"), "'projections'"),
+        (dict(rank=-1), "'rank'"),
+        (dict(batch=0), "'batch'"),
+        (dict(reach=1.5), "'reach'"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(delta, encoder, model, change, says):
@@ -510,20 +536,30 @@ def test_everything_that_a_tuning_depends_on_makes_it_another(delta, encoder, tm
     other_model, other_log = lend(denoiser, "another model")
     info = delta.info
     deltas = [
-        replace(delta, info=replace(info, encoder="another")),
         replace(delta, info=replace(info, concepts=info.concepts[:1])),
         replace(delta, info=replace(info, keep=())),
-        replace(delta, info=replace(info, settings={**info.settings, "ridge": 0.5})),
+        replace(delta, info=replace(info, settings={**info.settings, "templates": True})),
+        replace(delta, context_map=ContextMap(tuple(2 * factor for factor in delta.context_map.factors))),
     ]
     tune_delta(delta, encoder, model, SMALL, cache_dir=tmp_path)
     for other in deltas:
         tune_delta(other, encoder, model, SMALL, cache_dir=tmp_path)
+    tune_delta(delta, type(encoder)(fingerprint="another"), model, SMALL, cache_dir=tmp_path)
     for change in (dict(seed=1), dict(steps=5), dict(goal=0.5)):
         tune_delta(delta, encoder, model, replace(SMALL, **change), cache_dir=tmp_path)
     tune_delta(delta, encoder, other_model, SMALL, cache_dir=tmp_path)
-    assert log.count("open") == 8
+    assert log.count("open") == 9
     assert other_log.count("open") == 1
-    assert len(list(tmp_path.iterdir())) == 9
+    assert len(list(tmp_path.iterdir())) == 10
+
+
+def test_the_delta_of_another_method_can_be_tuned(delta, encoder, model, tmp_path):
+    """Its settings have no 'templates'."""
+    other = replace(delta, info=replace(delta.info, method="uce", settings={"ridge": 0.5}))
+    assert request_of(other).templates
+    assert tune_delta(other, encoder, model, SMALL, cache_dir=tmp_path)[0].tuned
+    erased_with = replace(delta, info=replace(delta.info, settings={"first_templates": False}))
+    assert not request_of(erased_with).templates
 
 
 def test_a_spoilt_cache_file_is_said_and_made_again(delta, encoder, tmp_path, caplog):
@@ -533,17 +569,19 @@ def test_a_spoilt_cache_file_is_said_and_made_again(delta, encoder, tmp_path, ca
     path.write_bytes(b"spoilt")
     with caplog.at_level(logging.WARNING):
         tune_delta(delta, encoder, model, SMALL, cache_dir=tmp_path)
-    assert "tuning again" in caplog.text
+    assert "cannot be used" in caplog.text
     assert log.count("open") == 2
-    assert tuning_cache.read(path)
+    assert list(tmp_path.iterdir()) == [path]
+    tune_delta(delta, encoder, model, SMALL, cache_dir=tmp_path)
+    assert log.count("open") == 2
 
 
 def test_the_cache_does_not_grow_without_end(delta, encoder, model, tmp_path, monkeypatch):
-    monkeypatch.setattr(tuning_cache, "FILES", 2)
+    monkeypatch.setattr(disk_cache, "FILES", 2)
     for seed in range(4):
         tune_delta(delta, encoder, model, replace(SMALL, steps=1, seed=seed), cache_dir=tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
-    monkeypatch.setattr(tuning_cache, "MAX_BYTES", 1)
+    monkeypatch.setattr(disk_cache, "MAX_BYTES", 1)
     tune_delta(delta, encoder, model, replace(SMALL, steps=1, seed=9), cache_dir=tmp_path)
     assert len(list(tmp_path.iterdir())) == 1  # the newest always stays
 
@@ -554,8 +592,7 @@ def test_what_is_kept_is_listed_everyday_and_compared_and_mentions_no_concept(de
     encoder.tokenize = lambda text: told.append(text) or tokenize(text)
     settings = replace(SMALL, keep_trajectories=12)
     concepts = parse_concepts("cat -> cake\ncloud -> bread\nwoman -> bread")
-    info = replace(delta.info, concepts=concepts, settings={**delta.info.settings, "templates": True})
-    encode_prompts(replace(delta, info=info), encoder, None, settings, generator(), lambda *_: None)
+    prompts_of(delta, encoder, settings, generator(), pairs=concepts, templates=True)
     kept = told[-12:]
     assert told[-13] == ""
     assert all(("dog" in text) + ("water" in text) == 1 for text in kept[:4])
@@ -569,11 +606,8 @@ def test_a_quality_is_unwanted_on_what_is_kept_too(delta, encoder, templates):
     told = []
     tokenize = encoder.tokenize
     encoder.tokenize = lambda text: told.append(text) or tokenize(text)
-    settings = {**delta.info.settings, "templates": templates}
-    info = replace(delta.info, concepts=parse_concepts("red -> blue"), keep=("a dog", "wet", "red"), settings=settings)
-    encode_prompts(
-        replace(delta, info=info), encoder, None, replace(SMALL, trajectories=6), generator(), lambda *_: None
-    )
+    request = Request(parse_concepts("red -> blue"), ("a dog", "wet", "red"), templates)
+    encode_prompts(request, {"context": encoder}, replace(SMALL, trajectories=6), generator(), lambda *_: None)
     unwanted = set(told[: told.index("")])
     together = {"a red dog": "a blue dog", "a wet red": "a wet blue", "a wet red dog": "a wet blue dog"}
     if templates:
@@ -584,9 +618,9 @@ def test_a_quality_is_unwanted_on_what_is_kept_too(delta, encoder, templates):
 
 
 def test_without_keep_prompts_only_the_empty_one_is_kept(delta, encoder):
-    contexts = encode_prompts(delta, encoder, None, replace(SMALL, keep=False), generator(), lambda *_: None)
+    contexts = prompts_of(delta, encoder, replace(SMALL, keep=False), generator())
     assert contexts.keep is None
-    assert tune(delta, encoder, lend(ToyDenoiser())[0], replace(SMALL, keep=False)).tuned
+    assert tuned_on(delta, encoder, lend(ToyDenoiser())[0], replace(SMALL, keep=False)).tuned
 
 
 @pytest.mark.parametrize("rank", [2, 0])
@@ -595,9 +629,9 @@ def test_the_delta_holds_what_was_trained_on_the_text_as_stage_1_leaves_it(delta
     finished = []
     result = Trained.result
     monkeypatch.setattr(Trained, "result", lambda self: finished.append(result(self)) or finished[-1])
-    tuning = tune(delta, encoder, lend(ToyDenoiser())[0], replace(SMALL, projections="wide", rank=rank))
+    tuning = tuned_on(delta, encoder, lend(ToyDenoiser())[0], replace(SMALL, projections="wide", rank=rank))
     denoise = ToyDenoiser()
-    context = encode_prompts(delta, encoder, None, SMALL, generator(1), lambda *_: None).neg
+    context = prompts_of(delta, encoder, SMALL, generator(1)).neg
     x, sigma = denoise.noise(len(context), generator(9), torch.tensor(5.0)), torch.full((len(context),), 5.0)
     trained = {f"{m}.weight": denoise.weights[f"{m}.weight"] + change.dense() for m, change in finished[0].items()}
     in_training = denoise(x, sigma, context.moved({"context": delta.context_map}), trained)
@@ -640,9 +674,9 @@ def test_every_knob_works_at_both_ends_of_its_widget(delta, encoder, model, knob
 
         settings = replace(SMALL, **{"loss": loss, "steps": 3, knob: value})
         try:
-            tuning = tune(delta, encoder, model, settings, progress=progress)
+            tuning = tuned_on(delta, encoder, model, settings, progress=progress)
         except TuningError as error:
-            assert "'tune_" in str(error)
+            assert "'learning_rate'" in str(error)
         except Enough:
             assert knob in ("steps", "trajectories")
         else:
@@ -655,5 +689,5 @@ def test_every_knob_works_at_both_ends_of_its_widget(delta, encoder, model, knob
 )
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
 def test_settings_that_are_no_number_are_refused_by_name(delta, encoder, model, knob, value):
-    with pytest.raises(TuningError, match=f"'tune_{knob}' is"):
-        tune(delta, encoder, model, replace(SMALL, **{knob: value}))
+    with pytest.raises(TuningError, match=f"'{knob}' is"):
+        tuned_on(delta, encoder, model, replace(SMALL, **{knob: value}))

@@ -1,4 +1,4 @@
-"""Putting an erased delta on a MODEL: on the weights that read its text, or on the text on its way in."""
+"""Applies an erased delta to a MODEL: to the weights that read its text, or to the text itself."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ WRAPPER = "trce_context_map"
 
 
 class ContextMapPatch(WeightAdapterBase):
-    """W + strength * W D on any weight that reads the text; one object serves all of them.
+    """W + strength * W D on every weight that reads the text; one object serves all of them.
 
-    Columns beyond the width of D, which read something else, stay as they are.
-    ComfyUI moves and copies the factors where it wants them (`weights`); no copy is kept on any device.
+    Columns beyond the width of D, which read something else, do not change. ComfyUI may move and copy the factors
+    (`weights`); no copy is kept on any device.
     """
 
     name = "trce_context_map"
 
-    def __init__(self, loaded_keys, weights):  # the signature that ComfyUI rebuilds adapters with
+    def __init__(self, loaded_keys, weights):  # the signature with which ComfyUI rebuilds adapters
         self.loaded_keys = loaded_keys
         self.weights = weights  # (D,) or (up, down)
 
@@ -46,7 +46,7 @@ class ContextMapPatch(WeightAdapterBase):
         intermediate_dtype=torch.float32,
         original_weight=None,
     ):
-        # Never below float32: large entries of D cancel in the product. The sum is rounded to the weight's type once.
+        # At least float32: large entries of D cancel in the product. The sum is rounded to the weight's type once.
         dtype = torch.promote_types(intermediate_dtype, torch.float32)
         text = weight[:, : self.weights[0].shape[0]]
         shift = text.to(dtype)
@@ -57,15 +57,22 @@ class ContextMapPatch(WeightAdapterBase):
 
 
 class ConditioningMap:
-    """c + strength * D c on the sequence of embeddings, where nothing in the model can take the map.
+    """c + strength * D c on the sequence of embeddings, for models where no weight can take the map.
 
-    With a map for `clip` too, it goes on the rows of CLIP and the other one on the rest: CLIP's are those that are zero
-    beyond its width.
+    A map for `clip` applies to the rows of CLIP, and the `context` map to the others. Rows of CLIP are those that are
+    zero beyond its width. The maps are uploaded at the first call on a device, not at every step of the sampler.
     """
 
     def __init__(self, maps: Mapping[str, ContextMap], strength: float):
         self.maps = maps
         self.strength = strength
+        self._on: tuple[torch.device, dict[str, ContextMap]] | None = None
+
+    def _maps_on(self, device: torch.device) -> dict[str, ContextMap]:
+        """The maps in float32 on the device of the last call."""
+        if self._on is None or self._on[0] != device:
+            self._on = device, {kind: D.to(device, torch.float32) for kind, D in self.maps.items()}
+        return self._on[1]
 
     def apply(self, context: Tensor) -> Tensor:  # (..., d) -> (..., d), a new tensor
         c = context.float()
@@ -75,11 +82,12 @@ class ConditioningMap:
                     f"The delta maps text of width {context_map.width} and the prompt has width {c.shape[-1]}; connect "
                     "the CLIP that the delta was made with to the prompts."
                 )
-        shift = self.maps[CONTEXT].shift(c)
-        if CLIP_ROWS in self.maps:
-            width = self.maps[CLIP_ROWS].width
+        maps = self._maps_on(c.device)
+        shift = maps[CONTEXT].shift(c)
+        if CLIP_ROWS in maps:
+            width = maps[CLIP_ROWS].width
             of_clip = (c[..., width:] == 0).all(-1, keepdim=True)
-            clip_shift = torch.nn.functional.pad(self.maps[CLIP_ROWS].shift(c[..., :width]), (0, c.shape[-1] - width))
+            clip_shift = torch.nn.functional.pad(maps[CLIP_ROWS].shift(c[..., :width]), (0, c.shape[-1] - width))
             shift = torch.where(of_clip, clip_shift, shift)
         return (c + self.strength * shift).to(context.dtype)
 
@@ -90,9 +98,9 @@ class ConditioningMap:
 
 
 def apply_delta(model, delta: ErasedDelta, strength: float):
-    """A clone of MODEL with the delta on everything that reads the text. Raises HostError when it does not fit.
+    """A clone of MODEL with the delta applied wherever the text is read. Raises HostError when it does not fit.
 
-    The patch goes after those already there: W is the weight with its LoRAs, and deltas compose in the order applied.
+    The patch comes after existing ones: W is the weight with its LoRAs, and deltas compose in the order applied.
     """
     readers = find_text_readers(model)
     maps = {CONTEXT: delta.context_map, **delta.streams}
@@ -136,10 +144,10 @@ def _check_fit(delta: ErasedDelta, maps: Mapping[str, ContextMap], readers: Text
 
 
 def _map_conditioning(model, conditioning_map: ConditioningMap) -> None:
-    """Deltas compose as they do on weights, W T1 T2: the text meets the newest map first."""
+    """Map the conditioning. Deltas compose as on weights, W T1 T2, so the newest map is applied first."""
     preprocess = "diffusion_model.preprocess_text_embeds"
     if hasattr(model.model.diffusion_model, "preprocess_text_embeds"):
-        # The text is worked up before sampling, so that apply_model never sees it.
+        # This model processes its text before sampling, so apply_model never sees the embeddings.
         inner = model.get_model_object(preprocess)
 
         def mapped(context, *args, **kwargs):
@@ -162,7 +170,7 @@ def _add(model, patches: dict, strength: float) -> None:
 
 
 def _tuned_patches(model, tuned: Tuned) -> dict:
-    """dW of every tuned projection as ComfyUI's own patches. Raises HostError for one that MODEL does not have."""
+    """dW of every tuned projection as ComfyUI's own patches. Raises HostError for a projection that MODEL lacks."""
     weights = dict(model.model.named_parameters()) if tuned else {}
     patches = {}
     for module, change in tuned.items():

@@ -1,12 +1,12 @@
-"""A MODEL as a function of its weights, to be differentiated: what trce_ops.stage2 trains on.
+"""A MODEL as a differentiable function of its weights, for tuning and attacks.
 
-ComfyUI computes in inference mode on weights that all clones of a MODEL share. Here its network is called with other
-tensors in the place of its parameters, for the length of one call (torch.func.functional_call): the module itself is
-not changed, nothing is read from disk, and weights that ComfyUI holds in inference mode are used where they lie.
+ComfyUI computes in inference mode on weights that all clones of a MODEL share. Here the network is called with other
+tensors in place of its parameters for one call at a time (torch.func.functional_call). The module does not change,
+nothing is read from disk, and weights in inference mode are used without copying them.
 
-What is tuned is the MODEL's weights with their LoRAs and its way of predicting (eps or v). Functions that other nodes
-hang into attention or blocks (FreeU, IP-Adapter, ...) are left out: many have no gradient, and they still act on the
-tuned model afterwards.
+Tuning sees the MODEL's weights with their LoRAs, and its parameterisation (eps or v). Functions that other nodes hook
+into attention or blocks (FreeU, IP-Adapter, ...) are left out: many have no gradient, and they still work on the tuned
+model afterwards.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from .readers import TextReaders, find_text_readers
 TUNED_FAMILIES = ("sd1", "sd2", "sdxl")
 FLOATS = ("torch.float32", "torch.float16", "torch.bfloat16")
 BASE = "base."  # where Network has the model
-MEMORY = 12  # a graph takes about so many times what sampling the same picture does
+MEMORY = 12  # a graph takes about this many times the memory of sampling the same picture
 
 
 class Network(torch.nn.Module):
-    """ComfyUI's model with denoising as its forward, which functional_call needs."""
+    """ComfyUI's model with denoising as its `forward`, because functional_call calls that."""
 
     def __init__(self, base: torch.nn.Module):
         super().__init__()
@@ -49,20 +49,24 @@ class Network(torch.nn.Module):
 
 
 class HostDenoiser:
-    """trce_ops.trajectories.Denoiser for a MODEL that is loaded; `weights` are those with its LoRAs."""
+    """Implements trajectories.Denoiser for a loaded MODEL. `weights` include its LoRAs; width and height in pixels."""
 
-    def __init__(self, model, weights: dict[str, Tensor], resolution: int):
+    def __init__(self, model, weights: dict[str, Tensor], width: int, height: int):
         base = model.model
         self.network = Network(base)
         self.weights = weights
         self.sampling = base.model_sampling
         self.device = model.load_device
         self.dtype = base.get_dtype_inference()
-        self.base, self.resolution = base, resolution
-        size = resolution // getattr(base.latent_format, "spacial_downscale_ratio", 8)
-        self.shape = (base.latent_format.latent_channels, size, size)
-        # Some of the faster attentions have no gradient; this one has, everywhere.
+        self.base, self.width, self.height = base, width, height
+        ratio = downscale(model)
+        self.shape = (base.latent_format.latent_channels, height // ratio, width // ratio)
+        # Some faster attention functions have no gradient; this one has on every device.
         self.options = {"optimized_attention_override": lambda _, *args, **kwargs: attention_pytorch(*args, **kwargs)}
+
+    def close(self) -> None:
+        """Give up the weights; the denoiser cannot be called any more."""
+        self.weights = None
 
     def schedule(self, steps: int) -> Tensor:  # (steps + 1,)
         return comfy.samplers.calculate_sigmas(self.sampling, "normal", steps).clone().cpu()
@@ -75,7 +79,7 @@ class HostDenoiser:
         x, sigma, texts = (part.to(self.device) for part in (x, sigma, texts))
         conditions = {"c_crossattn": texts.sequence, "transformer_options": self.options}
         if texts.pooled is not None:
-            size = {"width": self.resolution, "height": self.resolution}
+            size = {"width": self.width, "height": self.height}
             conditions["y"] = self.base.encode_adm(pooled_output=texts.pooled, device=self.device, **size)
         weights = {**self.weights, **overrides}
         denoised = torch.func.functional_call(
@@ -87,8 +91,13 @@ class HostDenoiser:
         return (x - denoised) / sigma.view(-1, 1, 1, 1)
 
 
+def downscale(model) -> int:
+    """Pixels per latent pixel, along a side."""
+    return getattr(model.model.latent_format, "spacial_downscale_ratio", 8)
+
+
 def normal(tensor: Tensor) -> Tensor:
-    """The same memory as a tensor that a graph may save, which those made in inference mode may not be."""
+    """The same memory as a tensor that a graph may save. Tensors made in inference mode may not be saved."""
     tensor = tensor.detach()
     if not tensor.is_inference():
         return tensor
@@ -98,7 +107,7 @@ def normal(tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def effective_weights(model, bare, device: torch.device) -> dict[str, Tensor]:
-    """All weights of MODEL with its patches, on the device; `bare` is MODEL without any, loaded."""
+    """All weights of MODEL with its patches, on the device. `bare` is MODEL without patches, loaded."""
     weights = {}
     for name, tensor in chain(bare.model.named_parameters(), bare.model.named_buffers()):
         if name in model.patches:
@@ -110,24 +119,33 @@ def effective_weights(model, bare, device: torch.device) -> dict[str, Tensor]:
 
 
 @contextmanager
-def open_denoiser(model, resolution: int) -> Iterator[HostDenoiser]:
-    """Load MODEL without its patches, which are put on copies, and leave ComfyUI as it was, whatever happens inside."""
+def open_denoiser(model, width: int, height: int | None = None) -> Iterator[HostDenoiser]:
+    """Load MODEL for pictures of this size in pixels, square if only the width is given.
+
+    Patches are applied to copies of the weights. Restores ComfyUI's state and gives up the weights at the end, also
+    after an error, so that ComfyUI can unload them even if the caller still holds the denoiser.
+    """
+    height = height or width
     bare = model.clone()
     if bare.patches:
         bare.patches, bare.patches_uuid = {}, uuid4()
-    size = resolution // 8
+    shape = [1, model.model.latent_format.latent_channels, height // downscale(model), width // downscale(model)]
     before = comfy.model_management.in_training
+    denoiser = None
     try:
-        comfy.model_management.load_models_gpu([bare], MEMORY * bare.memory_required([1, 4, size, size]))
+        comfy.model_management.load_models_gpu([bare], MEMORY * bare.memory_required(shape))
         comfy.model_management.in_training = True
         with torch.inference_mode(False), torch.enable_grad():
-            yield HostDenoiser(bare, effective_weights(model, bare, bare.load_device), resolution)
+            denoiser = HostDenoiser(bare, effective_weights(model, bare, bare.load_device), width, height)
+            yield denoiser
     finally:
         comfy.model_management.in_training = before
+        if denoiser:
+            denoiser.close()
 
 
 def check_differentiable(model, job: str = "tuning", remedy: str = "set 'mode' to 'closed form'") -> TextReaders:
-    """What reads the text in MODEL. Raises HostError, naming the job and a remedy, for one that has no gradients."""
+    """The weights that read the text of MODEL. Raises HostError with the job and a remedy if it has no gradients."""
     readers = find_text_readers(model)
     base = model.model
     if readers.family not in TUNED_FAMILIES:
@@ -150,6 +168,6 @@ def check_differentiable(model, job: str = "tuning", remedy: str = "set 'mode' t
 
 
 def tunable(model, resolution: int) -> TunableModel:
-    """MODEL as stage 2 wants it. Raises HostError for one that cannot be trained."""
+    """MODEL in the form that stage 2 trains. Raises HostError when it cannot be trained."""
     readers = check_differentiable(model)
     return TunableModel(model_fingerprint(model), readers.keys, partial(open_denoiser, model, resolution))

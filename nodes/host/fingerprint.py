@@ -1,4 +1,4 @@
-"""Fingerprints of ComfyUI models: equal for those that compute the same, whatever device or precision they are in."""
+"""Fingerprints of ComfyUI models: equal for models that compute the same, on any device and in any precision."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from comfy.sd1_clip import SDClipModel
 from comfy.weight_adapter.base import WeightAdapterBase
 from torch import Tensor
 
-# These do not reach the diffusion model, and a checkpoint that lacks them leaves them uninitialised.
+# Weights that do not affect the diffusion model. A checkpoint may lack them, and then they are uninitialised.
 UNREAD = ("logit_scale", "clip_l.transformer.text_projection.weight", "clip_h.transformer.text_projection.weight")
-SAMPLES = 256  # values of every weight that a fingerprint looks at
+SAMPLES = 256  # values of every weight that enter a fingerprint
 
-_base_digests: WeakKeyDictionary[torch.nn.Module, bytes] = WeakKeyDictionary()
+_base_digests: WeakKeyDictionary[torch.nn.Module, dict[tuple[str, ...], bytes]] = WeakKeyDictionary()
 
 
 def base_digest(patcher, ignored: tuple[str, ...] = ()) -> bytes:
-    """Hash of the unpatched weights but those with an ending in `ignored`, taken once per module."""
-    module = patcher.model
-    if module not in _base_digests:
+    """Hash of the unpatched weights, without those whose names end with one of `ignored`; cached per module."""
+    cached = _base_digests.setdefault(patcher.model, {})
+    if ignored not in cached:
         digest = hashlib.sha256()
         for key, weight in sorted(_base_weights(patcher)):
             if not key.endswith(ignored):
                 digest.update(key.encode())
                 hash_into(digest, weight)
-        _base_digests[module] = digest.digest()
-    return _base_digests[module]
+        cached[ignored] = digest.digest()
+    return cached[ignored]
 
 
 def _base_weights(patcher) -> list[tuple[str, Tensor]]:
-    """Every weight as it was before patches.
+    """Every weight without patches.
 
-    ModelPatcher.get_key_patches would say so too, but for quantised layers, whose state dict names scales that are no
-    attributes of theirs.
+    ModelPatcher.get_key_patches would give them too, but fails on quantised layers, whose state dict names scales that
+    are not attributes of the layer.
     """
     module = patcher.model
     weights = dict(chain(module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)))
@@ -46,14 +46,14 @@ def _base_weights(patcher) -> list[tuple[str, Tensor]]:
 
 
 def hash_patches(digest, patcher) -> None:
-    """Feed the patches on the weights to the digest."""
+    """Add the patches on the weights to the digest."""
     for key, patches in sorted(patcher.patches.items()):
         digest.update(key.encode())
         hash_into(digest, patches)
 
 
 def hash_into(digest, value) -> None:
-    """Feed a weight, or a patch made of weights and numbers, to the digest."""
+    """Add a weight, or a patch made of weights and numbers, to the digest."""
     if isinstance(value, QuantizedTensor):
         value = value.dequantize()
     if isinstance(value, Tensor):
@@ -71,9 +71,9 @@ def hash_into(digest, value) -> None:
 
 
 def encoder_fingerprint(clip) -> str:
-    """Equal for CLIPs that give the same embeddings: same base weights, same patches on them, same clip skip.
+    """Fingerprint of a CLIP: its weights, the patches on them, and its clip skip.
 
-    It does not depend on the device, nor on loading in fp16 or fp32.
+    It does not depend on the device, nor on whether the weights are in fp16 or fp32.
     """
     digest = hashlib.sha256(base_digest(clip.patcher, UNREAD))
     for encoder in clip.cond_stage_model.children():
@@ -87,7 +87,7 @@ def encoder_fingerprint(clip) -> str:
 
 
 def model_fingerprint(model) -> str:
-    """Of a MODEL: its weights, the patches on them, and how it predicts."""
+    """Fingerprint of a MODEL: its weights, the patches on them, and how it predicts."""
     digest = hashlib.sha256(base_digest(model))
     hash_patches(digest, model)
     sampling = model.get_model_object("model_sampling")

@@ -1,4 +1,4 @@
-"""Text as it stands: no weights and no textual inversions, which ComfyUI's tokenizers would read into it."""
+"""Plain text for ComfyUI's tokenizers, which would find weights and textual inversions in it."""
 
 from __future__ import annotations
 
@@ -14,5 +14,8 @@ def check_literal(text: str) -> None:
 
 
 def escape(text: str) -> str:
-    """The text with its parentheses escaped, so that "(x:1.2)" is no weight to any tokenizer."""
-    return text.replace("(", "\\(").replace(")", "\\)")
+    """The text with its parentheses escaped, so that "(x:1.2)" is no weight; those that are escaped stay so.
+
+    "saber (fate)" and "saber \\(fate\\)" both get the tokens of the prompt "saber \\(fate\\)".
+    """
+    return re.sub(r"(?<!\\)[()]", r"\\\g<0>", text)

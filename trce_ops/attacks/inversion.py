@@ -17,7 +17,7 @@ from ..progress import StepProgress
 from ..text.tokens import content
 from ..tuning.text_batch import Texts
 from ..tuning.trajectories import Denoiser
-from .evidence import draw_points
+from .evidence import draw_points, noise_levels
 from .soft_prompts import ProbeError, SoftEncoder, pull_back, put_in_place, text_gradient
 
 TEMPLATES = ("a photo of *", "a picture of *", "a painting of *", "an image showing *")
@@ -70,10 +70,10 @@ def learn_word(
         raise ProbeError("'templates' is empty; write prompts with '*' for what is learned, such as 'a photo of *'.")
     vectors = encoder.look_up(initial).mean(0, keepdim=True).detach().clone().requires_grad_()
     optimizer = torch.optim.Adam([vectors], lr=settings.learning_rate)
-    losses = []
+    sigmas, losses = noise_levels(denoise), []
     for step in range(settings.steps):
         progress("Concept inversion", step, settings.steps)
-        points = draw_points(denoise, pictures, settings.batch, generator)
+        points = draw_points(sigmas, pictures, settings.batch, generator)
         chosen = torch.randint(len(templates), (settings.batch,), generator=generator).tolist()
         used = list(dict.fromkeys(chosen))
         optimizer.zero_grad()

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from ..text.tokens import CHUNK, Ids, first_eot
 from ..tuning.text_batch import Texts
+from ..tuning.train import GRADIENT_SCALE
 from ..tuning.trajectories import Denoiser
 from .evidence import Noised
-
-GRADIENT_SCALE = 2.0**12  # keeps float16 gradients from vanishing; a power of two, so exact where nothing does
 
 Row = Sequence[int | Tensor]  # of one prompt: ids, and vectors (e,) in the place of some
 

@@ -18,7 +18,7 @@ from ..progress import StepProgress
 from ..text.tokens import Ids
 from ..tuning.text_batch import Texts
 from ..tuning.trajectories import Denoiser, Predictor
-from .evidence import draw_points
+from .evidence import draw_points, noise_levels
 from .soft_prompts import ProbeError, Row, SoftEncoder, pull_back, put_before, text_gradient
 
 
@@ -80,10 +80,11 @@ def search_prefix(
     rows_of_ids = [encoder.tokenize(prompt) for prompt in prompts]
     prefix = vocabulary[torch.randint(len(vocabulary), (settings.tokens,), generator=generator)]
     predict = Predictor(denoise, rows)
+    sigmas = noise_levels(denoise)
     losses, queries = [], 0
     for step in range(settings.steps):
         progress("Token prefix", step, settings.steps)
-        points = draw_points(denoise, pictures, settings.batch, generator)
+        points = draw_points(sigmas, pictures, settings.batch, generator)
         told: list[Ids] = [rows_of_ids[i if len(prompts) > 1 else 0] for i in points.pictures.tolist()]
         vectors = encoder.look_up(prefix.tolist()).detach().clone().requires_grad_()
         texts = encode_before(vectors, told, encoder)

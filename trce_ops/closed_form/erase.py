@@ -23,7 +23,7 @@ from ..text.prompts import PromptPair, expand, fill, mentions, sentences
 from ..text.tokens import TokenError, TokenWeights
 from ..version import __version__
 from .conflicts import conflicts
-from .preserve import Kept, keep_moment
+from .preserve import Kept, distinct, keep_moment
 from .report import Report, kept_ratio, mean_by, moved_ratios
 from .solve import factorize, solve_factors
 
@@ -35,9 +35,9 @@ POOLED = TokenWeights(sot=0, keyword=0, first_eot=1, pads=0)
 
 @dataclass(frozen=True)
 class EraseSettings:
-    """weights: which token roles are moved. preserve (eta), ridge (mu): see solve_context_map.
-    templates: put every concept into sentences instead of its bare name.
-    metric: tell the concept by what the model reads of the text (metric.py), instead of by all directions alike."""
+    """weights: how much each token role is moved. preserve (eta), ridge (mu): see solve.solve_factors.
+    templates: erase every concept in sentences, not only as its bare name.
+    metric: weight embedding directions by how strongly the model responds to them (metric.py); off: all alike."""
 
     weights: TokenWeights = field(default_factory=TokenWeights)
     preserve: float = 5.0
@@ -53,26 +53,30 @@ def keep_moments(
     encoder: TextEncoder,
     cache_dir: str | os.PathLike | None,
     progress: StepProgress,
+    captions: Sequence[str] | None = None,
 ) -> dict[str, Kept]:
-    """What is kept, by name: everyday captions always, the user's list in every template when there is one.
+    """What to keep, by name: `captions` (BENIGN_CAPTIONS if None), and the keep list, if any, in every template.
 
-    An everyday caption that mentions a concept would hold on to what is to go. Their moment is cached as a whole;
-    the few that are left out are encoded again and subtracted.
+    Captions that mention a concept are left out, because keeping them would keep the concept. The moment of all
+    captions is cached; that of the few left out is computed and subtracted.
     """
-    everyday = keep_moment(BENIGN_CAPTIONS, encoder, cache_dir, partial(progress, "Everyday captions"))
-    if named := [row for row, caption in enumerate(BENIGN_CAPTIONS) if mentions(caption, concepts)]:
-        if len(named) == len(BENIGN_CAPTIONS):
+    captions = BENIGN_CAPTIONS if captions is None else captions
+    step = partial(progress, "Everyday captions")
+    everyday = keep_moment(captions, encoder, cache_dir, step)
+    if named := [caption for caption in captions if mentions(caption, concepts)]:
+        prompts, left_out = (distinct(texts, encoder) for texts in (captions, named))
+        if len(left_out) == len(prompts):
             raise ConceptError(
-                "'concepts' names words that every everyday caption has, so that nothing would be left to keep; name "
+                "'concepts' names words that every everyday caption contains, so nothing would be left to keep; name "
                 "things instead of words such as 'a' and 'in'."
             )
-        captions = [BENIGN_CAPTIONS[row] for row in named]
-        everyday = everyday.without(named, keep_moment(captions, encoder, None, partial(progress, "Everyday captions")))
+        rows = [prompts.index(ids) for ids in left_out]
+        everyday = everyday.without(rows, keep_moment(named, encoder, None, step))
     kept = {EVERYDAY: everyday}
     if keep:
-        captions = list(dict.fromkeys(fill(template, line)[0] for line in keep for template in templates))
+        lines = list(dict.fromkeys(fill(template, line)[0] for line in keep for template in templates))
         try:
-            kept["keep list"] = keep_moment(captions, encoder, cache_dir, partial(progress, "Keep list"))
+            kept["keep list"] = keep_moment(lines, encoder, cache_dir, partial(progress, "Keep list"))
         except TokenError as error:
             raise TokenError(f"A line of 'keep' cannot be used. {error}") from None
     return kept
@@ -80,7 +84,7 @@ def keep_moments(
 
 @dataclass(frozen=True)
 class Solved:
-    """The map for one kind of text and what it was made of."""
+    """The map for one kind of text, and what it was solved from."""
 
     context_map: ContextMap
     pairs: EmbeddingPairs
@@ -98,12 +102,13 @@ def solve_stream(
     metric: Tensor | None,  # (d, d)
     cache_dir: str | os.PathLike | None,
     progress: StepProgress,
+    captions: Sequence[str] | None,
 ) -> Solved:
-    """Embed the prompts and what is kept with one encoder, and solve for its map."""
+    """Embed the prompts and what is to be kept with one encoder, and solve for its map."""
     start = perf_counter()
     pairs = embed_pairs(prompts, encoder, settings.weights, partial(progress, "Concepts"))
     encoded = perf_counter()
-    kept = keep_moments(keep, concepts, templates, encoder, cache_dir, progress)
+    kept = keep_moments(keep, concepts, templates, encoder, cache_dir, progress, captions)
     preserved = perf_counter()
     D = solve_factors(
         pairs.sources,
@@ -135,16 +140,16 @@ def erase(
     space: str = "embedding",
     cache_dir: str | os.PathLike | None = None,
     progress: StepProgress = lambda *_: None,
+    captions: Sequence[str] | None = None,
 ) -> tuple[ErasedDelta, Report]:
-    """Find the map that reads every concept as its safe target, and one more for each of `streams`.
+    """Find the map that moves every concept onto its safe target, and one more map for each of `streams`.
 
-    streams: other kinds of text that the model reads, by the names of delta.KINDS. The pooled vector counts as a first
-    EoT of weight 1, whatever the settings say: left alone, it would bring the concept back.
-    metrics: G of the model's projections by kind of text, `context` among them; see metric.py. Kinds without one are
-    read in all directions alike.
-    space: said in the delta; see there.
-    P is the mean of the everyday captions' moment and the keep list's, so that a short list counts as much as
-    the captions do. The same inputs give the same delta, bit for bit, on one machine.
+    streams: encoders of the other kinds of text that the model reads, by the names in delta.KINDS. The pooled vector
+    counts as a first EoT of weight 1, whatever the settings say: if it stayed as it is, the concept would come back.
+    metrics: G of the model's projections by kind of text (metric.py). A kind without one weights all directions alike.
+    space: written into the delta (DeltaInfo.space). captions: see keep_moments.
+    P is the mean of the captions' moment and the keep list's, so a short keep list counts as much as all captions.
+    The same inputs give the same delta, bit for bit, on one machine.
     Raises TokenError, ConceptError and NotPositiveDefinite (all ValueError), and whatever `progress` raises to cancel.
     """
     names = [pair.concept for pair in concepts]
@@ -153,7 +158,8 @@ def erase(
 
     def solve(kind: str, encoder: TextEncoder) -> Solved:
         given = replace(settings, weights=POOLED) if kind == "pooled" else settings
-        return solve_stream(prompts, keep, names, templates, encoder, given, metrics.get(kind), cache_dir, progress)
+        G = metrics.get(kind)
+        return solve_stream(prompts, keep, names, templates, encoder, given, G, cache_dir, progress, captions)
 
     main = solve("context", encoder)
     others = {kind: solve(kind, lent) for kind, lent in streams.items()}

@@ -1,17 +1,17 @@
-"""How strongly a model reads each direction of its text: the metric that cues are measured in.
+"""How strongly a model responds to each direction of its text embeddings.
 
-A projection W sees nothing of an embedding z but W z. Embeddings differ in many more ways than a model makes use of,
-and a map that tells a concept by those takes unrelated prompts for it and misses descriptions of it. With
+A projection W sees of an embedding z only W z. Embeddings also differ in many directions that the model ignores. A map
+fitted to those directions mistakes unrelated prompts for the concept, and misses descriptions of it. With
 
     G = d/m sum_l W_l^T W_l / |W_l|^2        over the m projections that read the text; its mean eigenvalue is 1
 
-z^T G z' compares two embeddings as the model sees them. Stage 1 pays mu tr(D G^-1 D^T) instead of mu |D|^2 for a change
-D = T - I (closed_form.py). Stage 2 learns its factors on L^T z (tuned.py), with
+z^T G z' compares two embeddings as the model sees them. Stage 1 uses mu tr(D G^-1 D^T) in place of mu |D|^2 as the cost
+of a change D = T - I (solve.py). Stage 2 trains its factors on L^T z (tuning/factors.py), with
 
     L L^T = (P + G^-1)^-1                    P: the second moment of what is kept
 
-so that directions which are read, and which kept text seldom takes, are learned first. Both is our own; the paper's is
-G = I and L = I.
+so that training first uses directions that the model reads and that kept text rarely takes. Both are our additions; the
+paper uses G = L = I.
 """
 
 from __future__ import annotations
@@ -21,14 +21,23 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-ROWS = 8  # times d: so many rows of all projections together say enough of G
-FLOOR = 1e-3  # added to all eigenvalues: no direction is out of reach
+ROWS = 8  # times d: this many rows of all projections together are enough to estimate G
+FLOOR = 1e-3  # added to all eigenvalues, so that G can be inverted
+
+
+def total_gram(weights: Iterable[Tensor], width: int) -> Tensor:
+    """sum_l W_l^T W_l (d, d) float64 over whole projections W (out, d or more), whose first d columns read the text."""
+    total = torch.zeros(width, width, dtype=torch.float64)
+    for W in weights:
+        W = W[:, :width].double()
+        total.addmm_(W.mT, W)
+    return total
 
 
 def gram(weights: Iterable[Tensor], count: int, width: int) -> Tensor:
     """G (d, d) float64 of `count` projections W (out, d or more), whose first d columns read the text.
 
-    One of them is in memory at a time, and of large ones evenly spaced rows.
+    Holds one projection in memory at a time, and of large ones uses evenly spaced rows.
     """
     G = torch.zeros(width, width)
     most = max(1, ROWS * width // max(1, count))
@@ -40,7 +49,7 @@ def gram(weights: Iterable[Tensor], count: int, width: int) -> Tensor:
 
 
 def resistance(G: Tensor) -> Tensor:  # (d, d) -> (d, d) float64
-    """G^-1, up to FLOOR: what a change costs in each direction."""
+    """G^-1, with FLOOR added to G's eigenvalues: what a change costs in each direction."""
     floor = FLOOR * torch.eye(len(G), dtype=torch.float64)
     return torch.cholesky_inverse(torch.linalg.cholesky(G.double() + floor))
 

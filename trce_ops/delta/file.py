@@ -1,14 +1,11 @@
 """The erased delta: an erasure as a small safetensors file that anyone can read, share and apply.
 
-Tensors, float32, D = T - I of the context map (closed_form.py): either `context_map` (d, d), or
-`context_map.up` (d, r) and `context_map.down` (r, d) with D = up @ down. For models that read more than one kind of
-text, the same under `pooled_map` (the pooled vector; SDXL's is 1280 wide), `clip_map` (the rows of CLIP among those of
-T5) and `llama_map`. Of a tuned erasure also, per projection (tuned.py), either `tuned.<module>.diff` (out, in), or
-`tuned.<module>.lora_up` (out, r) and `tuned.<module>.lora_down` (r, in).
-`__metadata__`, all strings: format, version, method, family, space (embedding, or post-norm for maps behind the norm
-that the model puts its text through first), encoder (fingerprint of the text encoder, and of that norm), pack_version,
-sha256 (files.checksum of all the rest; files without one are read too), and as JSON: settings, concepts
-([[concept, safe], ...]), keep ([caption, ...]), measured ({figure: number}).
+Tensors, all float32: D = T - I of the context map, either as `context_map` (d, d), or as `context_map.up` (d, r) and
+`context_map.down` (r, d) with D = up @ down. Models that read more kinds of text have the same under `pooled_map` (the
+pooled vector; 1280 wide in SDXL), `clip_map` (the rows of CLIP between those of T5) and `llama_map`. A tuned erasure
+also has, per projection (tuning/factors.py), either `tuned.<module>.diff` (out, in), or `tuned.<module>.lora_up`
+(out, r) and `tuned.<module>.lora_down` (r, in). `__metadata__`: the strings of info.py, format, version, and sha256
+(atomic.checksum of everything else).
 """
 
 from __future__ import annotations
@@ -25,46 +22,25 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..files.atomic import CHECKSUM, brief, checksum, write_whole
-from ..text.concepts import MAX_LINE_LENGTH, MAX_LINES, ConceptPair
+from .info import DeltaError, DeltaInfo, read_info, write_info
 from .low_rank import ContextMap, Tuned, WeightChange
 
 FORMAT = "trce.erased_delta"
 VERSION = "1"
-MAX_HEADER = 1 << 22  # bytes: the longest lists that the widgets take fit
-MAX_BYTES = 1 << 33  # of the file: whole matrices for all attention of SDXL fit
-MAX_NAME = 200  # characters of the short texts in the metadata
+MAX_HEADER = 1 << 22  # bytes: room for the longest concepts and keep list
+MAX_BYTES = 1 << 33  # of the file: room for whole matrices of all attention in SDXL
 MAX_WIDTH = 16384
 
-KINDS = ("context", "pooled", "clip", "llama")  # of text, each with a map of its own; only the first must be there
-SPACES = ("embedding", "post-norm")
+KINDS = ("context", "pooled", "clip", "llama")  # of text, each with its own map; only the first is required
 TUNED_DENSE = ("diff",)
 TUNED_FACTORS = ("lora_up", "lora_down")
 TUNED_NAME = re.compile(r"tuned\.(?P<module>\w+(\.\w+)+)\.(?P<part>diff|lora_up|lora_down)", re.ASCII)
 MAX_TUNED = 4096  # projections
 
 
-class DeltaError(ValueError):
-    """A file that is no erased delta, or one that this version cannot use."""
-
-
-@dataclass(frozen=True)
-class DeltaInfo:
-    """What a delta erases, how it was made and what it was measured to do."""
-
-    family: str
-    encoder: str
-    concepts: tuple[ConceptPair, ...]
-    keep: tuple[str, ...] = ()
-    method: str = "trce-closed-form"
-    settings: Mapping[str, float | bool | str] = field(default_factory=dict)
-    measured: Mapping[str, float] = field(default_factory=dict)
-    pack_version: str = ""
-    space: str = "embedding"  # where the maps act: before the norm that a model begins with, or behind it: post-norm
-
-
 @dataclass(frozen=True)
 class ErasedDelta:
-    """A context map, those of other kinds of text, what tuning added to them, and what is known about it all."""
+    """A context map, the maps of other kinds of text, the changes by tuning, and the metadata."""
 
     context_map: ContextMap
     info: DeltaInfo
@@ -78,21 +54,8 @@ def save_delta(delta: ErasedDelta, path: str | os.PathLike) -> None:
 
 
 def delta_bytes(delta: ErasedDelta) -> bytes:
-    """The file that `delta` makes."""
-    info = delta.info
-    metadata = {
-        "format": FORMAT,
-        "version": VERSION,
-        "method": info.method,
-        "family": info.family,
-        "space": info.space,
-        "encoder": info.encoder,
-        "pack_version": info.pack_version,
-        "settings": json.dumps(dict(info.settings), sort_keys=True),
-        "concepts": json.dumps([[pair.concept, pair.safe] for pair in info.concepts]),
-        "keep": json.dumps(list(info.keep)),
-        "measured": json.dumps(dict(info.measured), sort_keys=True),
-    }
+    """The content of the file."""
+    metadata = {"format": FORMAT, "version": VERSION, **write_info(delta.info)}
     tensors = {}
     for kind, context_map in {KINDS[0]: delta.context_map, **delta.streams}.items():
         tensors.update(zip(_map_names(kind, len(context_map.factors)), context_map.factors))
@@ -108,14 +71,14 @@ def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str
 
 
 def _pack(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
-    """The safetensors format by hand: its own writer orders the metadata differently in every process."""
+    """The safetensors format, written here because its own writer orders the metadata at random."""
     header, data = {"__metadata__": metadata}, bytearray()
     for name, tensor in tensors.items():
         raw = tensor.detach().cpu().contiguous().numpy().astype("<f4").tobytes()
         header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [len(data), len(data) + len(raw)]}
         data += raw
     head = json.dumps(header, sort_keys=True).encode()
-    head += b" " * (-len(head) % 8)  # the format wants aligned data
+    head += b" " * (-len(head) % 8)  # the format requires aligned data
     return len(head).to_bytes(8, "little") + head + data
 
 
@@ -150,7 +113,7 @@ def _load(path: Path) -> ErasedDelta:
             raise DeltaError(
                 f"its version is {metadata.get('version')!r} and this pack reads '{VERSION}'; update the pack."
             )
-        info = _info(metadata)
+        info = read_info(metadata)
 
         def shape(name: str) -> tuple[int, ...]:
             return tuple(file.get_slice(name).get_shape())
@@ -177,7 +140,7 @@ def _map_names(kind: str, factors: int) -> tuple[str, ...]:
 
 
 def _kinds(names: set[str], shape: Callable[[str], tuple[int, ...]]) -> dict[str, tuple[str, ...]]:
-    """The tensors of every kind of text, up before down. Raises DeltaError for those that make no map."""
+    """The tensor names of every kind of text, up before down. Raises DeltaError unless they make a map each."""
     found = {}
     for kind in KINDS:
         for parts in (_map_names(kind, 1), _map_names(kind, 2)):
@@ -197,7 +160,7 @@ def _kinds(names: set[str], shape: Callable[[str], tuple[int, ...]]) -> dict[str
 
 
 def _tuned_names(names: Sequence[str], shape: Callable[[str], tuple[int, ...]]) -> dict[str, tuple[str, ...]]:
-    """The tensors of every tuned module, up before down. Raises DeltaError for those that make no change of weights."""
+    """The tensor names of every tuned module, up before down. Raises DeltaError unless they make a change each."""
     parts: dict[str, list[str]] = {}
     for name in sorted(names):
         match = TUNED_NAME.fullmatch(name)
@@ -221,39 +184,3 @@ def _tuned_names(names: Sequence[str], shape: Callable[[str], tuple[int, ...]]) 
         if not fits or len(shapes) == 2 and not sizes[1] == sizes[2] <= min(sizes[0], sizes[3]):
             raise DeltaError(f"the tuned projection {module} has the shapes {shapes}, which make no change of weights.")
     return found
-
-
-def _info(metadata: Mapping[str, str]) -> DeltaInfo:
-    try:
-        concepts, keep, settings, measured = (
-            json.loads(metadata[key]) for key in ("concepts", "keep", "settings", "measured")
-        )
-        info = DeltaInfo(
-            **{key: metadata[key] for key in ("family", "encoder", "method", "pack_version")},
-            concepts=tuple(ConceptPair(concept, safe) for concept, safe in concepts),
-            keep=tuple(keep),
-            settings=dict(settings),
-            measured=dict(measured),
-            space=metadata.get("space", SPACES[0]),  # files of before know no other
-        )
-        texts = [text for pair in info.concepts for text in (pair.concept, pair.safe)] + list(info.keep)
-        names = [info.family, info.encoder, info.method, info.pack_version]
-        for text in (*texts, *names):
-            text.encode()
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise DeltaError(f"its metadata does not describe an erasure ({type(error).__name__}: {error}).") from None
-    if info.space not in SPACES:
-        raise DeltaError(f"its maps act in the space {info.space!r}; this pack knows {' and '.join(SPACES)}.")
-    if (
-        not all(isinstance(text, str) for text in texts)
-        or not all(isinstance(value, (int, float, str)) for value in info.settings.values())
-        or not all(isinstance(number, (int, float)) for number in info.measured.values())
-    ):
-        raise DeltaError("its metadata does not describe an erasure (a text or number is of the wrong kind).")
-    if (
-        max(len(info.concepts), len(info.keep), len(info.settings), len(info.measured)) > MAX_LINES
-        or max(map(len, texts), default=0) > MAX_LINE_LENGTH
-        or max(map(len, names)) > MAX_NAME
-    ):
-        raise DeltaError("its metadata is longer than that of any erasure.")
-    return info

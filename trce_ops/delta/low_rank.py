@@ -1,16 +1,17 @@
-"""Matrices that are stored whole or as the product of two factors: context maps, and changes of weights."""
+"""Matrices stored whole or as two factors: context maps and changes of weights."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class LowRank:
-    """A matrix M (out, in) in float32, either dense or as up @ down."""
+    """A matrix M (out, in), either dense or as up @ down."""
 
     factors: tuple[Tensor, ...]  # (M (out, in),) or (up (out, r), down (r, in))
 
@@ -20,11 +21,11 @@ class LowRank:
 
     @property
     def rank(self) -> int:
-        """Inner size of the factors; the number of columns of a dense matrix."""
+        """Inner size of the factors; for a dense matrix its number of columns."""
         return self.factors[0].shape[1]
 
     def dense(self) -> Tensor:  # (out, in)
-        """M as one matrix."""
+        """M itself."""
         return self.factors[0] if len(self.factors) == 1 else self.factors[0] @ self.factors[1]
 
     def square_norm(self) -> Tensor:
@@ -37,23 +38,27 @@ class LowRank:
 
 @dataclass(frozen=True)
 class ContextMap(LowRank):
-    """The map T (d, d) on text embeddings that a closed-form erasure consists of, stored as D = T - I.
+    """The map T (d, d) on text embeddings that a closed-form erasure consists of, stored as D = T - I in float32.
 
-    On embeddings it means c' = T c; on every projection that reads them, W' = W T. The two give the same result.
+    Mapping the embeddings, c' = T c, and mapping every projection that reads them, W' = W T, give the same result.
     """
 
     @property
     def width(self) -> int:
         return self.factors[0].shape[0]
 
+    def to(self, device: torch.device, dtype: torch.dtype) -> ContextMap:
+        """The map with its factors on a device, in a type."""
+        return ContextMap(tuple(factor.to(device, dtype) for factor in self.factors))
+
     def shift(self, c: Tensor) -> Tensor:  # c (..., d) -> (..., d)
-        """D c for rows of embeddings, in the precision of c."""
+        """D c for rows of embeddings, on the device and in the type of c."""
         for factor in reversed(self.factors):
             c = c @ factor.to(c).mT
         return c
 
     def apply(self, c: Tensor, strength: float = 1.0) -> Tensor:  # c (..., d) -> (..., d)
-        """c + strength * D c for rows of embeddings: the conditioning that an erased model sees."""
+        """c + strength * D c for rows of embeddings."""
         return c + strength * self.shift(c)
 
 
@@ -62,7 +67,7 @@ class WeightChange(LowRank):
     """dW (out, in) of one projection."""
 
     def after(self, context_map: ContextMap) -> WeightChange:
-        """dW T, for a projection that reads text which the map has moved."""
+        """dW T, for a projection that reads text moved by the map."""
         *up, down = self.factors
         shift = down
         for factor in context_map.factors:

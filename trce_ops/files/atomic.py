@@ -1,4 +1,4 @@
-"""Writing files so that nobody ever sees half of one, and knowing one that has changed since."""
+"""Atomic writes and checksummed reads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHECKSUM = "sha256"  # its name in the metadata
 
 
 def write_whole(path: str | os.PathLike, data: bytes) -> None:
-    """Write beside `path`, then rename over it; on any failure or cancel nothing is left behind. Raises OSError."""
+    """Write a file next to `path`, then rename it over `path`. A failure or cancel leaves no file. Raises OSError."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with _written(path.parent, data) as part:
@@ -26,22 +26,22 @@ def write_whole(path: str | os.PathLike, data: bytes) -> None:
 
 
 def write_numbered(folder: str | os.PathLike, name: str, number: int, data: bytes) -> str:
-    """Write `<name>_<number>_.safetensors` in `folder`, or under the next number that is free; returns the name.
+    """Write `<name>_<number>_.safetensors` in `folder`, with the next free number; returns the name.
 
-    No file is ever overwritten, also when others do the same at the same time. Raises OSError, and ValueError for a
-    name that the system does not take; then nothing is left behind.
+    Never overwrites a file, even if several processes write at the same time. Raises OSError, and ValueError for a name
+    that the system does not accept; then no file is left.
     """
     with _written(Path(folder), data) as part:
         while True:
             path = Path(folder, f"{name}_{number:05}_.safetensors")
             try:
-                path.touch(exist_ok=False)  # ours from here on
+                path.touch(exist_ok=False)  # reserves the name
             except FileExistsError:
                 number += 1
                 continue
             try:
                 os.replace(part, path)
-            except BaseException:  # a cancel too must leave no empty file
+            except BaseException:  # a cancel, too, must leave no empty file
                 path.unlink()
                 raise
             return path.name
@@ -49,7 +49,7 @@ def write_numbered(folder: str | os.PathLike, name: str, number: int, data: byte
 
 @contextmanager
 def _written(folder: Path, data: bytes) -> Iterator[Path]:
-    """The data in a file of its own, gone at the end unless it was renamed."""
+    """A temporary file with the data, which is removed at the end unless it was renamed."""
     part = folder / f"{uuid4().hex}.part"
     try:
         part.write_bytes(data)
@@ -59,13 +59,13 @@ def _written(folder: Path, data: bytes) -> Iterator[Path]:
 
 
 def brief(error: Exception) -> str:
-    """What an error says, in one line that does not fill the screen, whatever it quotes from a file."""
+    """The message of an error in one short line, whatever it quotes from a file."""
     text = " ".join(str(error).split())
     return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]} [...]."
 
 
 def checksum(tensors: Mapping[str, Tensor], text: str = "") -> str:
-    """SHA-256 of the text and of names, shapes and values of the tensors, whatever their order."""
+    """SHA-256 of the text and of the tensors' names, shapes and values, independent of their order."""
     digest = hashlib.sha256(text.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -74,16 +74,19 @@ def checksum(tensors: Mapping[str, Tensor], text: str = "") -> str:
 
 
 def save_checked(path: str | os.PathLike, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors as safetensors that load_checked knows to be whole. Raises OSError."""
+    """Write tensors with a checksum for load_checked. Raises OSError."""
     write_whole(path, save(dict(tensors), {CHECKSUM: checksum(tensors)}))
 
 
 def load_checked(path: str | os.PathLike) -> dict[str, Tensor]:
-    """The tensors of save_checked. Raises OSError, SafetensorError, and ValueError when they have changed since."""
+    """Read tensors that save_checked wrote, and set the file's time to now, as that of its last use.
+
+    Raises OSError, SafetensorError, and ValueError when the checksum differs.
+    """
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
         if (file.metadata() or {}).get(CHECKSUM) != checksum(tensors):
             raise ValueError("it is damaged")
-    with suppress(OSError):  # the time of its last use, where that can be noted
+    with suppress(OSError):  # a read-only folder
         os.utime(path)
     return tensors

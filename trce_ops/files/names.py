@@ -1,22 +1,22 @@
-"""Names of files that a user writes into a widget, or a stranger into a workflow."""
+"""Checks file names that come from users or from workflows of strangers."""
 
 from __future__ import annotations
 
 import re
 
-# What Windows keeps for devices, characters that one system or another gives a meaning, and names that only go upwards.
+# Refuses Windows' device names, characters that are special on some system, and names made of dots.
 NAME = re.compile(r'(?!(con|prn|aux|nul|com\d|lpt\d)(\.|$))[^<>:"|?*]*[^<>:"|?*. ]', re.IGNORECASE)
-MAX_BYTES = 150  # of the 255 that a name may have; a number and an ending are put behind it
+MAX_BYTES = 150  # of the 255 that a name may have; a number and a suffix are added
 
 
 class FileNameError(ValueError):
-    """A name under which nothing is saved."""
+    """A file name that is refused."""
 
 
 def portable_name(prefix: str) -> str:
-    """The widget's `prefix` with '/' between sub-folders: a name that means the same on every system.
+    """`prefix` with '/' between sub-folders: a name that is valid and means the same on every system.
 
-    Raises FileNameError for one that leads elsewhere than down, or that some system does not take.
+    Raises FileNameError for a name that leads out of the folder, or that some system does not accept.
     """
     name = prefix.replace("\\", "/")
     sound = name.isprintable() and len(name.encode()) <= MAX_BYTES

@@ -1,10 +1,10 @@
-"""Files of diffusion model weights that others publish, read with suspicion: safetensors only, checked before use."""
+"""Reads diffusion model weights published by others: safetensors only, checked before use."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .atomic import brief
 
-MAX_HEADER = 1 << 24  # bytes; that of a whole SDXL UNet has a fiftieth of it
+MAX_HEADER = 1 << 24  # bytes; fifty times the header of a whole SDXL UNet
 PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 SUFFIXES = (".safetensors", ".sft")
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -22,9 +22,13 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 class WeightFileError(ValueError):
     """A file of weights that cannot be used."""
 
+    @classmethod
+    def unreadable(cls, error: Exception) -> WeightFileError:
+        return cls(f"it cannot be read as a safetensors file; save or download it again ({brief(error)}).")
+
 
 class WeightFile:
-    """An open file: the shapes of its tensors, and the tensors one at a time."""
+    """An open file: the shapes of all tensors, and access to one tensor at a time."""
 
     def __init__(self, file):
         self._file = file
@@ -39,8 +43,11 @@ class WeightFile:
             self.shapes[name] = tuple(part.get_shape())
 
     def tensor(self, name: str) -> Tensor:
-        """Raises WeightFileError on NaN or Inf."""
-        tensor = self._file.get_tensor(name)
+        """One tensor. Raises WeightFileError when it cannot be read, and on NaN or Inf."""
+        try:
+            tensor = self._file.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise WeightFileError.unreadable(error) from None
         if not torch.isfinite(tensor).all():
             raise WeightFileError(f"its tensor {name[:200]!r} holds NaN or Inf; get the file again.")
         return tensor
@@ -48,31 +55,35 @@ class WeightFile:
 
 @contextmanager
 def open_weights(path: str | os.PathLike) -> Iterator[WeightFile]:
-    """Open a file of weights; every WeightFileError from in here names the file.
+    """Open a file of weights. A WeightFileError raised inside the `with` names the file; other errors pass unchanged.
 
-    Refused are pickles (whatever their ending: opening one can run code), a header of absurd size, tensors that are
-    not floating point, and whatever is no safetensors file.
+    Refuses pickles (whatever their suffix, because opening one can run code), headers of absurd size, tensors that are
+    not floating point, and everything else that is not a safetensors file.
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            head = file.read(8)
-        if head.startswith(PICKLES) or path.suffix.lower() not in SUFFIXES:
-            raise WeightFileError(
-                "it is not a safetensors file but looks like a pickle (.pt, .ckpt, .bin), which can run code when it "
-                "is opened; convert it to safetensors, or choose a file that is."
-            )
-        header = int.from_bytes(head, "little")
-        if MAX_HEADER < header <= path.stat().st_size:
-            raise WeightFileError(f"its header has {header} bytes, more than the {MAX_HEADER} that are accepted.")
-        with safe_open(path, framework="pt") as file:
-            yield WeightFile(file)
+        with ExitStack() as stack:
+            try:
+                _check_head(path)
+                file = WeightFile(stack.enter_context(safe_open(path, framework="pt")))
+            except (SafetensorError, OSError) as error:
+                raise WeightFileError.unreadable(error) from None
+            yield file
     except WeightFileError as error:
         raise WeightFileError(f"'{path.name}' cannot be used: {brief(error)}") from None
-    except (SafetensorError, OSError) as error:
+
+
+def _check_head(path: Path) -> None:
+    with path.open("rb") as file:
+        head = file.read(8)
+    if head.startswith(PICKLES) or path.suffix.lower() not in SUFFIXES:
         raise WeightFileError(
-            f"'{path.name}' cannot be read as a safetensors file; save or download it again ({brief(error)})."
-        ) from None
+            "it is not a safetensors file but looks like a pickle (.pt, .ckpt, .bin), which can run code when it is "
+            "opened; convert it to safetensors, or choose a file that is."
+        )
+    header = int.from_bytes(head, "little")
+    if MAX_HEADER < header <= path.stat().st_size:
+        raise WeightFileError(f"its header has {header} bytes, more than the {MAX_HEADER} that are accepted.")
 
 
 def match(
@@ -80,30 +91,30 @@ def match(
     names: Mapping[str, str],  # spelling in a file -> parameter of the model
     model: Mapping[str, tuple[int, ...]],  # shapes of the model's parameters
 ) -> dict[str, str]:
-    """Which parameter every tensor of the file is. Raises WeightFileError unless all of them are one and fit."""
+    """The parameter for every tensor of the file. Raises WeightFileError unless all of them are known and fit."""
     found = {name: names[name] for name in shapes if name in names}
     if not found:
         example = min(shapes, default="")[:200]
         raise WeightFileError(
-            f"it has nothing in common with the connected 'model' (it holds {len(shapes)} tensors, such as "
+            f"it has nothing in common with the model (it holds {len(shapes)} tensors, such as "
             f"{example!r}); choose the weights of a diffusion model in diffusers' or ComfyUI's spelling."
         )
     for name, key in found.items():
         if shapes[name] != model[key]:
             raise WeightFileError(
-                f"its tensor {name} has shape {shapes[name]}, where the connected 'model' has {model[key]}; connect a "
-                "model of the family that the file was made for."
+                f"its tensor {name} has shape {shapes[name]}, where the model has {model[key]}; use a model of the "
+                "family that the file was made for."
             )
     if unknown := sorted(shapes.keys() - found.keys()):
         raise WeightFileError(
-            f"{len(unknown)} of its {len(shapes)} tensors, such as {unknown[0][:200]!r}, are not in the connected "
-            "'model'; connect a model of the family that the file was made for."
+            f"{len(unknown)} of its {len(shapes)} tensors, such as {unknown[0][:200]!r}, are not in the model; use a "
+            "model of the family that the file was made for."
         )
     return found
 
 
 def difference(edited: Tensor, base: Tensor) -> Tensor | None:
-    """edited - base in float32, or None where they are the same but for the rounding of the coarser of their types."""
+    """edited - base in float32, or None when they differ only by the rounding of the coarser of their types."""
     if edited.dtype == base.dtype:
         same = torch.equal(edited, base)
     else:

@@ -1,7 +1,7 @@
-"""Lists made longer: what a language model or the neighbours of a text encoder add to what somebody wrote.
+"""Adds to a list what a language model or the neighbours of a text encoder suggest.
 
-What was written always wins: an addition never changes a line, never maps a safe target or a kept thing, and only fills
-what room is left.
+What the user wrote always wins: an addition never changes a line, never erases a safe target or a kept thing, and only
+fills the room that is left.
 """
 
 from __future__ import annotations
@@ -9,16 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ..text.concepts import MAX_LINES, ConceptPair
-from ..text.prompts import bare, mentions
+from ..text.spelling import bare, fold, mentions, same_name
 from .llm_answer import Item
 
 
 def target_of(item: Item, pairs: Sequence[ConceptPair]) -> str:
-    """What is to appear in place of an item of an answer.
-
-    What the answer says; else the safe target of the concept that the item stands under; else the one that all pairs
-    share; else nothing in particular.
-    """
+    """The safe target of an item: what the answer says, or that of the concept that the item stands under, or the one
+    that all pairs share, or none."""
     if item.safe is not None:
         return item.safe
     for pair in pairs:
@@ -33,13 +30,15 @@ def widen(
 ) -> tuple[ConceptPair, ...]:
     """The additions that can join the pairs, each once, in order.
 
-    Left out are those already there, safe targets, those mapped onto themselves, and what is kept.
+    Leaves out what is already there, safe targets and kept things in any spelling, and what is mapped onto itself.
+    Another spelling of a concept is an addition: it has tokens of its own.
     """
-    taken = {_key(text) for pair in pairs for text in (pair.concept, pair.safe)} | {_key(text) for text in keep}
+    taken = {same_name(pair.concept) for pair in pairs}
+    needed = {bare(fold(text)) for text in (*(pair.safe for pair in pairs), *keep)}
     added: dict[str, ConceptPair] = {}
     for pair in additions:
-        key = _key(pair.concept)
-        if key not in taken and key != _key(pair.safe):
+        key = same_name(pair.concept)
+        if key not in taken and bare(fold(pair.concept)) not in needed and key != same_name(pair.safe):
             added.setdefault(key, pair)
     return tuple(added.values())[: max(0, MAX_LINES - len(pairs))]
 
@@ -47,9 +46,9 @@ def widen(
 def neighbour_pairs(
     pairs: Sequence[ConceptPair], found: Sequence[Sequence[tuple[str, float]]]
 ) -> dict[ConceptPair, float]:
-    """The neighbours of every pair, with its safe target, and how alike they are; the most alike first.
+    """A pair for each neighbour, with the safe target of its concept, and how alike the two are; the most alike first.
 
-    A word that several concepts have for a neighbour goes to the one it is most alike.
+    A word near to several concepts goes to the one it is most alike.
     """
     near = ((likeness, ConceptPair(word, pair.safe)) for pair, words in zip(pairs, found) for word, likeness in words)
     best: dict[str, tuple[float, ConceptPair]] = {}
@@ -61,14 +60,10 @@ def neighbour_pairs(
 def widen_keep(
     keep: Sequence[str], additions: Iterable[str], concepts: Sequence[str] = ()
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(what was written and can stay, what joins it): neither mentions a concept, for that would keep what is to go."""
-    kept = {_key(line): line for line in keep if not mentions(line, concepts)}
+    """(written lines that can stay, lines that join them); none names a concept, which would keep what is to go."""
+    kept = {same_name(line): line for line in keep if not mentions(line, concepts)}
     added: dict[str, str] = {}
     for line in additions:
-        if not mentions(line, concepts) and _key(line) not in kept:
-            added.setdefault(_key(line), line)
+        if not mentions(line, concepts) and same_name(line) not in kept:
+            added.setdefault(same_name(line), line)
     return tuple(kept.values()), tuple(added.values())[: max(0, MAX_LINES - len(kept))]
-
-
-def _key(text: str) -> str:
-    return bare(text).lower()

@@ -1,165 +1,197 @@
-"""Lists out of what a language model answers, however chatty it is.
+"""Reads the list in a language model's answer, and says what of the answer it does not understand.
 
-Where an answer marks its list (a code fence, JSON, a table, bullets, numbers), the list is what it marks; otherwise it
-is every line that does not sound like talk. Nothing is refused: an answer without a list gives an empty one.
+Understood are lines as the widgets have them, also with bullets or numbers and in one code fence; JSON lists of strings
+or of pairs, in the layouts that people use; tables and CSV whose head names the columns; LECO's YAML. In a list with
+bullets or numbers, lines without one are talk; elsewhere a line that ends like a sentence is. Nothing else is guessed:
+a line that is read wrongly would be erased without a word.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
 
-from ..text.concepts import MAX_LINE_LENGTH
-from ..text.prompts import mentions
+from ..text.concept_line import clean
+from ..text.marks import BULLET
+from .records import ALIASES, ERASE, KEEP, KNOWN, LECO, Item, Reader, field
+from .records import MAX_ITEMS as MAX_ITEMS
 
+ASK_FOR_CONCEPTS = (
+    "Answer with one line per concept and nothing else. Write each line as 'concept -> safe alternative', such as "
+    "'a gun -> an umbrella'. No numbers, no quotation marks, no explanations."
+)
+ASK_FOR_CAPTIONS = (
+    "Answer with one short caption per line and nothing else. No numbers, no quotation marks, no full stops, no "
+    "explanations."
+)
 MAX_ANSWER = 100_000  # characters that are read
-MAX_ITEMS = 200
-MAX_STARTS = 50  # brackets at which JSON may begin
+MAX_DEPTH = 12  # of brackets in JSON
 
-THINKING = re.compile(r"<(think|thinking|reasoning)>.*?(?:</\1>|\Z)|\A.*</(?:think|thinking|reasoning)>", re.S | re.I)
-FENCE = re.compile(r"^[ \t]*```[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.S | re.M)
-MARK = re.compile(
-    r"\s*(?:>\s*)*(?:[-*+•·\u2023\u25e6\u25cf\u25aa–—]\s+|\(?\d{1,3}[.):](?!\d)\s*|\(?[a-zA-Z]\)\s+)"
-    r"(?:\[[ xX]\]\s+)?"
-)
-HEADING = re.compile(r"\s*#{1,6}\s|.*[:\uff1a][\s*_]*$")
-BOLD = re.compile(r"\s*\*\*[^*]+\*\*\s*")
-ARROW = re.compile(r"\s*(?:[-=–—]{1,2}>|\u2192|\u21d2|\u27a1\ufe0f?|\u27f6|\u2794)\s*")
-TALK = re.compile(
-    r"(?:sure|certainly|of course|absolutely|okay|ok|great|here(?:'s|’s| is| are)|let me|let's|please|note|hope|sorry|"
-    r"unfortunately|however|these|those|this|below|above|the following|as an|feel free|if you|in summary|remember|"
-    r"i(?:'m|’m|'ve|’ve|'d|’d|'ll|’ll| am| can| cannot| can't| hope| have| will| would| apologi[sz]e))\b",
-    re.I,
-)
-QUOTES = {'"': '"', "“": "”", "„": "“", "«": "»", "\u300c": "\u300d", "'": "'", "‘": "’"}
-TARGETS = {"safe", "target", "to", "replacement", "replace_with", "substitute", "safe_target", "alternative"}
-NOTHING = {"nothing", "none", "empty", "n/a", "null"}
+THINKING = re.compile(r"<(think|thinking|reasoning)>.*?</\1>|\A.*</(?:think|thinking|reasoning)>", re.S | re.I)
+UNFINISHED = re.compile(r"<(?:think|thinking|reasoning)>.*\Z", re.S | re.I)
+FENCE = re.compile(r"^[ \t]*(?:```|~~~)[^\n]*\n(.*?)(?:^[ \t]*(?:```|~~~)[ \t]*$|\Z)", re.S | re.M)
+JSON = re.compile(r'[\[{](?=[\[{\s]*["\]}])')
+STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+HEADING = re.compile(r"#{1,6}\s.*|.*[:\uff1a][\s*_]*")
+BOLD = re.compile(r"(\*\*|__)[^*_]+\1")
+SENTENCE = re.compile(r".*[.!?\u3002\uff01\uff1f][\s*_\"'\u201d\u2019)]*")
+RULE = re.compile(r"[\s|:+-]*-{2,}[\s|:+-]*")
+YAML = re.compile(r"\s*(-\s+)?[\"']?([A-Za-z][\w -]{0,30})[\"']?:(?:\s+(.*))?")
 
 
-@dataclass(frozen=True)
-class Item:
-    """One line of a list. safe: what the answer puts in its place, None when it does not say; of: which of the names
-    that were asked about it stands under."""
-
-    text: str
-    safe: str | None = None
-    of: str = ""
+def read_answer(answer: str, names: Sequence[str] = (), captions: bool = False) -> tuple[Item, ...]:
+    """The items of an answer, each once. names: what was asked about; captions: for the keep list."""
+    return tuple(_read(answer, names, captions).items.values())
 
 
-def read_answer(answer: str, names: Sequence[str] = ()) -> tuple[Item, ...]:
-    """The list in an answer, each item once. `names` are what was asked about: they tell a heading from an item."""
-    answer = THINKING.sub("", answer[:MAX_ANSWER])
-    if fenced := FENCE.findall(answer):
-        answer = "\n".join(fenced)
-    items: dict[str, Item] = {}
-    for item in list(_from_json(answer)) or _from_lines(answer, names):
-        items.setdefault(item.text.lower(), item)
-    return tuple(items.values())[:MAX_ITEMS]
+def not_understood(answer: str, names: Sequence[str] = (), captions: bool = False) -> tuple[str, ...]:
+    """The pieces of an answer that read_answer leaves out, for the report."""
+    return _read(answer, names, captions).not_understood()
 
 
-# JSON
+def _read(answer: str, names: Sequence[str], captions: bool) -> Reader:
+    reader = Reader(names, captions)
+    text = THINKING.sub("", answer[:MAX_ANSWER])
+    if thought := UNFINISHED.search(text):
+        reader.reject(thought[0])
+        text = text[: thought.start()]
+    fences = list(FENCE.finditer(text))
+    if len(fences) == 1:
+        fence = fences[0]
+        _reject_lines(reader, text[: fence.start()] + text[fence.end() :])
+        text = fence[1]
+    if len(fences) > 1:
+        _reject_lines(reader, text)
+    elif found := JSON.search(text):
+        _reject_lines(reader, text[: found.start()])
+        _read_json(reader, text[found.start() :])
+    elif not _read_table(reader, text) and not _read_yaml(reader, text):
+        _read_lines(reader, text, sure=bool(fences))
+    if len(answer) > MAX_ANSWER:
+        reader.reject(f"what comes after the first {MAX_ANSWER} characters")
+    return reader
 
 
-def _from_json(answer: str) -> Iterator[Item]:
-    for start in islice(re.finditer(r"[\[{]", answer), MAX_STARTS):
+def _reject_lines(reader: Reader, text: str) -> None:
+    for line in text.splitlines():
+        if re.search(r"\w", line):
+            reader.reject(line)
+
+
+def _read_json(reader: Reader, text: str) -> None:
+    """One JSON value, or several as the rows of a list, and the talk behind them."""
+    if _depth(text) > MAX_DEPTH:
+        return reader.reject(text)
+    values, end = [], 0
+    while end < len(text) and text[end] in "[{":
         try:
-            data, _ = json.JSONDecoder().raw_decode(answer, start.start())
-        except (ValueError, RecursionError):
-            continue
-        items = list(_walk(data, ""))
-        if items:
-            yield from items
-            return
-
-
-def _walk(data: object, of: str) -> Iterator[Item]:
-    """Strings anywhere in lists and objects; a key is what its list is about, or what its string replaces."""
-    if isinstance(data, str):
-        yield from _item(data, of)
-    elif isinstance(data, list):
-        for part in data:
-            yield from _walk(part, of)
-    elif isinstance(data, dict):
-        lowered = {key.lower(): value for key, value in data.items()}
-        safe = next((lowered[key] for key in TARGETS if isinstance(lowered.get(key), str)), None)
-        if safe is not None:
-            text = next((v for k, v in lowered.items() if k not in TARGETS and isinstance(v, str)), "")
-            yield from _item(f"{text} -> {safe}", of)
-            return
-        for key, value in data.items():
-            yield from _item(f"{key} -> {value}", of) if isinstance(value, str) else _walk(value, key)
-
-
-# Lines
-
-
-def _from_lines(answer: str, names: Sequence[str]) -> Iterator[Item]:
-    lines = [" ".join(line.split()) for line in answer.splitlines() if line.strip()]
-    if rows := [line.strip().strip("|").split("|") for line in lines if line.strip().startswith("|")]:
-        rule = next((i for i, row in enumerate(rows) if all(re.fullmatch(r"\s*:?-+:?\s*", cell) for cell in row)), -1)
-        for row in rows[rule + 1 :]:
-            yield from _item(" -> ".join(cell.strip() for cell in row[:2]), "")
-        return
-    marked = any(MARK.match(line) for line in lines)
-    plain = [line for line in lines if not HEADING.match(line)]
-    # A full stop tells talk from a list, unless the list is one of sentences.
-    sentences = 2 * sum(_is_sentence(line) for line in plain) > len(plain)
-    about = ""
-    for line in lines:
-        mark = MARK.match(line)
-        text = line[mark.end() :] if mark else line
-        if HEADING.match(line) or BOLD.fullmatch(line) and _named(text, names):
-            about = _named(text, names)
-            continue
-        head, colon, tail = text.partition(":")
-        if not marked and len(plain) == 1 and (listed := tail if "," in tail else text) and not TALK.match(listed):
-            for part in re.split(r"[,;]", listed):
-                yield from _item(part, _named(head, names) if colon else about)
-        elif not mark and (marked or TALK.match(_tidy(text)) or _is_sentence(line) and not sentences):
-            continue
-        elif colon and (name := _named(head, names)) and len(_tidy(head).split()) <= len(name.split()) + 3:
-            for part in re.split(r"[,;]", tail):  # "gun: pistol, rifle"
-                yield from _item(part, name)
+            value, end = json.JSONDecoder(object_pairs_hook=_object).raw_decode(text, end)
+        except ValueError:
+            reader.reject(text[end:])
+            end = len(text)
         else:
-            yield from _item(text, about)
+            values.append(value)
+            end = re.compile(r"[\s,]*").match(text, end).end()
+    _reject_lines(reader, text[end:])
+    reader.value(values[0] if len(values) == 1 else values)
 
 
-def _is_sentence(line: str) -> bool:
-    return line.rstrip(" *_").endswith((".", "!", "?")) and len(line.split()) > 4
+def _object(fields: list[tuple[str, object]]) -> dict[str, object]:
+    """Raises ValueError for a field that is there twice, of which JSON would keep the last."""
+    found = dict(fields)
+    if len(found) < len(fields):
+        raise ValueError
+    return found
 
 
-def _named(text: str, names: Sequence[str]) -> str:
-    """The longest of the names that the text mentions."""
-    return max((name for name in names if mentions(text, [name])), key=len, default="")
+def _depth(text: str) -> int:
+    """How deep brackets stand within each other."""
+    depth = deepest = 0
+    for bracket in re.findall(r"[\[{\]}]", STRING.sub("", text)):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
-# One item
+def _cells(line: str, delimiter: str) -> list[str]:
+    line = line.strip().strip("|") if delimiter == "|" else line
+    return [cell.strip().strip("*") for cell in next(csv.reader([line], delimiter=delimiter, skipinitialspace=True))]
 
 
-def _item(text: str, of: str) -> Iterator[Item]:
-    """The item that a text holds, if there is one left when marks, quotes and explanations are gone."""
-    text = " ".join(text.split())
-    parts = [_tidy(_before_explanation(part)) for part in ARROW.split(text)[:2]]
-    if not re.search(r"[^\W\d_]", parts[0]) or any(len(part) > MAX_LINE_LENGTH // 3 for part in parts):
-        return
-    safe = None if len(parts) == 1 else "" if parts[1].lower() in NOTHING else parts[1]
-    yield Item(parts[0], safe, of)
+def _read_table(reader: Reader, text: str) -> bool:
+    """A table with a head of known names, as Markdown or CSV, up to a blank line. False where there is none."""
+    lines = [line.replace("\0", "") for line in text.splitlines()]
+    for number, line in enumerate(lines):
+        for delimiter in "|\t;,":
+            if delimiter in line and len(line) < 1000:
+                names = [field(cell) for cell in _cells(line, delimiter)]
+                if {*names} <= KNOWN and {*names} & {*reader.concepts} and len({*names}) == len(names):
+                    _reject_lines(reader, "\n".join(lines[:number]))
+                    _read_rows(reader, names, lines[number + 1 :], delimiter)
+                    return True
+    if any("|" in line and RULE.fullmatch(line) for line in lines):  # a table whose columns could be anything
+        _reject_lines(reader, text)
+        return True
+    single = next((line for line in lines if line.strip()), "")
+    if field(single) in (KEEP if reader.captions else (*ERASE, *ALIASES)) and len(lines) > 1:
+        reader.reject(single)  # the head of a table with one column
+        _read_lines(reader, text.partition(single)[2], sure=False)
+        return True
+    return False
 
 
-def _before_explanation(text: str) -> str:
-    """What is in quotes or in bold, when the text begins so; else what comes before a dash, a colon or a bracket."""
-    text = text.strip().lstrip("[{(").strip()
-    if bold := re.match(r"(\*\*|__|`)(.+?)\1", text):
-        return bold[2]
-    if text[:1] in QUOTES and (end := text.find(QUOTES[text[0]], 1)) > 0:
-        return text[1:end]
-    return re.split(r"\s+[-–—]+\s+|:\s|\s+\(|\s+//", text, maxsplit=1)[0]
+def _read_rows(reader: Reader, names: Sequence[str], lines: Sequence[str], delimiter: str) -> None:
+    rows, rest = [], iter(lines)
+    for line in rest:
+        if not line.strip():
+            break
+        cells = _cells(line, delimiter) if len(line) < 10_000 else []
+        if len(cells) == len(names):
+            rows += [] if RULE.fullmatch(line) else [dict(zip(names, cells))]
+        else:
+            reader.reject(line)
+    reader.rows(rows)
+    _reject_lines(reader, "\n".join(rest))
 
 
-def _tidy(text: str) -> str:
-    """Without markup, comment signs, quotes and closing punctuation, in single spaces."""
-    text = re.sub(r"\*\*|__|[`#|<>\x00-\x1f\x7f-\x9f\ud800-\udfff]", " ", text)
-    return " ".join(text.split()).strip(" *_\"“”„«»\u300c\u300d'‘’,;.!?:[]{}\\")
+def _read_yaml(reader: Reader, text: str) -> bool:
+    """Entries of `field: value` lines, each begun by a dash or a field that it has already. False where none is."""
+    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    found = [YAML.fullmatch(line[:1000]) for line in lines]
+    known = [m for m in found if m and m[3] and field(m[2]) in {*reader.concepts, *LECO}]
+    if not known or 2 * sum(map(bool, found)) <= len(lines):
+        return False
+    entries: list[dict[str, str]] = []
+    for line, m in zip(lines, found):
+        if not m or not m[3]:
+            reader.reject(line)
+            continue
+        value = re.fullmatch(r"\"([^\"]*)\"(?:\s+#.*)?|'([^']*)'(?:\s+#.*)?|(.*?)(?:\s+#.*)?", m[3].strip())
+        if not entries or m[1] or m[2] in entries[-1]:
+            entries.append({})
+        entries[-1][m[2]] = next((part for part in value.groups() if part is not None), "") if value else m[3]
+    reader.rows(entries)
+    return True
+
+
+def _read_lines(reader: Reader, text: str, sure: bool) -> None:
+    """Lines as the widgets have them. sure: all of them belong to the list."""
+    about = ""
+    for line, marked, listed in _marked(text):
+        heading = HEADING.fullmatch(line) or listed and not marked and BOLD.fullmatch(line)
+        if heading and ((about := reader.about(line)) or line.startswith("#")):
+            continue
+        if heading or listed and not marked or not sure and not marked and SENTENCE.fullmatch(line):
+            reader.reject(line)
+        else:
+            reader.line(line.rstrip(" .;,"), about)
+
+
+def _marked(text: str) -> Iterator[tuple[str, bool, bool]]:
+    """(line, whether it has a bullet or a number, whether any line has)."""
+    lines = [line[:2000].strip() for line in text.splitlines() if re.search(r"\w", line)]
+    marked = [BULLET.match(clean(line)).end() > 0 for line in lines]
+    for line, mark in zip(lines, marked):
+        yield line, mark, any(marked)

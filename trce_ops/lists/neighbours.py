@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..progress import Progress
 from ..text.embeddings import TextEncoder, encode_prefixes
-from ..text.prompts import bare, mentions
+from ..text.spelling import bare, mentions
 from ..text.tokens import Ids
 
 
@@ -47,7 +47,8 @@ def nearest(
 ) -> list[list[tuple[str, float]]]:
     """For every text, up to `count` of the words with their likeness, the most alike first; none under `least`.
 
-    Articles make no difference. A word that has the text in it is no neighbour: what moves the one moves the other.
+    Articles make no difference. A word that has the text in it is no neighbour: what moves the one moves the other. Its
+    plural is one, for it has tokens of its own.
     """
     bared = [bare(text) for text in (*texts, *words)]
     z = embed_texts(bared, encoder, progress)
@@ -55,5 +56,5 @@ def nearest(
     found = []
     for text, row in zip(bared, table):
         ranked = ((words[i], row[i].item()) for i in row.argsort(descending=True, stable=True).tolist())
-        found.append([(w, x) for w, x in ranked if x >= least and not mentions(w, [text])][:count])
+        found.append([(w, x) for w, x in ranked if x >= least and not mentions(w, [text], plurals=False)][:count])
     return found

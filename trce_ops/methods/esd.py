@@ -1,27 +1,27 @@
 """ESD: Erasing Concepts from Diffusion Models (ICCV 2023), the tuned baseline, on the machinery of TRCE's stage 2.
 
-On points of the unedited model's trajectories for the unwanted prompts, at any noise level, the prediction for the
-prompt is trained towards the unedited model's with negative guidance:
+On points of the unedited model's trajectories for the unwanted prompts, at all noise levels, the prediction for the
+prompt is trained towards the unedited model's prediction with negative guidance:
 
     |e(x, c) - (e_u - eta (e_c - e_u))|^2
 
-The replacement is not aimed at, and nothing is preserved: that is the method. Trained are keys and values of
-cross-attention (ESD-x-strict), or its queries too. Unlike the authors' code, which samples anew for every step, the
-points are sampled first and used in turn.
+ESD uses no safe target and keeps nothing. It trains the keys and values of cross-attention (ESD-x-strict), or the
+queries too. The authors' code samples new points for every step; here all points are sampled first and used in turn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 
 from torch import Generator, Tensor
 
-from ..delta.file import DeltaInfo, ErasedDelta
 from ..delta.low_rank import ContextMap
 from ..tuning.data import Contexts, Data
 from ..tuning.losses import drift
-from ..tuning.objective import Term
+from ..tuning.objective import Objective, Term
+from ..tuning.prompts import Request
 from ..tuning.settings import TuneSettings
 from ..tuning.trajectories import shuffled
 from ..tuning.tune import TuneReport, tune
@@ -47,46 +47,45 @@ class EsdSettings:
     seed: int = 0
 
     def tuning(self) -> TuneSettings:
-        """As stage 2 wants it: all noise levels, and of what ESD does not preserve as little as can be sampled."""
+        """For stage 2: all noise levels, and the smallest possible sample of what ESD does not keep."""
         shared = asdict(self)
-        eta = shared.pop("negative_guidance")
+        del shared["negative_guidance"]
         nothing_kept = {"keep": False, "preserve": 0.0, "empty_trajectories": 1, "empty_draws": 1}
-        return TuneSettings(**shared, decay=False, metric=False, beta=eta, early=1.0, **nothing_kept)
+        return TuneSettings(**shared, decay=False, metric=False, early=1.0, **nothing_kept)
 
 
 def negative_guidance(e: Tensor, e_c: Tensor, e_safe: Tensor, e_u: Tensor, eta: float) -> Tensor:  # (n, ...) -> (n,)
-    """The loss; e_safe takes no part in it."""
+    """The loss. It does not depend on e_safe."""
     return drift(e, e_u - eta * (e_c - e_u))
 
 
-def terms(
-    data: Data, contexts: Contexts, maps: Mapping[str, ContextMap], settings: TuneSettings, generator: Generator
-) -> Iterator[list[Term]]:
-    """The one term of every step."""
+def objective(eta: float) -> Objective:
+    """The objective of stage 2 with one term in every step: negative_guidance."""
+    loss = partial(negative_guidance, eta=eta)
 
-    def loss(*predictions: Tensor) -> Tensor:
-        return negative_guidance(*predictions, settings.beta)
+    def terms(
+        data: Data, contexts: Contexts, maps: Mapping[str, ContextMap], settings: TuneSettings, generator: Generator
+    ) -> Iterator[list[Term]]:
+        points = data.erase
+        for i in shuffled(len(points), settings.steps * settings.batch, generator).split(settings.batch):
+            references = (points.e[i], data.e_safe[i], points.e_u[i])
+            yield [Term(points.x[i], points.sigma[i], contexts.neg[points.prompts[i]], references, loss, 1.0)]
 
-    points = data.erase
-    for i in shuffled(len(points), settings.steps * settings.batch, generator).split(settings.batch):
-        references = (points.e[i], data.e_safe[i], points.e_u[i])
-        yield [Term(points.x[i], points.sigma[i], contexts.neg[points.prompts[i]], references, loss, 1.0)]
+    return terms
 
 
 def erase(job: Job, settings: EsdSettings) -> Edit:
-    """Raises TuningError, and OutOfMemory."""
-    encoder = job.encoders["context"]
-    untouched = no_map(encoder.width)
-    asked = DeltaInfo("", encoder.fingerprint, tuple(job.pairs), tuple(job.keep), settings={"templates": True})
+    """Raises TuningError and OutOfMemory."""
+    maps = {"context": no_map(job.encoders["context"].width)}
     tuning = tune(
-        ErasedDelta(untouched, asked),
-        encoder,
+        Request(job.pairs, job.keep),
+        job.encoders,
         job.tunable(settings.resolution),
+        maps,
         settings.tuning(),
-        pooled=job.encoders.get("pooled"),
-        objective=terms,
+        objective=objective(settings.negative_guidance),
         progress=job.progress,
     )
-    figures = {"place": tuning.positions[-1], "changed": tuning.changes[-1]} if tuning.tuned else {}
+    figures = {"position": tuning.positions[-1], "changed": tuning.changes[-1]} if tuning.tuned else {}
     evaluations = tuning.data_evaluations + tuning.train_evaluations
-    return Edit({"context": untouched}, tuning.tuned, figures, evaluations, TuneReport(tuning, False).text())
+    return Edit(maps, tuning.tuned, figures, evaluations, TuneReport(tuning, False).text())

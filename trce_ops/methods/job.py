@@ -1,4 +1,4 @@
-"""What every method is given, and what it gives back."""
+"""The input and output of every method, and the steps that several methods share."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..closed_form.erase import keep_moments
+from ..closed_form.preserve import Kept
 from ..closed_form.report import moved_ratios
 from ..closed_form.solve import factorize, solve_context_map
 from ..delta.low_rank import ContextMap, Tuned
@@ -26,55 +27,56 @@ TextWeights = Mapping[str, Mapping[str, Tensor]]  # kind of text -> module -> W 
 
 
 class MethodError(ValueError):
-    """A method that is not known, or that cannot be used on this model or with these settings."""
+    """The method is unknown, or cannot be used on this model or with these settings."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One erasure: what is to go and to stay, and the model as far as methods ask for it."""
+    """One erasure: concepts, keep list, and access to those parts of the model that a method may ask for."""
 
     pairs: Sequence[ConceptPair]
     keep: Sequence[str]
     encoders: Mapping[str, TextEncoder]  # by kind of text, `context` first
     weights: Callable[[], TextWeights] | None  # the projections that read the text
     metrics: Callable[[], Mapping[str, Tensor]]  # G (d, d) of these by kind of text, see metric.py
-    model: Callable[[int], TunableModel] | None  # at a resolution
+    model: Callable[[int], TunableModel] | None  # at a resolution in pixels
     family: str
     space: str
     cache_dir: str | os.PathLike | None
     retrain: bool
     progress: StepProgress
+    captions: Sequence[str] | None = None  # everyday captions to keep, see keep_moments
 
     @property
     def concepts(self) -> list[str]:
         return [pair.concept for pair in self.pairs]
 
     def projections(self, kind: str) -> Mapping[str, Tensor]:
-        """Those that read one kind of text. Raises MethodError for a model that has none."""
+        """The projections that read one kind of text. Raises MethodError for a model that has none."""
         if self.weights is None:
-            raise MethodError("This method looks at the model's projections; give erase_with(..., weights=...).")
+            raise MethodError("This method reads the model's projections; pass erase_with(..., weights=...).")
         found = self.weights().get(kind)
         if not found:
             raise MethodError(
-                f"The connected 'model' has no weights of its own for its {kind} text, which this method edits; set "
-                "'method' to one of uce, mace, realera, leace, trce-closed-form."
+                f"The model has no weights for its {kind} text that this method could edit; choose another method: "
+                "uce, mace, realera, leace or trce-closed-form."
             )
         return found
 
     def tunable(self, resolution: int) -> TunableModel:
-        """The model to train, for pictures of so many pixels a side."""
+        """The model to train, on square pictures of `resolution` pixels a side."""
         if self.model is None:
-            raise MethodError("This method trains the model; give erase_with(..., model=...).")
+            raise MethodError("This method trains the model; pass erase_with(..., model=...).")
         return self.model(resolution)
 
     def templates(self) -> list[str]:
-        """The sentences that do not have a concept in them already, which would ask to keep it."""
+        """The sentences that do not mention a concept themselves."""
         return sentences(self.concepts, True)
 
 
 @dataclass(frozen=True)
 class Edit:
-    """What a method does to a model, with the figures it says of itself."""
+    """The result of a method, with the figures that it reports."""
 
     maps: Mapping[str, ContextMap]  # by kind of text
     tuned: Tuned = field(default_factory=dict)
@@ -84,7 +86,7 @@ class Edit:
 
 
 def edit_maps(job: Job, solve: Callable[[str, TextEncoder], tuple[Tensor, Mapping[str, float]]]) -> Edit:
-    """The edit of a method that is one map for each kind of text: solve(kind, encoder) gives T (d, d) and figures."""
+    """The edit of a method that solves one map per kind of text: solve(kind, encoder) returns T (d, d) and figures."""
     maps, figures = {}, {}
     for kind, encoder in job.encoders.items():
         T, found = solve(kind, encoder)
@@ -107,9 +109,9 @@ def solve_sums(
     preserve: float,
     ridge: float,
 ) -> Tensor:
-    """T (d, d) for sums over pairs and kept embeddings, as UCE and its kin write them, where our solver has means.
+    """T (d, d) for sums over pairs and kept embeddings, as UCE writes them, where our solver uses means. It minimises
 
-    minimises erase sum_i |W' c_i - W s_i|^2 + preserve sum_j |W' k_j - W k_j|^2 + ridge |W' - W|^2.
+    erase sum_i |W' c_i - W s_i|^2 + preserve sum_j |W' k_j - W k_j|^2 + ridge |W' - W|^2.
     """
     n, m = max(1, len(sources)), max(1, len(kept))
     weights = torch.full((len(sources),), erase, dtype=sources.dtype)
@@ -118,12 +120,12 @@ def solve_sums(
 
 
 def solve_means(pairs: EmbeddingPairs, moment: Tensor, *, preserve: float, ridge: float) -> Tensor:
-    """T (d, d) for weighted pairs against the moment of what is kept, as TRCE's closed form has it."""
+    """T (d, d) for weighted pairs and the moment of what is kept, as in TRCE's closed form."""
     return solve_context_map(pairs.sources, pairs.targets, pairs.weights, moment, preserve_scale=preserve, ridge=ridge)
 
 
 def moved(T: Tensor, pairs: EmbeddingPairs) -> float:
-    """Mean |T c - s| / |c - s| over the pairs that are apart: 0 = on the target, 1 = untouched."""
+    """Mean |T c - s| / |c - s| over the pairs that differ: 0 = on the target, 1 = not moved."""
     ratios = moved_ratios(ContextMap(((T - torch.eye(len(T))).float(),)), pairs)
     return ratios.nanmean().item() if (ratios == ratios).any() else 0.0
 
@@ -137,23 +139,28 @@ def changed(T: Tensor, kept: Tensor) -> float:
 
 
 def subject(roles: Roles) -> int:
-    """The last token of a text that is its own keyword; the start token of the empty one, as in UCE's code."""
+    """The last token of a text that is all keyword; for the empty text the start token, as in UCE's code."""
     if roles.keyword:
         return roles.keyword[-1]
     return roles.sot[-1] if roles.sot else roles.first_eot
 
 
 def subjects(source: Roles, target: Roles) -> Iterator[tuple[str, int, int, float]]:
-    """One token for a concept: the last one of its name onto the last one of what replaces it."""
+    """One token per concept: the last one of its name onto the last one of its safe target."""
     yield "keyword", subject(source), subject(target), 1.0
 
 
 def embed_kept(
     job: Job, encoder: TextEncoder, positions: Positions, templates: Sequence[str] = PLAIN
 ) -> EmbeddingPairs:
-    """The lines of the keep list in the templates, each token as its own target."""
+    """The lines of the keep list in the templates, with every token as its own target."""
     prompts = expand([ConceptPair(line, line) for line in job.keep], templates)
     return embed_positions(prompts, encoder, positions, partial(job.progress, "Keep list"), "keep")
+
+
+def moments(job: Job, encoder: TextEncoder, keep: Sequence[str], templates: Sequence[str]) -> dict[str, Kept]:
+    """keep_moments with the job's concepts and captions."""
+    return keep_moments(keep, job.concepts, templates, encoder, job.cache_dir, job.progress, job.captions)
 
 
 def everyday(job: Job, encoder: TextEncoder) -> tuple[Tensor, Tensor]:
@@ -161,5 +168,5 @@ def everyday(job: Job, encoder: TextEncoder) -> tuple[Tensor, Tensor]:
 
     Captions that mention a concept are left out.
     """
-    kept = keep_moments(job.keep, job.concepts, job.templates(), encoder, job.cache_dir, job.progress).values()
+    kept = moments(job, encoder, job.keep, job.templates()).values()
     return torch.stack([part.moment for part in kept]).mean(0), torch.cat([part.samples.flatten(0, 1) for part in kept])

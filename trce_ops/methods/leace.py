@@ -1,18 +1,18 @@
-"""LEACE: perfect linear concept erasure in closed form (NeurIPS 2023), on the text; R-LACE (ICML 2022) is its kin.
+"""LEACE: perfect linear concept erasure in closed form (NeurIPS 2023), applied to text embeddings.
 
-Among all affine maps after which no linear classifier tells the classes of x apart better than a constant does, which
-is to say that all classes have the same mean, LEACE is the one that changes x least:
+LEACE is the affine map that changes x least and after which no linear classifier predicts the class of x better than a
+constant does. This is the case when all classes have the same mean:
 
     r(x) = x - Q (x - mu),   Q = S (S^T A^-1 S)^+ S^T A^-1,   S = cov(x, z), A = cov(x) + shrinkage
 
-for labels z. Here there is a class for every concept, and one for all that is neutral: the sentences with the
-replacement, the keep list and everyday captions. Concepts and neutral texts are compared role by role, an end of text
-with an end of text, so that what is erased is the concept and not what tells the roles apart. Whatever the
-replacement is, nothing is aimed at: the concept's mean becomes that of the rest.
+for labels z. Every concept is a class, and one more class is neutral: the sentences with the safe target, the keep list
+and everyday captions. Concepts and neutral texts are compared within each role, such as the end of text, so the map
+erases the concept and not the difference between roles. There is no target: the concept's mean becomes the mean of the
+rest.
 
-A map on embeddings has no constant term for Q mu. But where they leave a layer norm there is a vector v with v x = 1
-for all of them, so that Q mu v^T says the same. v is fitted, among those that no class differs in, so that the
-guarantee holds exactly whatever the fit; the report says by how much v x misses 1.
+A map on embeddings has no constant term for Q mu. But embeddings that come out of a layer norm have a vector v with
+v x = 1 for all of them, and Q mu v^T has the same effect. v is fitted among the vectors in which no class differs, so
+the guarantee holds exactly for any fit; the report says by how much v x differs from 1.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..closed_form.erase import EVERYDAY, keep_moments
+from ..closed_form.erase import EVERYDAY
 from ..text.embeddings import TextEncoder, embed_pairs, pair_positions
 from ..text.prompts import expand
 from ..text.tokens import TokenWeights
-from .job import Edit, Job, changed, edit_maps, embed_kept
+from .job import Edit, Job, changed, edit_maps, embed_kept, moments
 
 NEUTRAL = ""
 CONSTANT_RIDGE = 1e-3  # of v, against the mean square of the embeddings' components
@@ -36,8 +36,8 @@ CONSTANT_RIDGE = 1e-3  # of v, against the mean square of the embeddings' compon
 
 @dataclass(frozen=True)
 class LeaceSettings:
-    """shrinkage: of the covariance, against its mean variance; there are fewer texts than dimensions. The guarantee
-    holds with any; 1 erased most on the demo model. affine: with the constant term."""
+    """shrinkage: of the covariance towards its mean variance, because there are fewer texts than dimensions. The
+    guarantee holds for any value; 1 erased most on the demo model. affine: use the constant term."""
 
     shrinkage: float = 1.0
     affine: bool = True
@@ -45,7 +45,7 @@ class LeaceSettings:
 
 @dataclass(frozen=True)
 class Classes:
-    """Embeddings with what they are: role and concept, or NEUTRAL."""
+    """Embeddings with their roles, and their concepts or NEUTRAL."""
 
     x: Tensor  # (n, d) float64
     roles: tuple[str, ...]
@@ -57,7 +57,7 @@ class Classes:
 
 
 def means(classes: Classes) -> list[Tensor]:  # (d,) each
-    """Of every concept in every role: its mean less the role's. They span what cov(x, z) does."""
+    """For every concept in every role, its mean minus the role's mean. They span the range of cov(x, z)."""
     found = []
     for role, label in dict.fromkeys(zip(classes.roles, classes.labels)):
         if label != NEUTRAL:
@@ -66,7 +66,7 @@ def means(classes: Classes) -> list[Tensor]:  # (d,) each
 
 
 def fit(classes: Classes, settings: LeaceSettings) -> tuple[Tensor, float]:
-    """T (d, d), and the root mean square of v x - 1."""
+    """T (d, d), and the root mean square of v x - 1; 1 without the constant term."""
     x = classes.x
     d = x.shape[1]
     eye = torch.eye(d, dtype=x.dtype)
@@ -98,10 +98,9 @@ def constant(x: Tensor, S: Tensor) -> Tensor:  # x (n, d), S (d, k) -> (d,)
 def collect(encoder: TextEncoder, job: Job, weights: TokenWeights) -> tuple[Classes, Tensor]:
     """The classes, and the everyday captions' samples (m, d)."""
     templates = job.templates()
-    told = partial(job.progress, "Concepts")
-    pairs = embed_pairs(expand(job.pairs, templates), encoder, weights, told)
+    pairs = embed_pairs(expand(job.pairs, templates), encoder, weights, partial(job.progress, "Concepts"))
     kept = embed_kept(job, encoder, partial(pair_positions, weights=weights), templates)
-    captions = keep_moments((), job.concepts, templates, encoder, job.cache_dir, job.progress)[EVERYDAY].samples[:, 0]
+    captions = moments(job, encoder, (), templates)[EVERYDAY].samples[:, 0]
     parts = [
         (pairs.sources, pairs.roles, pairs.concepts),
         (pairs.targets, pairs.roles, (NEUTRAL,) * len(pairs)),
@@ -113,7 +112,7 @@ def collect(encoder: TextEncoder, job: Job, weights: TokenWeights) -> tuple[Clas
 
 
 def apart(classes: Classes, T: Tensor) -> float:
-    """How far the concepts' means are from their roles', under T, as a share of what it was."""
+    """Distance of the concepts' means from their roles' means after T, as a share of the distance before."""
     mapped = Classes(classes.x @ T.mT, classes.roles, classes.labels)
     after, before = (torch.stack(means(given), 1).norm() for given in (mapped, classes))
     return (after / before).item()

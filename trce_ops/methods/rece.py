@@ -1,7 +1,7 @@
 """RECE: Reliable and Efficient Concept Erasure (ECCV 2024), sections 3.2 and 3.3.
 
-After UCE, each round finds the embeddings that come nearest, in the edited model, to what the concept was in the
-unedited one, and erases those. With W' = W T the projections enter through G = sum_l W_l^T W_l alone (derived):
+After UCE, each round finds the embeddings that make the edited model respond as the unedited model did to the concept,
+and erases those. With W' = W T the projections enter only through G = sum_l W_l^T W_l (derived):
 
     c' = argmin sum_l |W_l T c' - W_l c|^2 + lambda |c'|^2 = (T^T G T + lambda I)^-1 T^T G c
 """
@@ -15,6 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ..closed_form.metric import total_gram
 from ..text.embeddings import TextEncoder, embed_positions
 from ..text.prompts import PLAIN, PromptPair, expand
 from ..text.tokens import Roles
@@ -24,8 +25,8 @@ from .job import Edit, Job, changed, edit_maps, moved, solve_sums
 
 @dataclass(frozen=True)
 class ReceSettings:
-    """rounds of attack and erasure after UCE. reach (lambda): the smaller, the farther an attack may go.
-    preserve (lambda_1), ridge (lambda_2): of the rounds, as in UCE. start: of UCE."""
+    """rounds: of attack and erasure after UCE. reach (lambda): the smaller, the farther an attack may go.
+    preserve (lambda_1), ridge (lambda_2): as in UCE, for the rounds. start: the settings of UCE."""
 
     rounds: int = 1
     reach: float = 0.1
@@ -35,22 +36,13 @@ class ReceSettings:
 
 
 def resurrect(c: Tensor, T: Tensor, G: Tensor, reach: float) -> Tensor:  # c (n, d), T (d, d), G (d, d) -> (n, d)
-    """The embeddings c' that the model with W T reads most like the one with W read c."""
+    """The embeddings c' to which the model with W T responds most like the model with W to c."""
     eye = torch.eye(len(G), dtype=G.dtype)
     return torch.linalg.solve(T.mT @ G @ T + reach * eye, T.mT @ G @ c.mT).mT
 
 
-def gram(weights: Mapping[str, Tensor], width: int) -> Tensor:  # (d, d) float64
-    """G of all projections, over the columns that read the text."""
-    total = torch.zeros(width, width, dtype=torch.float64)
-    for W in weights.values():
-        W = W[:, :width].double()
-        total.addmm_(W.mT, W)
-    return total
-
-
 def every_token(source: Roles, target: Roles) -> Iterator[tuple[str, int, int, float]]:
-    """Each token onto the one at its place in the target, or onto the target's last one behind that."""
+    """Every token onto the token at the same position of the target, or onto the target's last token after its end."""
     last = max(target.first_eot, *target.pads, 0)
     return (("token", p, min(p, last), 1.0) for p in range(1 + max(source.first_eot, *source.pads, 0)))
 
@@ -61,10 +53,10 @@ def solve(
     start = settings.start
     pairs, kept = uce.embed(encoder, job, start)
     T = solve_sums(pairs.sources, pairs.targets, kept, erase=start.erase, preserve=start.preserve, ridge=start.ridge)
-    G = gram(weights, encoder.width)
-    told = partial(job.progress, "Attacked prompts")
-    whole = embed_positions(expand(job.pairs, PLAIN), encoder, every_token, told)
-    empty = embed_positions([PromptPair("", "", "", "", "")], encoder, every_token, told)
+    G = total_gram(weights.values(), encoder.width)
+    progress = partial(job.progress, "Attacked prompts")
+    whole = embed_positions(expand(job.pairs, PLAIN), encoder, every_token, progress)
+    empty = embed_positions([PromptPair("", "", "", "", "")], encoder, every_token, progress)
     kept = torch.cat([kept, empty.sources])
     for number in range(settings.rounds):
         job.progress("Adversarial rounds", number, settings.rounds)

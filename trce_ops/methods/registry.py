@@ -1,8 +1,8 @@
-"""TRCE and its neighbours behind one call: the same concepts and keep list in, an erased delta out.
+"""All methods behind one call: concepts and keep list in, an erased delta out.
 
-Each module is one method, written from its paper's equations, and says what of the paper it leaves out. UCE, RECE,
-MACE's refinement and RealEra are other pairs, weights and moments for the solver of closed_form.py; LEACE is another
-map; SPEED and ESD change each projection on its own. All of them take any number of concepts.
+Each module is one method, written from its paper's equations, and names the parts of the paper that it leaves out. UCE,
+RECE, MACE's refinement and RealEra give the solver of closed_form other pairs, weights and moments; LEACE is another
+map; SPEED and ESD change each projection separately. All of them take any number of concepts.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Method:
-    """One way to erase."""
+    """One method: its paper, default settings, and function."""
 
     paper: str
     settings: object  # a frozen dataclass: the defaults
@@ -60,7 +60,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
 
 @dataclass(frozen=True)
 class MethodReport:
-    """What a method did."""
+    """The figures of one erasure."""
 
     method: str
     concepts: int
@@ -74,7 +74,7 @@ class MethodReport:
         figures = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in self.figures.items())
         lines = [
             f"Erased {self.concepts} concept{'' if self.concepts == 1 else 's'} by {METHODS[self.method].paper}.",
-            f"Figures (moved: 0 = on the safe target, 1 = untouched; kept: 0 = untouched): {figures or 'none'}",
+            f"Figures (moved: 0 = on the safe target, 1 = not moved; kept: 0 = not moved): {figures or 'none'}",
             "Seconds: " + ", ".join(f"{step} {value:.2f}" for step, value in self.seconds.items()),
         ]
         if self.evaluations:
@@ -98,12 +98,13 @@ def erase_with(
     cache_dir: str | os.PathLike | None = None,
     retrain: bool = False,
     progress: StepProgress = lambda *_: None,
+    captions: Sequence[str] | None = None,
 ) -> tuple[ErasedDelta, MethodReport]:
     """Erase by one of METHODS, with its own defaults unless `settings` of the same kind are given.
 
-    streams, space: see erase.erase. weights: asked for by methods that look at the projections; by kind of text and
-    module, (out, d or more) float32. metrics: see erase.erase; asked for by TRCE. model: asked for by methods that
-    train, with the resolution to train at.
+    streams, space, captions: see closed_form.erase. weights: the projections by kind of text and module, (out, d or
+    more) float32, for methods that read them. metrics: see closed_form.erase, for TRCE. model: takes a resolution and
+    returns the model, for methods that train.
     The same inputs give the same delta, bit for bit, on one machine. Raises MethodError, what the method raises
     (TokenError, NotPositiveDefinite, TuningError, all ValueError), and whatever `progress` raises to cancel.
     """
@@ -114,7 +115,7 @@ def erase_with(
     if type(settings) is not type(chosen.settings):
         raise MethodError(f"'{method}' takes {type(chosen.settings).__name__}, not {type(settings).__name__}.")
     encoders = {"context": encoder, **streams}
-    job = Job(pairs, keep, encoders, weights, metrics, model, family, space, cache_dir, retrain, progress)
+    job = Job(pairs, keep, encoders, weights, metrics, model, family, space, cache_dir, retrain, progress, captions)
     start = perf_counter()
     edit = chosen.run(job, settings)
     seconds = {"erasing": perf_counter() - start}
@@ -136,7 +137,7 @@ def erase_with(
 
 
 def flat(settings: Mapping, prefix: str = "") -> dict[str, float | bool | str]:
-    """Settings within settings under joined names, as a delta's metadata has them."""
+    """Nested settings under joined names, as in a delta's metadata."""
     found = {}
     for name, value in settings.items():
         if isinstance(value, Mapping):

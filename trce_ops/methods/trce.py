@@ -1,17 +1,19 @@
-"""TRCE itself, as one of the methods: the closed form, with its own weighting here and the paper's, and both stages."""
+"""TRCE: the closed form, with this pack's weights or the paper's, alone or followed by tuning."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from ..closed_form.erase import EraseSettings, erase
+from ..closed_form.report import Report
+from ..delta.file import ErasedDelta
 from ..text.tokens import TokenWeights
 from ..tuning.settings import QUICK, TuneSettings
-from ..tuning.tune import tune_delta
+from ..tuning.tune import TuneReport, tune_delta
 from .job import Edit, Job
 
-# The paper's: the first EoT alone. Its eta is on the sum over 30 000 captions; this is what it comes to per token. Its
-# ridge is 0, which leaves the system without a solution where the captions do not span the embeddings.
+# The paper moves the first EoT alone. Its eta applies to a sum over 30 000 captions, which comes to this per token. Its
+# ridge is 0, which leaves the system without a unique solution when the captions do not span the embeddings.
 PAPER = EraseSettings(TokenWeights(sot=0, keyword=0, first_eot=1, pads=0), preserve=0.0077, ridge=1e-4, metric=False)
 
 
@@ -28,8 +30,12 @@ CLOSED_FORM_PAPER = TrceSettings(PAPER)
 BOTH = TrceSettings(second=QUICK)
 
 
-def run(job: Job, settings: TrceSettings) -> Edit:
-    """Raises what erase and tune_delta do."""
+def erase_and_tune(job: Job, settings: TrceSettings) -> tuple[ErasedDelta, Report, TuneReport | None]:
+    """Both stages, the second one if there are settings for it. Raises what erase, tune_delta and job.model do.
+
+    A model that cannot be trained is refused before stage 1 starts.
+    """
+    model = settings.second and job.tunable(settings.second.resolution)
     encoders = dict(job.encoders)
     encoder = encoders.pop("context")
     delta, report = erase(
@@ -43,20 +49,28 @@ def run(job: Job, settings: TrceSettings) -> Edit:
         space=job.space,
         cache_dir=job.cache_dir,
         progress=job.progress,
+        captions=job.captions,
     )
+    if not settings.second:
+        return delta, report, None
+    delta, tuned = tune_delta(
+        delta,
+        encoder,
+        model,
+        settings.second,
+        pooled=encoders.get("pooled"),
+        cache_dir=job.cache_dir,
+        retrain=job.retrain,
+        progress=job.progress,
+    )
+    return delta, report, tuned
+
+
+def run(job: Job, settings: TrceSettings) -> Edit:
+    """Raises what erase_and_tune does."""
+    delta, report, tuned = erase_and_tune(job, settings)
     evaluations, details = 0, report.text()
-    if settings.second:
-        model = job.tunable(settings.second.resolution)
-        delta, tuned = tune_delta(
-            delta,
-            encoder,
-            model,
-            settings.second,
-            pooled=encoders.get("pooled"),
-            cache_dir=job.cache_dir,
-            retrain=job.retrain,
-            progress=job.progress,
-        )
+    if tuned:
         evaluations = tuned.tuning.data_evaluations + tuned.tuning.train_evaluations
         details += f"\n{tuned.text()}"
     return Edit({"context": delta.context_map, **delta.streams}, delta.tuned, delta.info.measured, evaluations, details)

@@ -1,18 +1,16 @@
-"""What to erase and what to keep, as people type it."""
+"""What to erase and what to keep, as people type it: one concept, or one caption, per line."""
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
+
+from .concept_line import ARROW, LineError, content, read_captions, read_pair, read_safe, write_text
+from .concept_line import MAX_LINE_LENGTH as MAX_LINE_LENGTH
 
 MAX_LINES = 256
-MAX_LINE_LENGTH = 300
-ARROW = "->"
-NO_TEXT = ("Cc", "Cs")  # Unicode's control characters, and halves of characters
-OR = "|"  # between names of one concept
-COMMENT = re.compile(r"(^|\s)#.*")  # not the # inside a word, as in "C#"
+Read = TypeVar("Read")
 
 
 class ConceptError(ValueError):
@@ -27,49 +25,36 @@ class ConceptPair:
     safe: str = ""
 
 
-def _lines(text: str, widget: str) -> list[tuple[int, str]]:
-    """Numbered lines with `#` comments, blank lines and needless spaces taken out."""
-    lines = [(number, " ".join(COMMENT.sub("", line).split())) for number, line in enumerate(text.splitlines(), 1)]
-    lines = [(number, line) for number, line in lines if line]
-    if len(lines) > MAX_LINES:
-        raise ConceptError(f"'{widget}' has {len(lines)} lines; at most {MAX_LINES} are accepted. Shorten '{widget}'.")
-    for number, line in lines:
-        if len(line) > MAX_LINE_LENGTH:
-            raise ConceptError(
-                f"Line {number} of '{widget}' is {len(line)} characters long; at most {MAX_LINE_LENGTH} are accepted. "
-                "Shorten that line."
-            )
-        if found := next((c for c in line if unicodedata.category(c) in NO_TEXT), None):
-            raise ConceptError(
-                f"Line {number} of '{widget}' holds the character U+{ord(found):04X}, which is no text. Delete it."
-            )
-    return lines
+def _read_lines(text: str, widget: str, read: Callable[[str], Read]) -> list[tuple[int, Read]]:
+    """What `read` makes of every line that is more than a comment, with the line's number."""
+    found, count = [], 0
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            if line := content(line):
+                count += 1
+                if count <= MAX_LINES:
+                    found.append((number, read(line)))
+        except LineError as error:
+            raise ConceptError(f"Line {number} of '{widget}' {error}") from None
+    if count > MAX_LINES:
+        raise ConceptError(f"'{widget}' has {count} lines; at most {MAX_LINES} are accepted. Shorten '{widget}'.")
+    return found
 
 
 def parse_concepts(text: str) -> tuple[ConceptPair, ...]:
     """Read the concepts widget: `concept -> safe` per line, or `concept` alone for an empty safe target.
 
-    `gun | pistol -> an umbrella` is short for a line for each name.
+    `gun | pistol -> an umbrella` and `{gun|pistol} -> an umbrella` are short for a line for each name.
+    concept_line.py says what else is understood: other arrows, weights, quotes, bullets and comments.
     A concept that is listed twice with the same target counts once.
-    Raises ConceptError, naming the line, for no concepts at all, a missing concept, two arrows,
+    Raises ConceptError, naming the line and what to write, for what is not understood, a missing concept, two arrows,
     a concept mapped onto itself, two targets for one concept, too much text, or characters that are no text.
     """
     pairs: dict[str, ConceptPair] = {}
-    for number, line in _lines(text, "concepts"):
-        parts = [part.strip() for part in line.split(ARROW)]
-        if len(parts) > 2:
-            raise ConceptError(
-                f"Line {number} of 'concepts' has more than one '{ARROW}'; write 'concept {ARROW} safe'."
-            )
-        for concept in (" ".join(name.split()) for name in parts[0].split(OR)):
-            pair = ConceptPair(concept, *parts[1:])
+    for number, (names, safe) in _read_lines(text, "concepts", read_pair):
+        for concept in names:
+            pair = ConceptPair(concept, safe or "")
             key = concept.lower()
-            if not key:
-                raise ConceptError(
-                    f"Line {number} of 'concepts' has no concept before '{ARROW}'; write 'concept {ARROW} safe'."
-                    if not parts[0]
-                    else f"Line {number} of 'concepts' has nothing on one side of '{OR}'; write a name there."
-                )
             if key == pair.safe.lower():
                 raise ConceptError(
                     f"Line {number} of 'concepts' maps '{concept}' onto itself; name another safe target."
@@ -89,10 +74,26 @@ def parse_concepts(text: str) -> tuple[ConceptPair, ...]:
 
 
 def parse_keep(text: str) -> tuple[str, ...]:
-    """Read the keep widget: one caption per line, each once, in order. Raises ConceptError on too much text."""
-    return tuple(dict.fromkeys(line for _, line in _lines(text, "keep")))
+    """Read the keep widget: one caption per line, each once, in order.
+
+    Weights, quotes, bullets and comments are understood as in the concepts widget; commas are part of a caption.
+    Raises ConceptError, naming the line, for an arrow, other syntax that is not understood, and too much text.
+    """
+    lines = _read_lines(text, "keep", read_captions)
+    captions = tuple(dict.fromkeys(caption for _, captions in lines for caption in captions))
+    if len(captions) > MAX_LINES:
+        raise ConceptError(f"'keep' has {len(captions)} captions; at most {MAX_LINES} are accepted. Shorten 'keep'.")
+    return captions
 
 
 def format_concepts(pairs: Iterable[ConceptPair]) -> str:
     """The pairs as parse_concepts reads them, one per line."""
-    return "\n".join(f"{pair.concept} {ARROW} {pair.safe}" if pair.safe else pair.concept for pair in pairs)
+    return "\n".join(
+        write_text(pair.concept) + (f" {ARROW} {write_text(pair.safe, read_safe, pair.safe)}" if pair.safe else "")
+        for pair in pairs
+    )
+
+
+def format_keep(captions: Iterable[str]) -> str:
+    """The captions as parse_keep reads them, one per line."""
+    return "\n".join(write_text(caption, read_captions, (caption,)) for caption in captions)

@@ -8,11 +8,12 @@ that the concept's own tokens stay what they are when it stands alone (tokens.py
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from .concepts import ConceptPair
+from .spelling import bare
+from .spelling import mentions as mentions
 
 COMPANY = 40  # lines of the keep list that make company(); every combination of them is a sentence
 PLAIN = ("{}",)
@@ -53,17 +54,6 @@ class PromptPair:
     concept: str  # as the user wrote it
     keyword: str  # how the source has it
     safe_keyword: str  # how the target has it
-
-
-def bare(text: str) -> str:
-    """The text without the article it begins with."""
-    return re.sub(r"^(an?|the)\s+(?=\S)", "", text, flags=re.IGNORECASE)
-
-
-def mentions(text: str, concepts: Iterable[str]) -> bool:
-    """Whether the text has one of the concepts in it, word for word."""
-    names = "|".join(re.escape(bare(concept)) for concept in concepts)
-    return bool(names) and re.search(rf"(?<!\w)(?:{names})(?!\w)", text, flags=re.IGNORECASE) is not None
 
 
 def fill(template: str, text: str) -> tuple[str, str]:

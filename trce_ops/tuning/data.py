@@ -1,8 +1,9 @@
-"""Samples the trajectories that tuning learns from, with what the unedited model predicts on them."""
+"""Samples the trajectories that tuning learns from, with the unedited model's predictions on them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Generator, Tensor
 
@@ -14,7 +15,7 @@ from .trajectories import Plan, Points, Predictor, draw_plan, follow
 
 @dataclass(frozen=True)
 class Contexts:
-    """The prompts before stage 1."""
+    """The embedded prompts, before stage 1 changes them."""
 
     neg: Texts  # unwanted prompts
     safe: Texts  # the same prompts with the safe target
@@ -39,7 +40,7 @@ class Plans:
 
 
 def draw_plans(prompts: int, keep: int, settings: TuneSettings, generator: Generator) -> Plans:
-    """Draw the trajectories for `prompts` unwanted and `keep` kept prompts (0: none are to be kept)."""
+    """Draw the trajectories for `prompts` unwanted and `keep` kept prompts (0 for none)."""
     all_steps = settings.sampling_steps
     early = max(1, round(settings.early * all_steps))
     return Plans(
@@ -51,7 +52,7 @@ def draw_plans(prompts: int, keep: int, settings: TuneSettings, generator: Gener
 
 @dataclass(frozen=True)
 class Data:
-    """What is trained on, and what the unedited model predicts there; nothing of it changes during training."""
+    """The points to train on, with the unedited model's predictions. Training does not change it."""
 
     erase: Points
     e_safe: Tensor  # (m, c, h, w), for the points of `erase`
@@ -67,13 +68,13 @@ def collect(
     generator: Generator,
     progress: StepProgress,
 ) -> Data:
-    """Sample the trajectories."""
+    """Sample the trajectories of all plans."""
     sigmas = predict.denoise.schedule(settings.sampling_steps)
 
     def sample(name: str, plan: Plan, prompts: Texts) -> Points:
         x = predict.denoise.noise(len(plan), generator, sigmas[0])
-        told = lambda done, total: progress(f"Trajectories, {name}", done, total)  # noqa: E731
-        return follow(predict, plan, sigmas, x, prompts, contexts.empty, settings.guidance, told)
+        step = partial(progress, f"Trajectories, {name}")
+        return follow(predict, plan, sigmas, x, prompts, contexts.empty, settings.guidance, step)
 
     erase = sample("unwanted", plans.erase, contexts.neg)
     e_safe = predict(erase.x, erase.sigma, contexts.safe[erase.prompts])

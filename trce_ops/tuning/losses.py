@@ -1,8 +1,8 @@
-"""The losses of TRCE's second stage, and the scale on which they are read.
+"""The losses of TRCE's second stage, and tau, the scale that shows how far a tuning has come.
 
-All predictions are noise predictions of one batch, e (n, ...): the unedited model's for the unwanted prompt (e_neg),
-for the safe one (e_safe) and for the empty one (e_u), and the tuned model's (e). Squares are means over the elements,
-as in the official code, so that they do not grow with the picture.
+All arguments are noise predictions (n, ...) of one batch: the unedited model's for the unwanted prompt (e_neg), the
+safe prompt (e_safe) and the empty prompt (e_u), and the tuned model's (e). |.|^2 is the mean over the elements, as in
+the official code, so that it does not grow with the picture.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:  # (n, ...) twice -> (n,)
 
 
 def _apart(d: Tensor) -> tuple[Tensor, Tensor]:  # (n, ...) -> (n,) twice
-    """|d|^2, and where it is large enough to divide by."""
+    """|d|^2, and whether it is large enough to divide by; 1 where it is not."""
     square = _dot(d, d)
     apart = square > torch.finfo(square.dtype).tiny ** 0.5
     return torch.where(apart, square, 1.0), apart
 
 
 def position(e: Tensor, e_neg: Tensor, e_safe: Tensor) -> Tensor:  # (n,)
-    """tau: where e stands on the line from e_neg (0) to e_safe (1); 0 where the two are the same.
+    """tau: the position of e on the line from e_neg (0) to e_safe (1); 0 where the two are equal.
 
-    tau = <e - e_neg, d> / |d|^2 with d = e_safe - e_neg. It means the same for every sigma, picture size and model.
+    tau = <e - e_neg, d> / |d|^2 with d = e_safe - e_neg. A value means the same for every sigma, picture and model.
     """
     d = e_safe - e_neg
     square, apart = _apart(d)
@@ -33,7 +33,7 @@ def position(e: Tensor, e_neg: Tensor, e_safe: Tensor) -> Tensor:  # (n,)
 
 
 def tau_hinge(e: Tensor, e_neg: Tensor, e_safe: Tensor, goal: float) -> Tensor:  # (n,)
-    """max(goal - tau, 0): pushes towards the safe side and stops at `goal`; 0 where there is nowhere to go."""
+    """max(goal - tau, 0): pushes towards the safe side and stops at `goal`; 0 where e_neg and e_safe are equal."""
     _, apart = _apart(e_safe - e_neg)
     return torch.where(apart, (goal - position(e, e_neg, e_safe)).clamp(min=0), 0.0)
 
@@ -46,5 +46,5 @@ def hinge(e: Tensor, e_neg: Tensor, e_safe: Tensor, e_u: Tensor, beta: float, ma
 
 
 def drift(e: Tensor, e_kept: Tensor) -> Tensor:  # (n,)
-    """|e - e_kept|^2: how far a kept prediction has moved."""
+    """|e - e_kept|^2: how much a prediction to be kept has changed."""
     return _dot(e - e_kept, e - e_kept)

@@ -1,4 +1,4 @@
-"""The terms of TRCE's tuning loss, step by step (section 3.3 of the paper)."""
+"""The terms of TRCE's tuning loss at every step (section 3.3 of the paper)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .trajectories import Points, shuffled
 
 @dataclass(frozen=True)
 class Term:
-    """One term of the loss: points to predict, and what the predictions should be like."""
+    """One term of the loss: points to predict, and a loss that compares the predictions with references."""
 
     x: Tensor  # (n, c, h, w)
     sigma: Tensor  # (n,)
@@ -33,19 +33,26 @@ class Term:
         return self.weight / len(self.x) * self.loss(e, *references).sum()
 
 
-def units(data: Data, sigma: Tensor) -> Tensor:  # (n,) -> (n,)
-    """Mean |e_safe - e_neg|^2 at the noise levels nearest to sigma: by how much a concept changes a prediction."""
-    apart = drift(data.e_safe, data.erase.e)
-    levels, level = data.erase.sigma.unique(return_inverse=True)
-    means = torch.zeros_like(levels).index_add_(0, level, apart) / level.bincount()
-    nearest = (sigma.log()[:, None] - levels.log()).abs().argmin(1)
-    return means.clamp(min=torch.finfo(means.dtype).tiny ** 0.5)[nearest]
+class Units:
+    """How much a concept changes a prediction, |e_safe - e_neg|^2, as a mean at every noise level of the data."""
+
+    def __init__(self, data: Data):
+        apart = drift(data.e_safe, data.erase.e)
+        self.levels, level = data.erase.sigma.unique(return_inverse=True)
+        means = torch.zeros_like(self.levels).index_add_(0, level, apart) / level.bincount()
+        self.means = means.clamp(min=torch.finfo(means.dtype).tiny ** 0.5)
+
+    def __call__(self, sigma: Tensor) -> Tensor:  # (n,) -> (n,)
+        """The means at the noise levels nearest to sigma."""
+        nearest = (sigma.log()[:, None] - self.levels.log()).abs().argmin(1)
+        return self.means[nearest]
 
 
 def terms(
     data: Data, contexts: Contexts, maps: Mapping[str, ContextMap], settings: TuneSettings, generator: Generator
 ) -> Iterator[list[Term]]:
-    """The terms of every step. The points are shuffled and come again when all of them have been used."""
+    """The terms of every step. The points are shuffled, and are reused when all of them have had their turn."""
+    units = Units(data) if settings.loss == "tau" else torch.ones_like
 
     def batches(points: Points, size: int) -> Iterator[Tensor]:
         return iter(shuffled(len(points), settings.steps * size, generator).split(size))
@@ -57,8 +64,7 @@ def terms(
 
     def preserve(points: Points, i: Tensor, texts: Texts) -> Term:
         x, sigma = points.x[i], points.sigma[i]
-        unit = units(data, sigma) if settings.loss == "tau" else torch.ones_like(sigma)
-        return Term(x, sigma, texts, (points.e[i], unit), kept_loss, settings.preserve)
+        return Term(x, sigma, texts, (points.e[i], units(sigma)), kept_loss, settings.preserve)
 
     def kept_loss(e: Tensor, e_kept: Tensor, unit: Tensor) -> Tensor:
         return drift(e, e_kept) / unit

@@ -2,69 +2,101 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
-from ..delta.file import ErasedDelta
 from ..progress import StepProgress
 from ..text.captions import BENIGN_CAPTIONS, COMPARISONS
+from ..text.concepts import ConceptPair
 from ..text.embeddings import TextEncoder, encode_batches
-from ..text.prompts import company, expand, fill, mentions, sentences
+from ..text.prompts import PromptPair, company, expand, fill, mentions, sentences
 from ..text.tokens import CHUNK, Ids
 from .data import Contexts
 from .settings import TuneSettings
 from .text_batch import Texts
 
+CAPTIONS = (BENIGN_CAPTIONS, COMPARISONS)
 
-def draw_in_turn(groups: Sequence[Sequence], count: int, generator: Generator) -> list:
-    """`count` items at most, drawn from each group in turn, so that all are equally well covered; each item once."""
+
+@dataclass(frozen=True)
+class Request:
+    """What to erase and what to keep.
+
+    templates: use sentences around the concepts and the keep list. captions: groups of captions to keep; those that
+    mention a concept are left out.
+    """
+
+    pairs: Sequence[ConceptPair]
+    keep: Sequence[str] = ()
+    templates: bool = True
+    captions: Sequence[Sequence[str]] = CAPTIONS
+
+    @property
+    def concepts(self) -> list[str]:
+        return [pair.concept for pair in self.pairs]
+
+
+def draw_in_turn(groups: Iterable[Sequence], count: int, generator: Generator) -> list:
+    """Up to `count` items, each once, drawn from the groups in turn so that all groups are equally covered."""
     shuffled = [[group[i] for i in torch.randperm(len(group), generator=generator).tolist()] for group in groups]
     return [item for turn in zip_longest(*shuffled) for item in turn if item is not None][:count]
 
 
+def draw_unwanted(request: Request, count: int, generator: Generator) -> list[PromptPair]:
+    """Prompts with a concept and the same prompts with its safe target.
+
+    Half of an adjective's prompts combine it with items of the keep list.
+    """
+    templates = sentences(request.concepts, request.templates)
+    others = [line for line in request.keep if request.templates and not mentions(line, request.concepts)]
+    ways = ([(pair, templates), (pair, company(pair.concept, others))] for pair in request.pairs)
+    prompts = [expand([pair], around) for both in ways for pair, around in both if around]
+    return draw_in_turn(prompts, count, generator)
+
+
+def draw_kept(request: Request, count: int, generator: Generator) -> list[str]:
+    """A third of the prompts are lines of the keep list in the concepts' sentences, the others are captions."""
+    templates = sentences(request.concepts, request.templates)
+    listed = [[fill(template, line)[0] for template in templates] for line in request.keep]
+    captions = [[text for text in group if not mentions(text, request.concepts)] for group in request.captions]
+    kept = draw_in_turn(listed, count // 3, generator)
+    return kept + draw_in_turn(captions, count - len(kept), generator)
+
+
 def encode_prompts(
-    delta: ErasedDelta,
-    encoder: TextEncoder,
-    pooled: TextEncoder | None,
+    request: Request,
+    encoders: Mapping[str, TextEncoder],
     settings: TuneSettings,
     generator: Generator,
     progress: StepProgress,
 ) -> Contexts:
-    """Embed as many prompt pairs, and kept prompts, as there are trajectories for, drawn from all of them.
+    """Draw and embed one unwanted and one kept prompt per trajectory, or as many as there are.
 
-    A concept that qualifies things is in half of its prompts in the company of the keep list. Kept are in equal parts
-    the lines of the keep list in the same sentences as the concepts, everyday captions, and captions that describe by
-    comparison; the captions mention no concept.
+    encoders: by kind of text, `context` and, for models that read it, `pooled`. Raises TokenError.
     """
-    info = delta.info
-    names = [pair.concept for pair in info.concepts]
-    templates = sentences(names, info.settings["templates"])
-    others = [line for line in info.keep if info.settings["templates"] and not mentions(line, names)]
-    ways = [(pair, around) for pair in info.concepts for around in (templates, company(pair.concept, others)) if around]
-    pairs = draw_in_turn([expand([pair], around) for pair, around in ways], settings.trajectories, generator)
-    listed = [[fill(template, line)[0] for template in templates] for line in info.keep]
-    captions = ([text for text in texts if not mentions(text, names)] for texts in (BENIGN_CAPTIONS, COMPARISONS))
-    keep = []
-    if settings.keep:
-        count = settings.keep_count
-        keep = draw_in_turn(listed, count // 3, generator)
-        keep += draw_in_turn(list(captions), count - len(keep), generator)
-    columns = [[pair.source for pair in pairs], [pair.target for pair in pairs], [""], keep]
+    unwanted = draw_unwanted(request, settings.trajectories, generator)
+    keep = draw_kept(request, settings.keep_count, generator) if settings.keep else []
+    columns = [[pair.source for pair in unwanted], [pair.target for pair in unwanted], [""], keep]
+    encoder, pooled = encoders["context"], encoders.get("pooled")
     ids = [[encoder.tokenize(text) for text in column] for column in columns]
     rows = dict.fromkeys((row for column in ids for row in column), CHUNK)
-    embedded, in_one = {}, {}
+    sequences: dict[Ids, Tensor] = {}
+    vectors: dict[Ids, Tensor] = {}
     for batch, z in encode_batches(encoder, rows, partial(progress, "Prompts to tune on")):
-        embedded.update(zip(batch, z))
+        sequences.update(zip(batch, z))
     if pooled:
         for batch, z in encode_batches(pooled, dict.fromkeys(rows, 1), lambda *_: None):
-            in_one.update(zip(batch, z[:, 0]))
+            vectors.update(zip(batch, z[:, 0]))
 
     def gather(column: Sequence[Ids]) -> Texts | None:
-        sequence, vectors = ([found[row] for row in column] for found in (embedded, in_one or embedded))
-        return Texts(torch.stack(sequence), torch.stack(vectors) if in_one else None) if column else None
+        if not column:
+            return None
+        sequence = torch.stack([sequences[row] for row in column])
+        return Texts(sequence, torch.stack([vectors[row] for row in column]) if pooled else None)
 
     return Contexts(*map(gather, ids))

@@ -1,4 +1,4 @@
-"""How to tune: the paper's knobs, and the presets."""
+"""The settings of stage 2, and the presets."""
 
 from __future__ import annotations
 
@@ -8,31 +8,34 @@ from dataclasses import dataclass, replace
 from .factors import TRAINED
 
 LOSSES = ("tau", "hinge")
+CHOICES = {"loss": LOSSES, "projections": tuple(TRAINED)}
+LEAST = {"steps": 0, "rank": 0, "trajectories": 1, "batch": 1, "resolution": 1}
+LEAST |= dict.fromkeys(("learning_rate", "goal", "beta", "margin", "preserve"), 0)
+SHARES = ("reach", "unconditional", "early")
 
 
 class TuningError(ValueError):
-    """A tuning that cannot be done with these settings or on this model."""
+    """The settings are invalid, or this model cannot be tuned with them."""
 
 
 @dataclass(frozen=True)
 class TuneSettings:
-    """QUICK, the defaults, is what works best on the demo model; ALIKE is QUICK without `metric`, PAPER the paper's.
+    """The defaults, QUICK, work best on the demo model; ALIKE is for `metric` off, PAPER has the paper's values.
 
     steps: of the optimiser; more erase harder. learning_rate: of AdamW; the right one depends on the model.
-    decay: let it fall to 0 towards the last step: without, the last few batches have an undue say.
-    loss: 'tau' stops where `goal` says (1 = where the safe prompt's prediction is), 'hinge' is the paper's with
-    `beta` and `margin`.
-    preserve (lambda): raising it keeps the rest better and erases less. With 'tau' kept predictions are measured like
-    the unwanted ones, by the distance between the unwanted and the safe prediction, so that it means the same for
-    every model; with 'hinge' as they are.
-    keep: hold on to the keep prompts too, not to the empty prompt alone.
-    reach: tune on what stage 1 may miss: on embeddings that its map has moved by only a share of the way, down to
-    1 - reach. Wordings that do not name the concept end up there. 0 tunes on what the map makes of the prompts.
-    unconditional: weight of the loss on the prediction for the empty prompt against that for the unwanted one.
-    early: the share of the sampling steps, from the noisy end, to train on.
-    projections: which, see tuned.py. rank: of the factors trained; 0 trains whole matrices.
-    metric: let low-rank factors that read text learn first on what the model reads of it (metric.py).
-    batch: unwanted points a step; resolution: of the picture, in pixels.
+    decay: lower the learning rate to 0 towards the last step; otherwise the last batches dominate.
+    loss: 'tau' stops at `goal` (1 = at the safe prompt's prediction); 'hinge' is the paper's, with `beta` and `margin`.
+    preserve (lambda): raising it keeps other prompts better and erases less. With 'tau', the change of a kept
+    prediction is measured in units of the distance between the unwanted and the safe prediction, so that a value means
+    the same for every model; with 'hinge' it is not scaled.
+    keep: keep the predictions for the keep prompts, not only those for the empty prompt.
+    reach: also train on embeddings that the map has moved only part of the way, from 1 - reach to 1. Descriptions that
+    do not name the concept end up there. 0 trains on fully mapped prompts only.
+    unconditional: share of the loss that is on the prediction for the empty prompt instead of the unwanted one.
+    early: share of the sampling steps to train on, from the noisy end.
+    projections: one of factors.TRAINED. rank: of the trained factors; 0 trains whole matrices.
+    metric: low-rank factors that read text first learn directions to which the model responds (metric.py).
+    batch: unwanted points per step. resolution: of the pictures, in pixels.
     """
 
     steps: int = 500
@@ -58,7 +61,7 @@ class TuneSettings:
     draws: int = 4  # points used of every unwanted trajectory
     empty_trajectories: int = 24  # of the empty prompt, at most
     empty_draws: int = 8
-    empty_batch: int = 1  # points a step
+    empty_batch: int = 1  # points per step
     keep_trajectories: int = 144  # of keep prompts, at most
     keep_draws: int = 2
     keep_batch: int = 5
@@ -104,27 +107,13 @@ PAPER = TuneSettings(
 
 
 def check(settings: TuneSettings) -> None:
-    """Raises TuningError, naming the widget, for settings that mean nothing."""
-    for widget, given, accepted in (
-        ("tune_loss", settings.loss, LOSSES),
-        ("tune_projections", settings.projections, tuple(TRAINED)),
-    ):
-        if given not in accepted:
-            raise TuningError(f"'{widget}' is '{given}'; choose one of {', '.join(accepted)}.")
-    for widget, given, least in (
-        ("tune_steps", settings.steps, 0),
-        ("tune_rank", settings.rank, 0),
-        ("tune_trajectories", settings.trajectories, 1),
-        ("tune_batch", settings.batch, 1),
-        ("tune_resolution", settings.resolution, 1),
-        ("tune_learning_rate", settings.learning_rate, 0),
-        ("tune_goal", settings.goal, 0),
-        ("tune_beta", settings.beta, 0),
-        ("tune_margin", settings.margin, 0),
-        ("tune_preserve", settings.preserve, 0),
-    ):
-        if not least <= given < math.inf:
-            raise TuningError(f"'{widget}' is {given}; it must be {least} or more.")
-    for widget in ("reach", "unconditional", "early"):
-        if not 0 <= getattr(settings, widget) <= 1:
-            raise TuningError(f"'tune_{widget}' is {getattr(settings, widget)}; it must be between 0 and 1.")
+    """Raises TuningError, naming the field, for invalid settings."""
+    for name, accepted in CHOICES.items():
+        if (given := getattr(settings, name)) not in accepted:
+            raise TuningError(f"'{name}' is '{given}'; choose one of {', '.join(accepted)}.")
+    for name, least in LEAST.items():
+        if not least <= (given := getattr(settings, name)) < math.inf:
+            raise TuningError(f"'{name}' is {given}; it must be {least} or more.")
+    for name in SHARES:
+        if not 0 <= (given := getattr(settings, name)) <= 1:
+            raise TuningError(f"'{name}' is {given}; it must be between 0 and 1.")

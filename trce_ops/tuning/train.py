@@ -1,9 +1,9 @@
-"""The second stage of TRCE: contrastive tuning of early denoising (section 3.3 of the paper).
+"""The training loop of stage 2: contrastive tuning of early denoising (section 3.3 of the paper).
 
-On points of the unedited model's own early trajectories, attention is trained until the predictions of the stage-1
-model for the unwanted prompts stand on the safe side, while its predictions for the empty prompt and for what is to be
-kept stay those of the unedited model. Stage 1 is there as what it does to the text, c' = T c, so that one set of
-weights is trained and one model is in memory. Nothing here reads or writes global randomness.
+Attention is trained on points of the unedited model's early trajectories. The stage-1 model's predictions for the
+unwanted prompts move to the safe side, and its predictions for the empty prompt and the keep prompts stay those of the
+unedited model. Stage 1 is applied to the text, c' = T c, so only one model is in memory. Global random state is neither
+read nor changed.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from .settings import TuneSettings, TuningError
 from .text_batch import Texts
 from .trajectories import Predictor
 
-GRADIENT_SCALE = 2.0**12  # keeps float16 gradients from vanishing; a power of two, so exact where nothing does
-WARM_UP = 20  # steps until the learning rate is whole; AdamW's first ones have seen too few gradients
+GRADIENT_SCALE = 2.0**12  # keeps float16 gradients from underflowing; a power of two, so it does not round
+WARM_UP = 20  # steps until the full learning rate; AdamW's first steps have seen too few gradients
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """A finished tuning: what it changed, and how it went, step by step."""
+    """The result of a tuning, with its curves over the steps."""
 
     tuned: Tuned
     losses: tuple[float, ...]
@@ -43,7 +43,7 @@ class Tuning:
 
 
 def backward(predict: Predictor, step: Sequence[Term], trained: Trained, scale: float) -> tuple[float, Tensor]:
-    """Add `scale` times the gradient of a step, `predict.rows` points at a time: one graph is alive at a time.
+    """Add `scale` times the gradient of a step, `predict.rows` points at a time, so that only one graph is in memory.
 
     Returns the loss and the predictions (n, c, h, w), in the order of the terms.
     """
@@ -53,7 +53,7 @@ def backward(predict: Predictor, step: Sequence[Term], trained: Trained, scale: 
     for start in range(0, len(x), predict.rows):
         part = slice(start, start + predict.rows)
         e = predict.denoise(x[part], sigma[part], texts[part], trained.overrides(predict.denoise.dtype))
-        loss, first = torch.zeros((), device=e.device), -start  # where the term begins, seen from e
+        loss, first = torch.zeros((), device=e.device), -start  # first row of the term, counted from e's first row
         for term in step:
             last = first + len(term.x)
             if rows := len(e[max(first, 0) : max(last, 0)]):
@@ -67,7 +67,7 @@ def backward(predict: Predictor, step: Sequence[Term], trained: Trained, scale: 
 
 
 def learning_rate(step: int, settings: TuneSettings) -> float:
-    """Of step 0, 1, ...: with `decay` it rises for WARM_UP steps and falls to 0 along half a cosine."""
+    """The learning rate of a step, from 0: with `decay` it rises for WARM_UP steps, then falls to 0 along a cosine."""
     if not settings.decay:
         return settings.learning_rate
     fall = 0.5 * (1 + math.cos(math.pi * step / settings.steps))
@@ -85,9 +85,10 @@ def train(
     progress: StepProgress,
     objective: Objective = terms,
 ) -> Tuning:
-    """The optimiser's steps. Gradients are zeroed before every one of them.
+    """Run the optimiser. Gradients are zeroed before every step.
 
-    The first term of every step is on unwanted points, with e_neg and e_safe first among its references.
+    The first term of every step must be on unwanted points, and its first references must be e_neg and e_safe.
+    Raises TuningError when gradients are NaN or Inf, and OutOfMemory.
     """
     optimizer = torch.optim.AdamW(trained.parameters, lr=settings.learning_rate, weight_decay=0.01)
     losses, positions, changes = [], [], []
@@ -103,7 +104,7 @@ def train(
                 value, e = backward(predict, step, trained, scale)
             except torch.OutOfMemoryError:
                 value = None
-            if value is None:  # outside of the handler, which holds on to the memory
+            if value is None:  # outside of the handler, which keeps the memory alive
                 predict.halve()
                 continue
             for factor in trained.parameters:
@@ -113,7 +114,7 @@ def train(
             if scale == 1 or not math.isfinite(value):
                 raise TuningError(
                     f"The gradient is NaN or Inf at step {number + 1} of {settings.steps}; lower "
-                    "'tune_learning_rate', or load the model in bf16 or fp32."
+                    "'learning_rate', or load the model in bf16 or fp32."
                 )
             scale /= 2
         optimizer.step()
@@ -122,6 +123,6 @@ def train(
         losses.append(value)
         positions.append(position(e[: len(e_neg)], e_neg, e_safe).mean().item())
         changes.append(trained.change())
-        phase = f"Tuning, place {positions[-1]:.2f}, change {changes[-1]:.1%}"
+        phase = f"Tuning, position {positions[-1]:.2f}, change {changes[-1]:.1%}"
     progress(phase, settings.steps, settings.steps)
     return Tuning(trained.result(), tuple(losses), tuple(positions), tuple(changes), train_evaluations=evaluations)

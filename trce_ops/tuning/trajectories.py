@@ -1,8 +1,8 @@
-"""Points on early denoising trajectories, with what the model predicts there.
+"""Samples points on early denoising trajectories, with the model's predictions there.
 
-Which steps are used is drawn before anything is sampled, so that every trajectory ends at its last step in use and
-only those points are kept. x and sigma belong to the same step; the predictions that sampling needs anyway are the
-references, and nothing is predicted twice.
+The steps to use are drawn before sampling, so that every trajectory ends at the last step that is used, and only these
+points are kept. x and sigma belong to the same step. The predictions that sampling makes anyway serve as references, so
+nothing is predicted twice.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from .text_batch import Texts
 
 log = logging.getLogger(__name__)
 
-Overrides = Mapping[str, Tensor]  # parameters that stand in for the model's own, by name
+Overrides = Mapping[str, Tensor]  # parameters to use in place of the model's own, by name
 
 
 class OutOfMemory(RuntimeError):
-    """Not even one picture at a time fits on the device."""
+    """The device has no room for even one picture."""
 
 
 class Denoiser(Protocol):
-    """What the host lends: the MODEL, as a function of its weights.
+    """The interface to the host's diffusion model, as a function of its weights.
 
-    e = (x - denoised) / sigma for every parameterisation, so that eps, v and flow models are all alike here.
+    e = (x - denoised) / sigma for every parameterisation, so that eps, v and flow models need no separate code.
     """
 
     weights: Mapping[str, Tensor]  # by name, on the device
@@ -48,9 +48,9 @@ class Denoiser(Protocol):
 
 
 class Predictor:
-    """Calls a denoiser `rows` pictures at a time, and counts them.
+    """Calls a denoiser with up to `rows` pictures at a time, and counts evaluations.
 
-    When the device is out of memory it goes on with half as many; raises OutOfMemory when one is too many.
+    When the device runs out of memory, `rows` is halved; OutOfMemory is raised when one picture is too many.
     """
 
     def __init__(self, denoise: Denoiser, rows: int):
@@ -61,11 +61,11 @@ class Predictor:
     def halve(self) -> None:
         if self.rows == 1:
             raise OutOfMemory(
-                "The device has not enough memory to tune with one picture at a time; lower 'tune_resolution' or "
-                "'tune_rank', close what else uses the device, or set 'mode' to 'closed form'."
+                "The device has too little memory to tune with one picture at a time; lower 'resolution' or 'rank', "
+                "close other programs that use the device, or erase without tuning."
             )
         self.rows = (self.rows + 1) // 2
-        log.warning("Out of memory while tuning; going on with %d at a time.", self.rows)
+        log.warning("Out of memory; continuing with %d pictures at a time.", self.rows)
 
     @torch.no_grad()
     def __call__(self, x: Tensor, sigma: Tensor, texts: Texts) -> Tensor:
@@ -80,7 +80,7 @@ class Predictor:
                 exhausted = True
             else:
                 exhausted = False
-            if exhausted:  # outside of the handler, which holds on to the memory
+            if exhausted:  # outside of the handler, which keeps the memory alive
                 self.halve()
                 continue
             start += len(done[-1])
@@ -90,14 +90,14 @@ class Predictor:
 
 @dataclass(frozen=True)
 class Plan:
-    """Which prompt every trajectory is of, and at which of its steps it is used."""
+    """The prompt of every trajectory, and the steps of it to use."""
 
     prompts: Tensor  # (n,)
     steps: Tensor  # (n, k), ascending
 
     @property
     def lengths(self) -> Tensor:  # (n,)
-        """Steps to be predicted on each trajectory."""
+        """Number of steps to predict on each trajectory."""
         return self.steps[:, -1] + 1
 
     def __len__(self) -> int:
@@ -105,23 +105,23 @@ class Plan:
 
 
 def shuffled(n: int, count: int, generator: Generator) -> Tensor:  # (count,)
-    """`count` indices below n, all of them before any comes again."""
+    """`count` indices below n in random order; none is repeated before all have occurred."""
     return torch.cat([torch.randperm(n, generator=generator) for _ in range(-(-count // n))])[:count]
 
 
 def draw_plan(prompts: int, trajectories: int, draws: int, first: int, generator: Generator) -> Plan:
-    """`draws` different steps among the first `first` ones for each trajectory; the prompts take turns, shuffled."""
+    """`draws` different steps among the first `first` for each trajectory; prompts are shuffled and used in turn."""
     steps = [torch.randperm(first, generator=generator)[:draws].sort().values for _ in range(trajectories)]
     return Plan(shuffled(prompts, trajectories, generator), torch.stack(steps))
 
 
 @dataclass(frozen=True)
 class Points:
-    """Points (x, sigma) of trajectories, in a fixed order, with the predictions that led through them. On the CPU."""
+    """Points (x, sigma) of trajectories, in a fixed order, with the predictions made there. On the CPU."""
 
     x: Tensor  # (m, c, h, w)
     sigma: Tensor  # (m,)
-    prompts: Tensor  # (m,) which prompt the trajectory was of
+    prompts: Tensor  # (m,) index of the trajectory's prompt
     e: Tensor  # (m, c, h, w) for that prompt
     e_u: Tensor  # (m, c, h, w) for the empty prompt
 
@@ -139,10 +139,10 @@ def follow(
     guidance: float,
     progress: Progress = lambda *_: None,
 ) -> Points:
-    """Sample the planned trajectories by Euler steps (DDIM) under guidance, and keep the planned points.
+    """Sample the planned trajectories by Euler steps (DDIM) with guidance, and keep the planned points.
 
-    A trajectory of the empty prompt needs one prediction a step; with texts=empty only that one is made.
-    x is used up.
+    A trajectory of the empty prompt needs one prediction per step; pass `texts=empty` to make only that one.
+    Modifies x in place.
     """
     guided = texts is not empty
     lengths = plan.lengths

@@ -1,13 +1,11 @@
-"""Stage 2 of TRCE from an erased delta to a tuned one: prompts, trajectories, training, figures."""
+"""Stage 2 of TRCE from end to end: prompts, trajectories, training, report."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from time import perf_counter
@@ -16,30 +14,33 @@ from torch import Generator, Tensor
 
 from ..closed_form.metric import cues, gram
 from ..delta.file import ErasedDelta
+from ..delta.low_rank import ContextMap
+from ..files.atomic import checksum
+from ..files.disk_cache import DiskCache
 from ..progress import StepProgress
 from ..text.embeddings import TextEncoder
 from ..version import __version__
-from . import cache as tuning_cache
+from .cache import VERSION, from_tensors, to_tensors
 from .data import Contexts, collect, draw_plans
 from .factors import Trained, choose
 from .objective import Objective, terms
-from .prompts import encode_prompts
+from .prompts import Request, encode_prompts
 from .settings import QUICK, TuneSettings, check
 from .train import Tuning, train
 from .trajectories import Denoiser, Predictor
 
 log = logging.getLogger(__name__)
 
-ROWS = 8  # pictures predicted at a time, or more when they are small, as far as the memory goes
-GRAPH = 64 * 64  # latent pixels in one graph: one picture of 512 x 512, so that memory is that of one
+ROWS = 8  # pictures predicted at a time, or more when they are small
+GRAPH = 64 * 64  # latent pixels in one graph: one picture of 512 x 512
 
 
 @dataclass(frozen=True)
 class TunableModel:
-    """What stage 2 needs of a MODEL. It is opened only when there is something to train."""
+    """What stage 2 needs of a model. `open` loads it, and is called only when there is something to train."""
 
     fingerprint: str  # equal for models that predict the same
-    text_readers: Sequence[str]  # parameters that the context map goes on
+    text_readers: Sequence[str]  # parameters that the context map applies to
     open: Callable[[], AbstractContextManager[Denoiser]]
 
 
@@ -54,36 +55,39 @@ class TuneReport:
         """The report as lines for people."""
         t = self.tuning
         if not t.losses:
-            return "Tuned in 0 steps: nothing beyond the closed form."
+            return "Tuned in 0 steps: the closed form alone."
         few = max(1, len(t.positions) // 10)
         first, last = (sum(part) / len(part) for part in (t.positions[:few], t.positions[-few:]))
         lines = [
             f"Tuned {len(t.tuned)} projections in {len(t.losses)} steps; change of their weights {t.changes[-1]:.1%}.",
-            f"Place of the prediction (0 = on the concept, 1 = on the safe target): {first:.2f} at first, "
+            f"Position of the prediction (0 = on the concept, 1 = on the safe target): {first:.2f} at first, "
             f"{last:.2f} at last.",
             f"UNet evaluations: {t.data_evaluations} for the data, {t.train_evaluations} in training.",
         ]
         if self.cached:
-            lines.append("Taken from the cache; turn on 'retrain' to do it again.")
+            lines.append("Taken from the cache; turn on 'retrain' to train again.")
         else:
             lines.append("Seconds: " + ", ".join(f"{step} {value:.2f}" for step, value in t.seconds.items()))
         return "\n".join(lines)
 
 
-def cache_key(delta: ErasedDelta, model: TunableModel, settings: TuneSettings) -> str:
-    """Everything that a tuning depends on."""
-    info = delta.info
-    parts = [
-        tuning_cache.VERSION,
+Maps = Mapping[str, ContextMap]  # by kind of text: context, and pooled where the model reads it
+
+
+def cache_key(
+    request: Request, encoder: TextEncoder, model: TunableModel, maps: Maps, settings: TuneSettings
+) -> list[object]:
+    """Everything that the result of a tuning depends on."""
+    factors = {f"{kind}.{i}": factor for kind, D in maps.items() for i, factor in enumerate(D.factors)}
+    return [
+        VERSION,
         __version__,
-        info.encoder,
+        encoder.fingerprint,
         model.fingerprint,
-        [[pair.concept, pair.safe] for pair in info.concepts],
-        list(info.keep),
-        dict(info.settings),
+        checksum(factors),
+        asdict(request),
         asdict(settings),
     ]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def metric_root(denoise: Denoiser, model: TunableModel, contexts: Contexts) -> Tensor:  # (d, d) float32
@@ -97,46 +101,46 @@ def metric_root(denoise: Denoiser, model: TunableModel, contexts: Contexts) -> T
 
 
 def tune(
-    delta: ErasedDelta,
-    encoder: TextEncoder,
+    request: Request,
+    encoders: Mapping[str, TextEncoder],
     model: TunableModel,
+    maps: Maps,
     settings: TuneSettings = QUICK,
     *,
-    pooled: TextEncoder | None = None,
     rows: int = ROWS,
     objective: Objective = terms,
     progress: StepProgress = lambda *_: None,
 ) -> Tuning:
-    """Tune `model` on top of the stage-1 `delta`. The same inputs give the same tuning, bit for bit, on one machine.
+    """Train `model` on text that the maps of stage 1 have moved.
 
-    objective: what is trained, step by step; TRCE's own unless said otherwise.
-    Raises TuningError, OutOfMemory, and whatever `progress` raises to cancel, which it may before every step.
+    encoders: by kind of text, `context` and, for models that read it, `pooled`. rows: pictures predicted at a time.
+    objective: the terms of every step; TRCE's by default. The same inputs give the same tuning, bit for bit, on one
+    machine. Raises TuningError, OutOfMemory, and whatever `progress` raises to cancel, which it may before every step.
     """
     check(settings)
     if settings.steps == 0:
         return Tuning({}, (), (), ())
     generator = Generator().manual_seed(settings.seed)
     start = perf_counter()
-    contexts = encode_prompts(delta, encoder, pooled, settings, generator, progress)
+    contexts = encode_prompts(request, encoders, settings, generator, progress)
     encoded = perf_counter()
     with model.open() as denoise:
-        # clone: what was embedded in inference mode takes no part in a graph
+        # clone: tensors made in inference mode cannot take part in a graph
         contexts = Contexts(*(texts and texts.each(Tensor.clone) for texts in vars(contexts).values()))
         in_graph = max(1, GRAPH // math.prod(denoise.shape[1:]))
         predict = Predictor(denoise, max(rows, in_graph))
         plans = draw_plans(len(contexts.neg), 0 if contexts.keep is None else len(contexts.keep), settings, generator)
         data = collect(predict, contexts, plans, settings, generator, progress)
         sampled = perf_counter()
-        maps = {"context": delta.context_map, **delta.streams}
         names = choose(denoise.weights, settings.projections)
-        readers = [name for name in model.text_readers if name in names] if settings.metric and settings.rank else []
-        roots = dict.fromkeys(readers, readers and metric_root(denoise, model, contexts))
-        trained = Trained({name: denoise.weights[name] for name in names}, settings.rank, generator, roots)
+        rooted = [name for name in model.text_readers if name in names] if settings.metric and settings.rank else []
+        root = metric_root(denoise, model, contexts) if rooted else None
+        trained = Trained({name: denoise.weights[name] for name in names}, settings.rank, generator, root, rooted)
         learner = Predictor(denoise, min(in_graph, predict.rows))
         tuning = train(learner, data, contexts, maps, trained, settings, generator, progress, objective)
     readers = {name.removesuffix(".weight") for name in model.text_readers}
     tuned = {
-        module: change.after(delta.context_map) if module in readers else change
+        module: change.after(maps["context"]) if module in readers else change
         for module, change in tuning.tuned.items()
     }
     seconds = {
@@ -145,6 +149,13 @@ def tune(
         "tuning": perf_counter() - sampled,
     }
     return replace(tuning, tuned=tuned, data_evaluations=predict.evaluations, seconds=seconds)
+
+
+def request_of(delta: ErasedDelta) -> Request:
+    """What a delta erases and keeps. Deltas of methods that have no setting for it use templates."""
+    settings = delta.info.settings
+    templates = bool(settings.get("templates", settings.get("first_templates", True)))
+    return Request(delta.info.concepts, delta.info.keep, templates)
 
 
 def tune_delta(
@@ -158,16 +169,19 @@ def tune_delta(
     retrain: bool = False,
     progress: StepProgress = lambda *_: None,
 ) -> tuple[ErasedDelta, TuneReport]:
-    """The delta with its tuned part, from the cache in `cache_dir` when it is there and `retrain` does not forbid it.
+    """The delta with its tuned part, which is read from the cache in `cache_dir` if it is there and not `retrain`.
 
-    With 0 steps it is the delta of stage 1 as it came.
+    With 0 steps the delta is returned as it is. Raises what `tune` does.
     """
     check(settings)
-    path = cache_dir and settings.steps and tuning_cache.path(cache_dir, cache_key(delta, model, settings))
-    cached = None if retrain or not path else tuning_cache.read(path)
-    tuning = cached or tune(delta, encoder, model, settings, pooled=pooled, progress=progress)
-    if path and not cached:
-        tuning_cache.write(path, tuning)
+    request, maps = request_of(delta), {"context": delta.context_map, **delta.streams}
+    encoders = {"context": encoder} if pooled is None else {"context": encoder, "pooled": pooled}
+    cache = DiskCache(cache_dir if settings.steps else None, "tuned")
+    key = cache_key(request, encoder, model, maps, settings)
+    cached = None if retrain else cache.read(key, from_tensors)
+    tuning = cached or tune(request, encoders, model, maps, settings, progress=progress)
+    if not cached:
+        cache.write(key, to_tensors(tuning))
     report = TuneReport(tuning, bool(cached))
     log.info("%s", report.text())
     if not tuning.tuned:
@@ -178,7 +192,7 @@ def tune_delta(
         settings={**delta.info.settings, **{f"tune_{name}": value for name, value in asdict(settings).items()}},
         measured={
             **delta.info.measured,
-            "tuned_place": round(tuning.positions[-1], 4),
+            "tuned_position": round(tuning.positions[-1], 4),
             "tuned_change": round(tuning.changes[-1], 4),
         },
     )

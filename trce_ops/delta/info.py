@@ -1,0 +1,90 @@
+"""The metadata of an erased delta.
+
+In the file all values are strings: method, family, space, encoder and pack_version as they are, and as JSON settings,
+concepts ([[concept, safe], ...]), keep ([caption, ...]) and measured ({figure: number}).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ..text.concepts import MAX_LINE_LENGTH, MAX_LINES, ConceptPair
+
+MAX_NAME = 200  # characters of method, family, encoder and pack_version
+SPACES = ("embedding", "post-norm")
+
+
+class DeltaError(ValueError):
+    """A file that is not an erased delta, or one that this version cannot use."""
+
+
+@dataclass(frozen=True)
+class DeltaInfo:
+    """What a delta erases, how it was made, and the figures measured for it.
+
+    encoder: fingerprint of the text encoder. space: where the maps act, on embeddings as the text encoder gives them,
+    or after the norm with which some models begin (post-norm); the fingerprint then includes that norm.
+    """
+
+    family: str
+    encoder: str
+    concepts: tuple[ConceptPair, ...]
+    keep: tuple[str, ...] = ()
+    method: str = "trce-closed-form"
+    settings: Mapping[str, float | bool | str] = field(default_factory=dict)
+    measured: Mapping[str, float] = field(default_factory=dict)
+    pack_version: str = ""
+    space: str = "embedding"
+
+
+def write_info(info: DeltaInfo) -> dict[str, str]:
+    """The metadata as strings."""
+    return {
+        "method": info.method,
+        "family": info.family,
+        "space": info.space,
+        "encoder": info.encoder,
+        "pack_version": info.pack_version,
+        "settings": json.dumps(dict(info.settings), sort_keys=True),
+        "concepts": json.dumps([[pair.concept, pair.safe] for pair in info.concepts]),
+        "keep": json.dumps(list(info.keep)),
+        "measured": json.dumps(dict(info.measured), sort_keys=True),
+    }
+
+
+def read_info(metadata: Mapping[str, str]) -> DeltaInfo:
+    """The metadata from strings. Raises DeltaError when something is missing, of the wrong kind, or too long."""
+    try:
+        concepts, keep, settings, measured = (
+            json.loads(metadata[key]) for key in ("concepts", "keep", "settings", "measured")
+        )
+        info = DeltaInfo(
+            **{key: metadata[key] for key in ("family", "encoder", "method", "pack_version", "space")},
+            concepts=tuple(ConceptPair(concept, safe) for concept, safe in concepts),
+            keep=tuple(keep),
+            settings=dict(settings),
+            measured=dict(measured),
+        )
+        texts = [text for pair in info.concepts for text in (pair.concept, pair.safe)] + list(info.keep)
+        names = [info.family, info.encoder, info.method, info.pack_version]
+        for text in (*texts, *names):
+            text.encode()
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise DeltaError(f"its metadata does not describe an erasure ({type(error).__name__}: {error}).") from None
+    if info.space not in SPACES:
+        raise DeltaError(f"its maps act in the space {info.space!r}; this pack knows {' and '.join(SPACES)}.")
+    if (
+        not all(isinstance(text, str) for text in texts)
+        or not all(isinstance(value, (int, float, str)) for value in info.settings.values())
+        or not all(isinstance(number, (int, float)) for number in info.measured.values())
+    ):
+        raise DeltaError("its metadata does not describe an erasure (a text or number is of the wrong kind).")
+    if (
+        max(len(info.concepts), len(info.keep), len(info.settings), len(info.measured)) > MAX_LINES
+        or max(map(len, texts), default=0) > MAX_LINE_LENGTH
+        or max(map(len, names)) > MAX_NAME
+    ):
+        raise DeltaError("its metadata is longer than that of any erasure.")
+    return info

@@ -1,0 +1,238 @@
+r"""Reads one line of the concepts and keep widgets: what is typed around a text, and the text itself.
+
+People write lines as they write prompts and lists: with weights, quotes, bullets, comments and the arrow that their
+keyboard has. All of that is understood, and none of it becomes part of a concept. Where a character could mean
+something else than text, the line is refused with what to write instead: a concept that was read wrongly would be
+erased without a word.
+
+A backslash makes the next character plain text, as in prompts: `saber \(fate\)` names "saber (fate)".
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+
+from .marks import (
+    BULLET,
+    COMMENT,
+    DASH,
+    DOUBLE,
+    EMPHASIS,
+    HEAD,
+    OTHER_ARROWS,
+    QUOTED,
+    RIGHT,
+    SINGLE,
+    SPLIT,
+    WEIGHT,
+    WRAPPED,
+)
+
+MAX_LINE_LENGTH = 300
+MAX_COMMENT = 10_000  # characters of a line with its comment
+MAX_ALTERNATIVES = 256
+ARROW = "->"
+OR = "|"  # between names of one concept
+NOTHING = {"nothing", "none", "n/a", "null"}  # safe targets that mean an empty one
+
+NO_TEXT = ("Cc", "Cs")  # Unicode's control characters, and halves of characters
+JOINERS = "\u200c\u200d"  # format characters that words and emoji are made with
+TAGS = range(0xE0020, 0xE0080)  # of flags
+PLAIN = 0xF0000  # while a line is read, a character c that is plain text stands as chr(PLAIN + ord(c))
+
+
+class LineError(ValueError):
+    """A line that cannot be read. The message continues "Line 3 of 'concepts' ...": it says what to write."""
+
+
+# What is refused in any text, and what in names of concepts and safe targets: (pattern, what to say).
+REFUSED = (
+    (r"\w+://|\bwww\.", "has a web address in it; write words"),
+    (r"<\w+:[^>]*>|(?<!\S)__[\w/*-]+?__(?!\S)|\$\$", "has a LoRA or a wildcard in it; write words"),
+    (rf"[{RIGHT}{OTHER_ARROWS}]|[{DASH}<]+[{HEAD}]|<[{DASH}]", "has an arrow that points elsewhere; write '->'"),
+    (r"[()\[\]]", r"has brackets in it; leave them out, or write \( and \) where they belong to the name"),
+    (r"[{}]", r"has a brace without its partner; leave it out, or write \{ or \} where it belongs to the name"),
+    (r"\\", r"has a backslash in it; leave it out, or write \\ where it belongs to the name"),
+)
+REFUSED_IN_NAMES = (
+    (r"\t", "has a tab in it; write '->' between a concept and its safe target"),
+    (r"[<>=]", r"has '<', '>' or '=' in it; write '->' as the arrow, or put the name in quotation marks"),
+    (
+        rf"\s[{DASH}+/:]+\s",
+        "has a sign between spaces; write '|' between names and '->' before a safe target, or put the name in "
+        "quotation marks",
+    ),
+    (
+        r":\s+[^\W\d_A-Z]|:\s*$|::|(?<!\d):\s*[-+]?[\d.]+$",
+        "has a colon in it; write '->' before a safe target and '#' before a comment, or put the name in quotation "
+        "marks",
+    ),
+    (r"\b(?:AND|OR|BREAK)\b(?=.*[a-z])|[a-z].*\b(?:AND|OR|BREAK)\b", "joins prompts; write a line for each concept"),
+    (
+        rf"^[{DOUBLE}]|^[{SINGLE}].*[{SINGLE}](?!\w)|^[^{DOUBLE}]*[^\d{DOUBLE}][{DOUBLE}]$",
+        "has a quotation mark on one side; put marks round the whole name, or write \\ before one that belongs to it",
+    ),
+    (
+        r"^[-!#%*+,/:;<=>?_|~\u2010-\u2015\u2212]|[-:=<>/*&\u2010-\u2015\u2212]$",
+        "begins or ends with a sign; leave it out, or put the name in quotation marks",
+    ),
+)
+LIST = re.compile(r"[,;\uff0c\uff1b\u3001\u060c\u061b]")
+TAGGED = re.compile(r"\d\+?(?:girl|boy|other)s?\b")  # begins a prompt in tags, "1girl, holding gun": one concept
+
+
+def clean(text: str) -> str:
+    """The text in composed characters and single spaces, without invisible ones; a tab stays one.
+
+    Full-width letters and signs, which East Asian keyboards give, become the ordinary ones: text encoders know no
+    other, and they are typed by accident. The punctuation of East Asian sentences stays.
+    """
+    kept = (
+        chr(ord(c) - 0xFEE0) if "\uff01" <= c <= "\uff5e" and c not in "\uff01\uff0c\uff1a\uff1b\uff1f" else c
+        for c in text
+        if unicodedata.category(c) != "Cf" or c in JOINERS or ord(c) in TAGS
+    )
+    text = unicodedata.normalize("NFC", "".join(kept))
+    return re.sub(r"\s+", lambda space: "\t" if "\t" in space[0] else " ", text).strip()
+
+
+def content(line: str) -> str:
+    """The line without comment. Raises LineError for one that is too long or holds what is no text."""
+    text = clean(line)
+    if len(text) <= MAX_COMMENT:
+        text = COMMENT.sub("", text).strip()
+    if len(text) > MAX_LINE_LENGTH:
+        raise LineError(f"is {len(text)} characters long; at most {MAX_LINE_LENGTH} are accepted. Shorten that line.")
+    for c in text:
+        if unicodedata.category(c) in NO_TEXT and c != "\t" or ord(c) >= PLAIN:
+            raise LineError(f"holds the character U+{ord(c):04X}, which is no text. Delete it.")
+    return text
+
+
+def read_pair(line: str) -> tuple[tuple[str, ...], str | None]:
+    """(names of the concept, safe target) of a line without comment; the target is None where there is no arrow.
+
+    Raises LineError.
+    """
+    sides = re.split(SPLIT, _marked(line))
+    if len(sides) > 2:
+        raise LineError(f"has more than one '{ARROW}'; write 'concept {ARROW} safe'.")
+    if not sides[0].strip():
+        raise LineError(f"has no concept before '{ARROW}'; write 'concept {ARROW} safe'.")
+    names = tuple(_name(name, is_list=True) for name in _alternatives(sides[0]))
+    if len(sides) == 1:
+        return names, None
+    return names, _safe(sides[1])
+
+
+def read_safe(text: str) -> str:
+    """A safe target that stands alone, "" for none. Raises LineError."""
+    return _safe(_marked(text))
+
+
+def _safe(text: str) -> str:
+    if not text.strip():
+        return ""
+    safe, *others = _alternatives(text)
+    if others:
+        raise LineError(f"has more than one safe target after '{ARROW}'; write one.")
+    return "" if safe.lower() in NOTHING else _name(safe, is_list=False)
+
+
+def read_captions(line: str) -> tuple[str, ...]:
+    """The captions of a line of the keep widget: one, or one for each alternative. Raises LineError."""
+    text = _marked(line)
+    if re.search(SPLIT, text):
+        raise LineError("has an arrow in it; captions to keep have no safe target. Write one caption per line.")
+    captions = _alternatives(text)
+    for caption in captions:
+        _refuse(caption, REFUSED)
+    return tuple(_plain(caption.replace("\t", " ")) for caption in captions)
+
+
+def write_text(text: str, read: Callable[[str], object] = read_pair, wanted: object = None) -> str:
+    """The text as `read` reads it again, with as few marks as possible. wanted: what it is read as."""
+    wanted = ((text,), None) if wanted is None else wanted
+    brackets = re.sub(r"[()\[\]{}|\\]", r"\\\g<0>", text)
+    every = re.sub(r"[^\w\s]|_", r"\\\g<0>", text)
+    for written in (text, brackets, f'"{text}"', f'"{brackets}"', every, f'"{every}"'):
+        try:
+            if content(written) == written and read(written) == wanted:
+                return written
+        except LineError:
+            pass
+    return text
+
+
+def _marked(line: str) -> str:
+    """The line without bullet and quotes, with what is plain text in it out of the way of everything else."""
+    text = re.sub(r"\\([^\w\s]|_)", lambda escaped: chr(PLAIN + ord(escaped[1])), line)
+    text = text[BULLET.match(text).end() :]
+
+    def quoted(found: re.Match) -> str:
+        inner = found[2] or found[3] or found[4]
+        if re.search(SPLIT, inner):
+            return found[0]
+        return found[1] + "".join(c if c in "()[]{}|" or c.isspace() else _hidden(c) for c in inner)
+
+    return QUOTED.sub(quoted, text).rstrip(" \t,;")
+
+
+def _hidden(c: str) -> str:
+    return c if ord(c) >= 0x20000 else chr(PLAIN + ord(c))
+
+
+def _plain(text: str) -> str:
+    return "".join(chr(ord(c) - PLAIN) if ord(c) >= PLAIN else c for c in text)
+
+
+def _alternatives(text: str) -> tuple[str, ...]:
+    """Every text that `{a|b}` and `a | b` stand for, without weights; each once."""
+    texts = [text]
+    while any(found := [re.search(r"\{([^{}]*)\}", text) for text in texts]):
+        texts = [
+            text[: brace.start()] + inner + text[brace.end() :] if brace else text
+            for text, brace in zip(texts, found)
+            for inner in (brace[1].split(OR) if brace else ("",))
+        ]
+        if len(texts) > MAX_ALTERNATIVES:
+            raise LineError(f"stands for more than {MAX_ALTERNATIVES} concepts; write fewer alternatives in braces.")
+    names = [_unweighted(name) for text in texts for name in _unweighted(text).split(OR)]
+    if not all(names):
+        raise LineError(f"has nothing on one side of '{OR}'; write a name there." if len(names) > 1 else "is empty.")
+    return tuple(dict.fromkeys(names))
+
+
+def _unweighted(text: str) -> str:
+    """The text without weights: `(x:1.3)`, `((x))` and `[[x]]` anywhere, `(x)` and `[x]` around the whole."""
+
+    def inner(found: re.Match) -> str:
+        return next(group for group in found.groups() if group is not None)
+
+    before = ""
+    while before != text:
+        before = text
+        for pattern in (WEIGHT, EMPHASIS):
+            text = pattern.sub(inner, text)
+        if whole := WRAPPED.fullmatch(text):
+            text = inner(whole)
+    return text.strip().rstrip(" ,;")
+
+
+def _name(text: str, is_list: bool) -> str:
+    _refuse(text, REFUSED)
+    _refuse(text, REFUSED_IN_NAMES)
+    if is_list and LIST.search(text) and not TAGGED.match(text):
+        raise LineError(
+            f"has several names in '{_plain(text)[:40]}'; write '{OR}' between names, or put the whole in quotation "
+            "marks where it is one concept."
+        )
+    return _plain(text)
+
+
+def _refuse(text: str, rules: Sequence[tuple[str, str]]) -> None:
+    for pattern, says in rules:
+        if re.search(pattern, text):
+            raise LineError(f"{says} ('{_plain(text)[:40]}').")

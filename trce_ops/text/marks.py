@@ -1,0 +1,38 @@
+"""The marks that people type around a text: arrows, quotes, bullets, comments and weights, from any keyboard."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_NAMES = {
+    chr(c): unicodedata.name(chr(c), "")
+    for first, last in ((0x2190, 0x2200), (0x2794, 0x27C0), (0x27F0, 0x2B80), (0xFFE9, 0xFFED), (0x1F800, 0x1F900))
+    for c in range(first, last)
+}
+_ARROWS = {c: name for c, name in _NAMES.items() if re.search("ARROW|HARPOON", name)}
+RIGHT = "".join(c for c, name in _ARROWS.items() if "RIGHT" in name and "LEFT" not in name)
+OTHER_ARROWS = "".join(_ARROWS.keys() - set(RIGHT))
+DASH = "-=~\u2010-\u2015\u2212\u2500\u2501\u30fc\ufe58\ufe63"
+HEAD = ">\u203a\u00bb\u25b6\u25b7\u25b8\u25ba\u226b\u27e9"
+# '>' alone, between spaces, is an arrow too: between two names it has no other meaning. Elsewhere it is refused.
+SPLIT = rf"(?:\s*(?:[{DASH}]+\s?[{HEAD}]+|[{RIGHT}]\ufe0f?)|(?<=\s)[{HEAD}]{{1,3}}(?=\s))\s*"
+
+DOUBLE = '"\u201c\u201d\u201e\u201f\u00ab\u00bb\u2039\u203a\u300c\u300d\u300e\u300f\u301d\u301e\u301f`'
+SINGLE = "'\u2018\u2019\u201a\u201b"
+QUOTED = re.compile(
+    rf"(^\s*|[|{{(\[,]\s*|{SPLIT})"
+    rf"(?:[{DOUBLE}]([^{DOUBLE}]+)[{DOUBLE}]|\*{{1,3}}([^*]+)\*{{1,3}}"
+    rf"|[{SINGLE}]((?:[^{SINGLE}]|(?<=\w)[{SINGLE}](?=\w))+)[{SINGLE}])"
+    rf"(?=\s*(?:$|[|}})\],;]|:\s*[-+]?[\d.]|{SPLIT}))"
+)
+COMMENT = re.compile(r"/\*.*?\*/|(?:^|(?<=\s))(?:#|//).*")  # not the # of "C#", nor the // of a web address
+BULLET = re.compile(
+    r"(?:>\s+|[-*+\u2013\u2014\u2212]\s+|[\u2022\u2023\u25e6\u25cf\u25cb\u25aa\u25a0\u25a1\u25c6\u25c7\u25b6\u25b8\u25ba"
+    r"\u2043\u00b7\u30fb\u2610\u2611\u2713\u2714\u2705]\ufe0f?\s*|\(?\d{1,3}[.)]\s*(?=[^\W\d]|[^\w\s.)])|\d{1,3}\u3001|"
+    r"\(?[a-zA-Z]\)\s+|\d\ufe0f?\u20e3\s*|[\u2460-\u2473\u2776-\u277f]\s*|\[[ xX\u2713]?\]\s+){0,3}"
+)
+NUMBER = r"[-+]?(?:\d+[.,]?\d*|[.,]\d+)\s*"
+WEIGHT = re.compile(rf"\(([^()\[\]]*?)\s*[:\uff1a]\s*{NUMBER}\)|\[([^()\[\]:]*?)\s*[:\uff1a]\s*{NUMBER}\]")
+EMPHASIS = re.compile(r"\({2,}([^()]*)\){2,}|\[{2,}([^\[\]]*)\]{2,}")
+WRAPPED = re.compile(r"\s*(?:\(([^()]*)\)|\[([^\[\]]*)\])\s*")
