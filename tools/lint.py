@@ -33,9 +33,9 @@ class Check:
 
 def copy_pack(folder: Path) -> Path:
     """What the registry hands out, under a name that Python takes for a package's."""
-    left_out = [line.strip("/") for line in (ROOT / ".comfyignore").read_text(encoding="utf-8").splitlines()]
-    pack = folder / "comfyui_trce"
-    copytree(ROOT, pack, ignore=ignore_patterns(".*", "__pycache__", "*_output", *left_out))
+    left_out = {line.strip("/") for line in (ROOT / ".comfyignore").read_text(encoding="utf-8").splitlines()}
+    usual, pack = ignore_patterns(".*", "__pycache__", "*_output"), folder / "comfyui_trce"
+    copytree(ROOT, pack, ignore=lambda at, names: usual(at, names) | (left_out if Path(at) == ROOT else set()))
     return pack
 
 

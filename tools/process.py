@@ -28,7 +28,7 @@ def paced(seconds: float) -> Report:
 
     def report(text: str) -> None:
         nonlocal last
-        if time.monotonic() - last >= seconds:
+        if text and time.monotonic() - last >= seconds:
             print(text)
             last = time.monotonic()
 
