@@ -66,22 +66,24 @@ def test_applying_and_exporting_keep_nothing_alive(run, make_model, make_clip, s
 def test_a_failure_and_a_cancel_keep_nothing_alive(run, make_model, make_clip, kept_alive, monkeypatch):
     import comfy.model_management
 
-    def interrupted(error, message, **inputs):
+    cancelled = comfy.model_management.InterruptProcessingException
+
+    def interrupted(error, says, **inputs):
         model, clip = make_model(), make_clip()
-        with pytest.raises(error, match=message):
+        with pytest.raises(error, match=says):
             run("TRCEErase", model=model, clip=clip, **CONCEPTS | inputs)
         return parts(model, clip)
 
-    assert not kept_alive(lambda: interrupted(ValueError, "'concepts'", concepts=""))
+    assert not kept_alive(lambda: interrupted(ValueError, "'concepts' is empty", concepts=""))
     asked = []
 
     def cancel():
         asked.append(True)
         if len(asked) == 5:
-            raise comfy.model_management.InterruptProcessingException
+            raise cancelled
 
     monkeypatch.setattr(comfy.model_management, "throw_exception_if_processing_interrupted", cancel)
-    assert not kept_alive(lambda: interrupted(comfy.model_management.InterruptProcessingException, "", **SHORT))
+    assert not kept_alive(lambda: interrupted(cancelled, None, **SHORT))
     assert len(asked) == 5
 
 
