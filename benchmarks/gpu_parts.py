@@ -139,7 +139,8 @@ def tuning(run: Run) -> None:
     nothing = replace(erasure.delta.context_map, factors=(torch.zeros(width, 0), torch.zeros(0, width)))
     erasure = replace(erasure, delta=replace(erasure.delta, context_map=nothing))  # all that moves is then tuning's
     settings = pack("trce_ops.tuning.settings").QUICK
-    settings = replace(settings, steps=20, trajectories=8, learning_rate=2e-3, resolution=run.shape("sd1").resolution)
+    settings = replace(settings, steps=20, learning_rate=2e-3, resolution=run.shape("sd1").resolution)
+    settings = replace(settings, trajectories=8, sampling_steps=8)
     weights = {name: W.clone() for name, W in erasure.model.model.state_dict().items()}
 
     def restored() -> bool:
@@ -198,8 +199,9 @@ def speed(run: Run, kind: str) -> None:
     erasure = erase(run, kind, concepts=2 if run.small else 20, repeats=1 if run.small else 3)
     sampling(run, kind, erasure)
     quick = replace(pack("trce_ops.tuning.settings").QUICK, resolution=shape.resolution)
-    erasure.tune(replace(quick, steps=2, trajectories=2))  # kernels are chosen in the first run
-    few = replace(quick, steps=2, trajectories=4) if run.small else replace(quick, steps=20, trajectories=16)
+    least = replace(quick, steps=2, trajectories=2, sampling_steps=4)
+    erasure.tune(least)  # kernels are chosen in the first run
+    few = least if run.small else replace(quick, steps=20, trajectories=16)
     _, report = erasure.tune(few)
     found, parts = report.tuning, report.tuning.seconds
     data, train = evaluations(quick)

@@ -77,7 +77,7 @@ SMALL_SD15 = SD15_UNET | SMALL_UNET | dict(transformer_depth=[1, 1], transformer
 SMALL_SDXL = SDXL_UNET | SMALL_UNET
 SMALL_SDXL |= dict(transformer_depth=[0, 1], transformer_depth_output=[0, 0, 1, 1], context_dim=80)
 SMALL_SDXL |= dict(num_head_channels=16, adm_in_channels=48 + 1536)
-SMALL_L = dict(num_hidden_layers=2, hidden_size=32, num_attention_heads=2, intermediate_size=64)
+SMALL_L = dict(num_hidden_layers=3, hidden_size=32, num_attention_heads=2, intermediate_size=64)
 SMALL_CLIPS = {"clip_l_model_config": SMALL_L, "clip_g_model_config": SMALL_L | dict(hidden_size=48)}
 
 SHAPES = {"sd1": Shape("SD15", SD15_UNET, 768, 0, 512, {}), "sdxl": Shape("SDXL", SDXL_UNET, 2048, 1280, 1024, {})}

@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py on models a few channels wide and without a GPU: that it runs, and that its parts are independent."""
+"""benchmarks/gpu.py on models a few channels wide, without a GPU: that it runs, and that its parts are independent."""
 
 import importlib
 import json
