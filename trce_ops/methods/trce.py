@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..closed_form.erase import EraseSettings, erase
+from ..closed_form.report import Report
+from ..delta.file import ErasedDelta
 from ..text.tokens import TokenWeights
 from ..tuning.settings import QUICK, TuneSettings
-from ..tuning.tune import tune_delta
+from ..tuning.tune import TuneReport, tune_delta
 from .job import Edit, Job
 
 # The paper's: the first EoT alone. Its eta is on the sum over 30 000 captions; this is what it comes to per token. Its
@@ -17,46 +19,57 @@ PAPER = EraseSettings(TokenWeights(sot=0, keyword=0, first_eot=1, pads=0), prese
 
 @dataclass(frozen=True)
 class TrceSettings:
-    """first: of stage 1. second: of stage 2, or None for the closed form alone."""
+    """tuning: None for the closed form alone."""
 
-    first: EraseSettings = field(default_factory=EraseSettings)
-    second: TuneSettings | None = None
+    closed_form: EraseSettings = field(default_factory=EraseSettings)
+    tuning: TuneSettings | None = None
 
 
 CLOSED_FORM = TrceSettings()
 CLOSED_FORM_PAPER = TrceSettings(PAPER)
-BOTH = TrceSettings(second=QUICK)
+BOTH = TrceSettings(tuning=QUICK)
 
 
-def run(job: Job, settings: TrceSettings) -> Edit:
-    """Raises what erase and tune_delta do."""
+def erase_and_tune(job: Job, settings: TrceSettings) -> tuple[ErasedDelta, Report, TuneReport | None]:
+    """The closed form, then tuning on top of it where the settings ask for it; the last report is of the tuning.
+
+    A model that cannot be tuned is refused before anything is computed. Raises what erase and tune_delta raise.
+    """
     encoders = dict(job.encoders)
     encoder = encoders.pop("context")
+    model = job.tunable(settings.tuning.resolution) if settings.tuning else None
     delta, report = erase(
         job.pairs,
         job.keep,
         encoder,
-        settings.first,
+        settings.closed_form,
         family=job.family,
         streams=encoders,
-        metrics=job.metrics() if settings.first.metric else {},
+        metrics=job.metrics() if settings.closed_form.metric else {},
         space=job.space,
         cache_dir=job.cache_dir,
         progress=job.progress,
     )
+    if model is None:
+        return delta, report, None
+    delta, tuned = tune_delta(
+        delta,
+        encoder,
+        model,
+        settings.tuning,
+        pooled=encoders.get("pooled"),
+        cache_dir=job.cache_dir,
+        retrain=job.retrain,
+        progress=job.progress,
+    )
+    return delta, report, tuned
+
+
+def run(job: Job, settings: TrceSettings) -> Edit:
+    """Raises what erase_and_tune does."""
+    delta, report, tuned = erase_and_tune(job, settings)
     evaluations, details = 0, report.text()
-    if settings.second:
-        model = job.tunable(settings.second.resolution)
-        delta, tuned = tune_delta(
-            delta,
-            encoder,
-            model,
-            settings.second,
-            pooled=encoders.get("pooled"),
-            cache_dir=job.cache_dir,
-            retrain=job.retrain,
-            progress=job.progress,
-        )
+    if tuned:
         evaluations = tuned.tuning.data_evaluations + tuned.tuning.train_evaluations
         details += f"\n{tuned.text()}"
     return Edit({"context": delta.context_map, **delta.streams}, delta.tuned, delta.info.measured, evaluations, details)
