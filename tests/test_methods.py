@@ -402,7 +402,10 @@ def test_trce_is_what_the_node_does(encoder):
     assert all(torch.equal(both.tuned[m].dense(), tuned[m].dense()) for m in tuned)
     assert report.evaluations > 0
     paper, _ = erased("trce-closed-form-paper", encoder)
-    assert paper.info.settings["closed_form_weights_keyword"] == 0 and paper.info.settings["closed_form_weights_first_eot"] == 1
+    assert (
+        paper.info.settings["closed_form_weights_keyword"] == 0
+        and paper.info.settings["closed_form_weights_first_eot"] == 1
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
