@@ -166,9 +166,10 @@ def test_cancel_leaves_the_model_bit_identical_and_no_file(pack, run, make_model
 )
 def test_bad_input_is_one_sentence_and_patches_nothing(run, make_model, make_clip, trce_settings, inputs, says):
     model, inputs = make_model(), {"concepts": CONCEPTS, "keep": "", **inputs}
-    inputs["settings"] = trce_settings(closed_form=inputs.pop("closed_form", None))
+    closed_form = inputs.pop("closed_form", None)
     with pytest.raises(ValueError, match=says):
-        run("TRCEErase", model=model, clip=make_clip(), **inputs)
+        settings = trce_settings(closed_form=closed_form)
+        run("TRCEErase", model=model, clip=make_clip(), **inputs, settings=settings)
     assert not model.patches
 
 
