@@ -18,7 +18,7 @@ from comfy_api.latest import ComfyExtension, io
 from .nodes import NODES
 from .nodes.host.folders import register_delta_folder
 
-WEB_DIRECTORY = "./nodes/web"  # a help page per node, and what writes a chosen preset into its text
+WEB_DIRECTORY = "./nodes/web"  # a help page for every node
 
 
 class TRCEExtension(ComfyExtension):

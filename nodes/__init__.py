@@ -1,16 +1,20 @@
 """The node faces: schemas and tooltips. host/ knows ComfyUI's classes, ui/ draws, web/ holds the help pages."""
 
 from .attacks import PROBES
-from .concept_lists import TRCEEraseConcepts, TRCEKeepConcepts
 from .delta import TRCEApplyDelta, TRCELoadDelta, TRCESaveDelta
 from .erase import TRCEErase
 from .erase_by_method import TRCEEraseByMethod
+from .erase_concepts import TRCEEraseConcepts
 from .export import TRCEDeltaToLoRA, TRCESaveDiffusers
 from .import_weights import TRCELoadWeights
+from .keep_concepts import TRCEKeepConcepts
+from .method_settings import TRCEMethodSettings
 from .report import TRCEReport
+from .settings import TRCESettings
 
 NODES = [
     TRCEErase,
+    TRCESettings,
     TRCEApplyDelta,
     TRCESaveDelta,
     TRCELoadDelta,
@@ -22,4 +26,5 @@ NODES = [
     TRCEReport,
     *PROBES,
     TRCEEraseByMethod,
+    TRCEMethodSettings,
 ]

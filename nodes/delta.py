@@ -4,13 +4,13 @@ import logging
 
 from comfy_api.latest import io
 
-from .erase import ErasedDelta
 from .host.apply import apply_delta
 from .host.encoders import text_fingerprint
 from .host.errors import HostError
 from .host.folders import delta_names, delta_stamp, read_delta, write_delta
 from .host.progress import show_text
 from .host.readers import find_text_readers
+from .inputs import ErasedDelta
 from .ui.bounds import within_bounds
 
 log = logging.getLogger(__name__)

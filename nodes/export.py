@@ -4,12 +4,12 @@ import torch
 from comfy_api.latest import io
 
 from ..trce_ops.delta.lora import LoraSettings, make_lora
-from .erase import ErasedDelta
 from .host.errors import HostError
 from .host.exchange import write_diffusers
 from .host.progress import node_progress, show_text
 from .host.weight_names import portable_module
 from .host.weights import changed_weights
+from .inputs import ErasedDelta
 from .ui.bounds import within_bounds
 
 WHOLE, LOW_RANK = "whole (exact)", "low rank"

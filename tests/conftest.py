@@ -210,7 +210,7 @@ def fill_weights():
 
 @pytest.fixture(scope="session")
 def make_model(comfy_host):
-    """make_model(seed, dtype, config, options, width) -> a MODEL; without options an SD1.x of 32 channels."""
+    """make_model(seed, dtype, config, options, width, channels) -> a MODEL; without options a small SD1.x."""
     import comfy.model_management
     import comfy.model_patcher
     import comfy.ops
@@ -220,7 +220,6 @@ def make_model(comfy_host):
         image_size=32,
         in_channels=4,
         out_channels=4,
-        model_channels=32,
         num_res_blocks=[1, 1],
         channel_mult=(1, 2),
         transformer_depth=[1, 1],
@@ -231,8 +230,10 @@ def make_model(comfy_host):
         legacy=False,
     )
 
-    def build(seed=0, dtype=torch.float32, config="SD15", options=None, width=32):
-        config = getattr(comfy.supported_models, config)(dict(options or small | dict(context_dim=width)))
+    def build(seed=0, dtype=torch.float32, config="SD15", options=None, width=32, channels=32):
+        config = getattr(comfy.supported_models, config)(
+            dict(options or small | dict(context_dim=width, model_channels=channels))
+        )
         config.set_inference_dtype(dtype, torch.float32 if dtype != torch.float32 else None)
         config.custom_operations = comfy.ops.manual_cast
         cpu = torch.device("cpu")
@@ -309,6 +310,18 @@ def run(pack):
             return node.PREPARE_CLASS_CLONE(None).EXECUTE_NORMALIZED(**{**defaults, **inputs}).args
 
     return execute
+
+
+@pytest.fixture
+def trce_settings(run):
+    """trce_settings(closed_form={...}, tuning={...}, ...) -> what TRCE Settings gives, with these knobs turned."""
+
+    def build(closed_form=None, tuning=None, **others):
+        groups = {"closed_form": closed_form, "tuning": tuning}
+        custom = {name: {name: "custom", **knobs} for name, knobs in groups.items() if knobs is not None}
+        return run("TRCESettings", **custom, **others)[0]
+
+    return build
 
 
 @pytest.fixture

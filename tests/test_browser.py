@@ -1,7 +1,6 @@
-"""The real frontend in a real browser: templates, the Queue button, progress, Cancel, help, refreshing a list.
+"""The real frontend in a real browser: templates, the blueprint, Queue, progress, Cancel, help, refreshing a list.
 
-A Chromium is driven by Playwright. Pictures of what the browser
-showed are left in browser_output/.
+A Chromium is driven by Playwright. Pictures of what the browser showed are left in browser_output/.
 """
 
 import json
@@ -15,6 +14,8 @@ from playwright.sync_api import expect, sync_playwright
 
 from tools.host import Host
 from tools.process import PACK_NAME
+from trce_ops.lists.presets import ERASE_PRESETS
+from trce_ops.text.concepts import parse_concepts
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS = ROOT / "workflows"
@@ -216,7 +217,8 @@ def test_queue_draws_with_a_bar_that_moves(open_tab, vue_nodes):
 def test_cancel_stops_the_run(open_tab, server):
     tab = open_tab("erase-a-concept")
     tab.draw_little(seed=102)
-    tab.set("TRCEErase", keep="\n".join(f"a thing of kind {i}" for i in range(80)), weight_pads=0.5)
+    tab.set("TRCEErase", keep="\n".join(f"a thing of kind {i}" for i in range(80)))
+    tab.set("TRCESettings", **{"closed_form": "custom", "closed_form.weight_pads": 0.5})
     tab.queue()
     tab.wait_for("progress")
     tab.page.get_by_role("button", name="Cancel current run").click()
@@ -251,16 +253,123 @@ def test_a_delta_saved_in_one_tab_is_offered_in_another_after_refresh(open_tab, 
             path.unlink()
 
 
-def test_choosing_a_preset_writes_its_list(open_tab):
-    choose = """() => {
-        const node = app.rootGraph.nodes.find(node => node.type === 'TRCEEraseConcepts');
-        const [preset, text] = ['preset', 'concepts'].map(name => node.widgets.find(w => w.name === name));
-        preset.value = 'art style';
-        preset.callback(preset.value, app.canvas, node);
-        return [text.value, node.constructor.nodeData.input.required.preset[1].lists['art style']];
+@pytest.mark.parametrize("vue_nodes", [False, True], ids=["classic nodes", "new nodes"])
+def test_custom_settings_open_their_knobs_and_stay(open_tab, vue_nodes):
+    tab = open_tab("erase-a-concept", **{"Comfy.VueNodes.Enabled": vue_nodes})
+    tab.screenshot("faces-new" if vue_nodes else "faces")
+    chosen = {"closed_form": "custom", "closed_form.preserve": 7, "tuning": "custom", "tuning.steps": 33}
+    tab.set("TRCESettings", **chosen)
+    tab.set("TRCEErase", mode="tuned")
+    reload = "async () => { await app.loadGraphData(app.rootGraph.serialize()); }"
+    sent = """async () => {
+        const { output } = await app.graphToPrompt();
+        return Object.values(output).find(node => node.class_type === 'TRCESettings').inputs;
     }"""
-    written, wanted = open_tab("erase-from-a-preset").page.evaluate(choose)
-    assert written == wanted and "->" in wanted
+    before = tab.page.evaluate(sent)
+    assert chosen.items() <= before.items() and before["resolution"] == 64
+    tab.page.evaluate(reload)
+    assert tab.page.evaluate(sent) == before
+    controls = "() => app.rootGraph.nodes.find(n => n.type === 'TRCESettings').widgets.map(w => w.name)"
+    assert "control_after_generate" not in tab.page.evaluate(controls)  # another seed would train again
+    tab.page.wait_for_timeout(1000)
+    tab.screenshot("custom-new" if vue_nodes else "custom")
+
+
+def in_a_subgraph(kind, widget, value, output):
+    """A graph with one node in a subgraph, whose widget is shown on the outside, and what it gives in PreviewAny."""
+    inside, text, box = "8d4f30c2-0d0a-4f0e-9a55-6a3f3a5b7c11", "STRING", {"bounding": [0, 0, 120, 80]}
+    node = {"id": 1, "type": kind, "pos": [200, 0], "size": [320, 300], "flags": {}, "order": 0, "mode": 0}
+    node |= {"inputs": [{"name": widget, "type": "COMBO", "widget": {"name": widget}, "link": 1}]}
+    node |= {"outputs": [{"name": "out", "type": text, "links": []} for _ in range(output + 1)]}
+    node["outputs"][output]["links"] = [2]
+    node |= {"properties": {}, "widgets_values": [value]}
+    ends = [
+        {"id": 1, "origin_id": -10, "origin_slot": 0, "target_id": 1, "target_slot": 0, "type": "COMBO"},
+        {"id": 2, "origin_id": 1, "origin_slot": output, "target_id": -20, "target_slot": 0, "type": text},
+    ]
+    uuid = "8d4f30c2-0d0a-4f0e-9a55-6a3f3a5b7c1"
+    subgraph = {"id": inside, "version": 1, "revision": 0, "config": {}, "name": "A list", "widgets": [], "groups": []}
+    subgraph |= {"state": {"lastGroupId": 0, "lastNodeId": 1, "lastLinkId": 2, "lastRerouteId": 0}}
+    subgraph |= {"inputNode": {"id": -10, **box}, "outputNode": {"id": -20, **box}, "nodes": [node], "links": ends}
+    subgraph |= {"inputs": [{"id": f"{uuid}2", "name": widget, "type": "COMBO", "linkIds": [1]}]}
+    subgraph |= {"outputs": [{"id": f"{uuid}3", "name": "list", "type": text, "linkIds": [2]}]}
+    outside = {"id": 2, "type": inside, "pos": [0, 0], "size": [320, 120], "flags": {}, "order": 0, "mode": 0}
+    outside |= {"inputs": [{"name": widget, "type": "COMBO", "widget": {"name": widget}, "link": None}]}
+    outside |= {"outputs": [{"name": "list", "type": text, "links": [3]}], "widgets_values": []}
+    outside |= {"properties": {"proxyWidgets": [["1", widget]]}}
+    show = {"id": 3, "type": "PreviewAny", "pos": [400, 0], "size": [400, 400], "flags": {}, "order": 1, "mode": 0}
+    show |= {"inputs": [{"name": "source", "type": "*", "link": 3}], "outputs": [], "properties": {}}
+    graph = {"last_node_id": 3, "last_link_id": 3, "nodes": [outside, show], "groups": [], "config": {}, "extra": {}}
+    return graph | {"links": [[3, 2, 0, 3, 0, text]], "version": 0.4, "definitions": {"subgraphs": [subgraph]}}
+
+
+@pytest.mark.parametrize("vue_nodes", [False, True], ids=["classic nodes", "new nodes"])
+def test_a_preset_is_chosen_on_the_outside_of_a_subgraph(open_tab, vue_nodes):
+    tab = open_tab(**{"Comfy.VueNodes.Enabled": vue_nodes})
+    tab.page.evaluate("graph => app.loadGraphData(graph)", in_a_subgraph("TRCEEraseConcepts", "preset", "none", 0))
+    preset = "celebrity" if vue_nodes else "art style"
+    choose = """preset => {
+        const widget = app.rootGraph.nodes.find(n => n.subgraph).widgets.find(w => w.name === 'preset');
+        widget.value = preset;
+        widget.callback?.(preset);
+    }"""
+    tab.page.evaluate(choose, preset)
+    tab.queue()
+    tab.wait_for("execution_success")
+    shown = "() => app.rootGraph.nodes.find(n => n.type === 'PreviewAny').widgets[0].value"
+    tab.page.wait_for_function(f"({shown})()?.includes('->')")
+    found = parse_concepts(tab.page.evaluate(shown))
+    assert found == parse_concepts(ERASE_PRESETS[preset])
+
+
+def test_the_blueprint_is_found_placed_and_run(open_tab):
+    """From the search that a double click on the canvas opens to the two pictures."""
+    tab = open_tab("erase-a-concept")
+    page = tab.page
+    page.evaluate("""() => {
+        for (const node of [...app.rootGraph.nodes])
+            if (node.type !== 'CheckpointLoaderSimple') app.rootGraph.remove(node);
+    }""")
+    page.locator("#graph-canvas").dblclick(position={"x": 900, "y": 300})
+    page.keyboard.type("Erase and Compare")
+    page.wait_for_timeout(1500)
+    tab.screenshot("blueprint-search")
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => app.rootGraph.nodes.some(n => n.subgraph)")
+    page.keyboard.press("Escape")
+    page.evaluate("""() => {
+        const [loader, box] = ['loader', 'box'].map(name =>
+            app.rootGraph.nodes.find(n => name === 'box' ? n.subgraph : n.type === 'CheckpointLoaderSimple'));
+        for (const [slot, name] of ['model', 'clip', 'vae'].entries())
+            loader.connect(slot, box, box.inputs.findIndex(input => input.name === name));
+        for (const [slot, name] of ['before', 'after'].entries()) {
+            const show = LiteGraph.createNode('PreviewImage');
+            show.pos = [box.pos[0] + box.size[0] + 60, 380 * slot];
+            app.rootGraph.add(show);
+            box.connect(box.outputs.findIndex(output => output.name === name), show, 0);
+        }
+        const values = { concepts: 'a star -> a circle', keep: 'a square', prompt: 'a yellow star',
+                         width: 64, height: 64, steps: 2, seed: 11 };
+        for (const [name, value] of Object.entries(values))
+            box.widgets.find(widget => widget.name === name).value = value;
+    }""")
+    missing = """() => {
+        const inside = app.rootGraph.nodes.filter(n => n.subgraph).flatMap(n => n.subgraph.nodes);
+        return [...app.rootGraph.nodes, ...inside].filter(n => n.has_errors).map(n => n.type);
+    }"""
+    assert page.evaluate(missing) == []
+    expect(page.get_by_text("Missing Node Packs")).to_have_count(0)
+    tab.queue()
+    tab.wait_for("execution_success")
+    drawn = (
+        "() => app.rootGraph.nodes.filter(n => n.type === 'PreviewImage' && n.imgs?.[0]?.naturalWidth === 64).length"
+    )
+    page.wait_for_function(f"({drawn})() === 2")
+    sent = page.evaluate("async () => (await app.graphToPrompt()).output")
+    erase = next(node for node in sent.values() if node["class_type"] == "TRCEErase")
+    assert erase["inputs"]["concepts"] == "a star -> a circle"
+    assert {node["inputs"]["seed"] for node in sent.values() if node["class_type"] == "KSampler"} == {11}
+    tab.screenshot("blueprint")
 
 
 def test_help_opens(open_tab):

@@ -19,27 +19,36 @@ def test_what_is_written_comes_out_one_concept_per_line(run):
     assert "3 concepts" in report
 
 
-def test_a_preset_counts_while_nothing_is_written(run, pack):
-    presets = pack.ops.lists.presets
-    concepts, _ = erase(run, preset="violence")
-    parse = pack.ops.text.concepts.parse_concepts
-    assert parse(concepts) == parse(presets.ERASE_PRESETS["violence"])
-    assert erase(run, preset="violence", concepts="a dog")[0] == "a dog"
-    kept, _ = keep(run, preset="animals")
-    assert kept == presets.KEEP_PRESETS["animals"]
-    assert keep(run, preset="animals", keep="a dog")[0] == "a dog"
+def test_a_preset_comes_first_and_what_is_written_after_it(run, pack):
+    presets, parse = pack.ops.lists.presets, pack.ops.text.concepts.parse_concepts
+    violence = parse(presets.ERASE_PRESETS["violence"])
+    assert parse(erase(run, preset="violence")[0]) == violence
+    concepts, report = erase(run, preset="violence", concepts="a dog -> a cat")
+    assert parse(concepts) == (*violence, *parse("a dog -> a cat"))
+    assert f"{len(violence) + 1} concepts to erase" in report
+    assert f"From the preset 'violence' ({len(violence)}):" in report and "Written (1):" in report
+    assert all(f"  {line}" in report.splitlines() for line in concepts.splitlines())  # the whole list is shown
+    kept, report = keep(run, preset="animals", keep="a kite")
+    assert kept == presets.KEEP_PRESETS["animals"].strip() + "\na kite"
+    assert all(f"  {line}" in report.splitlines() for line in kept.splitlines())
 
 
-def test_the_browser_is_given_the_lists_it_fills_in(pack):
-    for node_id, fills in (("TRCEEraseConcepts", "concepts"), ("TRCEKeepConcepts", "keep")):
-        required = pack.nodes[node_id].GET_NODE_INFO_V1()["input"]["required"]
-        kind, options = required["preset"]
-        assert kind == "COMBO"
-        assert fills == options["fills"]
-        assert required[fills][1]["multiline"]
-        assert options["options"] == [options["default"], *options["lists"]]
-    script = Path(pack.module.__file__).parent / pack.module.WEB_DIRECTORY / "presets.js"
-    assert script.is_file()
+def test_what_is_in_the_preset_and_written_counts_once_as_it_is_written(run, pack):
+    presets, parse = pack.ops.lists.presets, pack.ops.text.concepts.parse_concepts
+    plain = parse(presets.ERASE_PRESETS["violence"])
+    first = plain[0]
+    written = f"{first.concept.upper()} -> a meadow"
+    concepts = parse(erase(run, preset="violence", concepts=written)[0])
+    assert concepts == (*plain[1:], *parse(written))
+    assert parse(erase(run, preset="violence", concepts="# nothing of my own")[0]) == plain
+    line = presets.KEEP_PRESETS["animals"].splitlines()[3]
+    assert keep(run, preset="animals", keep=line)[0] == presets.KEEP_PRESETS["animals"].strip()
+
+
+def test_presets_need_no_script(pack):
+    """The frontend calls no script's callback on a widget that a subgraph shows on its outside."""
+    folder = Path(pack.module.__file__).parent / pack.module.WEB_DIRECTORY
+    assert not list(folder.rglob("*.js"))
 
 
 def test_synonyms_of_a_language_model(run):
@@ -58,6 +67,7 @@ def test_synonyms_of_a_language_model(run):
         (dict(concepts=""), "'concepts' is empty"),
         (dict(concepts="a -> b -> c"), "Line 1 of 'concepts'"),
         (dict(concepts="", generated="I'm sorry, but no."), "no list in 'generated'"),
+        (dict(concepts="# a comment"), "'concepts' is empty"),
     ],
 )
 def test_nothing_to_erase_is_one_sentence(run, inputs, says):
@@ -84,7 +94,7 @@ def test_neighbours_come_from_the_text_encoder(run, pack, make_clip):
 
 @pytest.mark.parametrize("kind", ["sdxl", "flux", "z-image"])
 def test_neighbours_in_other_encoders(run, pack, make_clip, kind, monkeypatch):
-    monkeypatch.setattr(pack.module.nodes.concept_lists, "WORDS", pack.ops.lists.words.WORDS[::100])
+    monkeypatch.setattr(pack.module.nodes.erase_concepts, "WORDS", pack.ops.lists.words.WORDS[::100])
     concepts, _ = erase(run, concepts="dog", clip=make_clip(kind=kind), neighbours=2, min_likeness=-1.0)
     assert len(concepts.splitlines()) == 3
 
@@ -95,11 +105,11 @@ def test_a_keep_list_holds_nothing_of_what_is_erased(run, make_clip):
     )
     kept, report = keep(run, **inputs)
     assert kept.splitlines() == ["a kite", "an umbrella"]
-    assert "Left out, for they name what is erased (2)" in report
+    assert "Left out, because they mention what is erased (2)" in report
     more, report = keep(run, **inputs, clip=make_clip(), neighbours=4)
     assert more.splitlines()[:2] == kept.splitlines()
     assert len(more.splitlines()) == 6
-    assert "Everyday captions near to what is erased (4)" in report
+    assert "Everyday captions near what is erased (4)" in report
     assert keep(run, keep="")[0] == ""
 
 
@@ -107,7 +117,7 @@ def test_the_lists_feed_trce_erase(run, make_model, make_clip, few_captions):
     clip = make_clip()
     concepts, _ = erase(run, concepts="a gun | a pistol -> an umbrella")
     kept, _ = keep(run, keep="a dog\na gun", concepts=concepts)
-    _, delta, *_ = run("TRCEErase", model=make_model(), clip=clip, concepts=concepts, keep=kept, templates=False)
+    _, delta, *_ = run("TRCEErase", model=make_model(), clip=clip, concepts=concepts, keep=kept)
     assert [pair.concept for pair in delta.info.concepts] == ["a gun", "a pistol"]
     assert delta.info.keep == ("a dog",)
 
@@ -116,6 +126,6 @@ def test_the_report_is_on_the_node_and_in_the_history(pack, monkeypatch, listen)
     told = []
     listen(lambda node_id, text: told.append(text))
     for node_id in ("TRCEEraseConcepts", "TRCEKeepConcepts"):
-        output = pack.nodes[node_id].PREPARE_CLASS_CLONE(None).execute("my own list", "a dog")
+        output = pack.nodes[node_id].PREPARE_CLASS_CLONE(None).execute("none", "a dog")
         assert output.ui == {"text": [output.args[1]]}
         assert told.pop() == output.args[1]

@@ -107,10 +107,13 @@ def test_the_pack_opens_no_socket_starts_no_process_and_writes_where_it_says(
 
     def work():
         nodes = load()
-        erase, tuning = sys.modules[f"{name}.trce_ops.closed_form.erase"], sys.modules[f"{name}.nodes.tuning"]
+        erase, module = sys.modules[f"{name}.trce_ops.closed_form.erase"], sys.modules[f"{name}.nodes.settings"]
         monkeypatch.setattr(erase, "BENIGN_CAPTIONS", erase.BENIGN_CAPTIONS[::20])
-        monkeypatch.setitem(tuning.PRESETS, "custom", replace(tuning.PRESETS["custom"], sampling_steps=3, draws=1))
-        tune = dict(mode="custom", tune_steps=2, tune_trajectories=1, tune_resolution=64, tune_batch=1, templates=False)
+        monkeypatch.setattr(module, "QUICK", replace(module.QUICK, sampling_steps=3, draws=1))
+        tuning = dict(tuning="custom", steps=2, trajectories=1, batch=1)
+        closed_form = dict(closed_form="custom", templates=False)
+        (settings,) = run(nodes["TRCESettings"], closed_form=closed_form, tuning=tuning, resolution=64)
+        tune = dict(mode="tuned", settings=settings)
         _, delta, *_ = run(nodes["TRCEErase"], model=model, clip=clip, concepts="a gun", keep="a dog", **tune)
         assert delta.tuned
         run(nodes["TRCESaveDelta"], delta=delta, filename_prefix="confined/star")

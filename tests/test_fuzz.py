@@ -166,17 +166,17 @@ def test_text_is_read_or_refused(pack, clip):
     fuzz("concept and keep text, read and tokenised", check, text=TEXT, keep=TEXT)
 
 
-def test_text_through_the_node(pack, run, make_model, clip, monkeypatch, tmp_path, use_captions):
-    use_captions("a cat", "two boats by the sea")
+def test_text_through_the_node(pack, run, make_model, clip, monkeypatch, tmp_path, trce_settings):
+    erase = pack.module.trce_ops.closed_form.erase
+    monkeypatch.setattr(erase, "BENIGN_CAPTIONS", ("a cat", "two boats by the sea"))
     monkeypatch.setattr(pack.host.folders.folder_paths, "get_system_user_directory", lambda _: str(tmp_path))
     model = make_model()
     path = tmp_path / "delta.safetensors"
+    bare = trce_settings(closed_form=dict(templates=False))
 
     def check(text, keep):
         try:
-            erased, delta, report, _ = run(
-                "TRCEErase", model=model, clip=clip, concepts=text, keep=keep, templates=False
-            )
+            erased, delta, report, _ = run("TRCEErase", model=model, clip=clip, concepts=text, keep=keep, settings=bare)
         except ValueError as error:
             assert_sentence(error, "'concepts'", "'keep'")
         else:
@@ -278,36 +278,41 @@ def test_numbers_out_of_bounds_are_refused_by_name(pack, run, make_model, make_c
     fuzz("numbers out of bounds, all nodes", check, case=drawn)
 
 
-def test_numbers_of_the_methods_are_refused_by_name(pack, run):
-    (combo,) = (i for i in pack.nodes["TRCEEraseByMethod"].define_schema().inputs if i.id == "method")
-    inner = [(option.key, i) for option in combo.options for i in option.inputs if hasattr(i, "min")]
+@pytest.mark.parametrize("node_id", ["TRCESettings", "TRCEMethodSettings"])
+def test_numbers_of_the_settings_are_refused_by_name(pack, run, node_id):
+    """Those that a choice opens."""
+    combos = [i for i in pack.nodes[node_id].define_schema().inputs if hasattr(i, "get_all")]
+    inner = [(c.id, option.key, i) for c in combos for option in c.options for i in option.inputs if hasattr(i, "min")]
+    assert len(inner) > 15
 
     def check(case):
-        (method, widget), value = case
+        (combo, choice, widget), value = case
         with pytest.raises(pack.host.errors.HostError) as refusal:
-            run("TRCEEraseByMethod", method={"method": method, widget.id: value})
-        assert_sentence(refusal.value, f"'{widget.id}'")
+            run(node_id, **{combo: {combo: choice, widget.id: value}})
+        assert_sentence(refusal.value, f"'{combo}.{widget.id}'")
 
     ends = [
-        (case, value) for case in inner for value in (case[1].min - 1, case[1].max + 1, *(v for v in ODD if v != v))
+        (case, value) for case in inner for value in (case[2].min - 1, case[2].max + 1, *(v for v in ODD if v != v))
     ]
-    exhaust("numbers of the methods out of bounds", check, ends)
-    with pytest.raises(pack.host.errors.HostError, match="'method' is 'none'; choose one of"):
-        run("TRCEEraseByMethod", method={"method": "none"})
+    exhaust(f"numbers of {node_id} out of bounds", check, ends)
+    for combo in combos:
+        with pytest.raises(pack.host.errors.HostError, match=f"'{combo.id}' is 'none'; choose one of"):
+            run(node_id, **{combo.id: {combo.id: "none"}})
 
 
 @pytest.mark.parametrize("end", ["min", "max"])
-def test_numbers_at_their_bounds_are_taken(pack, run, make_model, clip, end, monkeypatch, tmp_path, use_captions):
-    """Of Erase in closed form, all four corners of its two knobs for the solver among them."""
-    use_captions("a cat", "two boats by the sea")
+def test_numbers_at_their_bounds_are_taken(pack, run, make_model, clip, end, monkeypatch, tmp_path, trce_settings):
+    """Of the closed form, all four corners of its two knobs for the solver among them."""
+    erase = pack.module.trce_ops.closed_form.erase
+    monkeypatch.setattr(erase, "BENIGN_CAPTIONS", ("a cat", "two boats by the sea"))
     monkeypatch.setattr(pack.host.folders.folder_paths, "get_system_user_directory", lambda _: str(tmp_path))
     model = make_model()
-    inputs = pack.nodes["TRCEErase"].define_schema().inputs
-    bounds = {i.id: getattr(i, end) for i in inputs if hasattr(i, end) and not i.id.startswith("tune_")}
+    bounds = {knob.id: getattr(knob, end) for knob in pack.module.nodes.knobs.CLOSED_FORM_KNOBS if hasattr(knob, end)}
 
     def check(given):
         try:
-            _, delta, *_ = run("TRCEErase", model=model, clip=clip, concepts="a gun", keep="", templates=False, **given)
+            settings = trce_settings(closed_form=dict(templates=False, **given))
+            _, delta, *_ = run("TRCEErase", model=model, clip=clip, concepts="a gun", keep="", settings=settings)
         except ValueError as error:
             assert_sentence(error, "'ridge'", "'weight_first_eot'")
         else:

@@ -25,8 +25,12 @@ GRAPH = {
     "erase": (
         "TRCEErase",
         dict(model=["checkpoint", 0], clip=["checkpoint", 1], concepts="a star -> a circle", keep="a square")
-        | dict(strength=1.0, preserve=1.0, ridge=0.3, templates=False)
-        | dict(weight_sot=0.0, weight_keyword=1.0, weight_first_eot=1.0, weight_pads=0.0),
+        | dict(mode="closed form", strength=1.0, settings=["settings", 0]),
+    ),
+    "settings": (
+        "TRCESettings",
+        {"closed_form": "custom", "closed_form.templates": False, "closed_form.preserve": 1.0}
+        | {"tuning": "custom", "tuning.steps": 3, "tuning.trajectories": 1, "tuning.batch": 1, "resolution": 32},
     ),
     "save": ("TRCESaveDelta", dict(delta=["erase", 1], filename_prefix="hostile/x")),
     "text": ("CLIPTextEncode", dict(clip=["checkpoint", 1], text="a yellow star")),
@@ -39,7 +43,6 @@ GRAPH = {
     "decode": ("VAEDecode", dict(samples=["sample", 0], vae=["checkpoint", 2])),
     "picture": ("SaveImage", dict(images=["decode", 0], filename_prefix="hostile")),
 }
-SHORT_TUNING = dict(mode="custom", tune_steps=3, tune_trajectories=1, tune_batch=1, tune_resolution=32)
 
 
 def graph(*leaves, **inputs):
@@ -169,11 +172,11 @@ MALFORMED = [
 ]
 
 
-@pytest.mark.parametrize("name", ["model", "clip", "concepts", "strength", "templates", "mode"])
+@pytest.mark.parametrize("name", ["model", "clip", "concepts", "strength", "settings", "mode"])
 def test_malformed_links_are_refused(server, unharmed, deltas, name):
     before = files(server)
     for value in MALFORMED:
-        if name in ("concepts", "strength", "templates") and not isinstance(value, list):
+        if name in ("concepts", "strength") and not isinstance(value, list):
             continue  # ComfyUI makes a text or a number of it
         assert refused(server, graph("save", erase={name: value})), value
     assert files(server) == before
@@ -255,12 +258,13 @@ def test_cancels_at_random_moments_lose_nothing(server, unharmed, before, deltas
     server.queue(graph("save"))  # everyday captions are encoded once
     longest = 0.0  # seconds, of a run that was let finish: the first one is
     for number in range(INTERRUPTS + 1):
-        erase = {"keep": f"a square of kind {number}"}  # nothing of it is cached
-        if number % 2 == 0:
-            erase |= SHORT_TUNING | {"tune_seed": number}
+        # nothing of it is cached
+        erase = {"keep": f"a square of kind {number}", "mode": ("tuned", "closed form")[number % 2]}
         written_before = set((deltas / "hostile").glob("*"))
         start = time.monotonic()
-        prompt_id = server.submit(graph("save", "picture", erase=erase, sample={"steps": 10}))["prompt_id"]
+        prompt_id = server.submit(
+            graph("save", "picture", erase=erase, settings={"seed": number}, sample={"steps": 10})
+        )["prompt_id"]
         if number:
             time.sleep(rng.uniform(0, 1.1 * longest))
             for _ in range(rng.choice([1, 1, 2])):

@@ -31,7 +31,7 @@ KEEP = ("a dog", "water", "umbrella")
 FEW = BENIGN_CAPTIONS[::20]
 READERS = ("block.attn2.to_k", "block.attn2.to_v")
 QUICK_ONES = {
-    "trce": trce.TrceSettings(second=SMALL),
+    "trce": trce.TrceSettings(tuning=SMALL),
     "esd": replace(esd.EsdSettings(), steps=4, trajectories=3, draws=2, sampling_steps=6),
 }
 
@@ -404,7 +404,10 @@ def test_trce_is_what_the_node_does(encoder):
     assert all(torch.equal(both.tuned[m].dense(), tuned[m].dense()) for m in tuned)
     assert report.evaluations > 0
     paper, _ = erased("trce-closed-form-paper", encoder)
-    assert paper.info.settings["first_weights_keyword"] == 0 and paper.info.settings["first_weights_first_eot"] == 1
+    assert (
+        paper.info.settings["closed_form_weights_keyword"] == 0
+        and paper.info.settings["closed_form_weights_first_eot"] == 1
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)

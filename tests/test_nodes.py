@@ -34,7 +34,7 @@ def file_bytes(pack, delta, path):
     return path.read_bytes()
 
 
-def test_erase_reads_the_concept_as_the_safe_target(run, make_model, make_clip):
+def test_erase_reads_the_concept_as_the_safe_target(run, make_model, make_clip, trce_settings):
     clip = make_clip()
     _, delta, report, _ = run(
         "TRCEErase",
@@ -42,10 +42,7 @@ def test_erase_reads_the_concept_as_the_safe_target(run, make_model, make_clip):
         clip=clip,
         concepts=CONCEPTS,
         keep=KEEP,
-        weight_keyword=0.0,
-        preserve=1e-4,
-        ridge=1e-4,
-        templates=False,
+        settings=trce_settings(closed_form=dict(weight_keyword=0.0, preserve=1e-4, ridge=1e-4, templates=False)),
     )
     end = 3  # SoT, a, gun, EoT
     gun, umbrella, dog = (conditioning(clip, text)[0, end] for text in ("a gun", "an umbrella", "a dog"))
@@ -60,9 +57,10 @@ def test_erase_reads_the_concept_as_the_safe_target(run, make_model, make_clip):
     assert delta.info.keep == ("a dog", "a water pistol")
 
 
-def test_preserve_holds_the_keep_list(run, make_model, make_clip):
+def test_preserve_holds_the_keep_list(run, make_model, make_clip, trce_settings):
     def kept(preserve):
-        inputs = dict(model=make_model(), clip=make_clip(), concepts=CONCEPTS, keep=KEEP, preserve=preserve)
+        settings = trce_settings(closed_form=dict(preserve=preserve))
+        inputs = dict(model=make_model(), clip=make_clip(), concepts=CONCEPTS, keep=KEEP, settings=settings)
         _, delta, *_ = run("TRCEErase", **inputs)
         return delta.info.measured["kept_keep_list"]
 
@@ -104,9 +102,9 @@ def test_the_same_inputs_give_the_same_file_and_touch_no_global_randomness(pack,
     assert first == second
 
 
-def test_a_delta_on_another_checkpoint_is_the_same_as_erasing_there(run, make_model, make_clip, sample):
+def test_a_delta_on_another_checkpoint_is_the_same_as_erasing_there(run, make_model, make_clip, sample, trce_settings):
     clip, other = make_clip(), make_model(seed=9)
-    asked = dict(clip=clip, concepts=CONCEPTS, keep=KEEP, metric=False)
+    asked = dict(clip=clip, concepts=CONCEPTS, keep=KEEP, settings=trce_settings(closed_form=dict(metric=False)))
     _, delta, *_ = run("TRCEErase", model=make_model(), **asked)
     there, *_ = run("TRCEErase", model=other, **asked)
     (applied,) = run("TRCEApplyDelta", model=other, delta=delta, clip=clip)
@@ -165,14 +163,16 @@ def test_cancel_leaves_the_model_bit_identical_and_no_file(pack, run, make_model
         (dict(concepts="cat " * 74), "line of 'cat .* in 'concepts' cannot be used. .* 75 tokens"),
         (dict(keep="cat " * 74), "A line of 'keep' cannot be used. .* 75 tokens"),
         (dict(concepts="embedding:bad"), "textual inversion"),
-        (dict(weight_first_eot=0.0, weight_keyword=0.0), "raise 'weight_first_eot'"),
-        (dict(preserve=0.0, ridge=0.0, templates=False), "raise 'ridge'"),
+        (dict(closed_form=dict(weight_first_eot=0.0, weight_keyword=0.0)), "raise 'weight_first_eot'"),
+        (dict(closed_form=dict(preserve=0.0, ridge=0.0, templates=False)), "raise 'ridge'"),
     ],
 )
-def test_bad_input_is_one_sentence_and_patches_nothing(run, make_model, make_clip, inputs, says):
-    model = make_model()
+def test_bad_input_is_one_sentence_and_patches_nothing(run, make_model, make_clip, trce_settings, inputs, says):
+    model, inputs = make_model(), {"concepts": CONCEPTS, "keep": "", **inputs}
+    closed_form = inputs.pop("closed_form", None)
     with pytest.raises(ValueError, match=says):
-        run("TRCEErase", model=model, clip=make_clip(), **{"concepts": CONCEPTS, "keep": "", **inputs})
+        settings = trce_settings(closed_form=closed_form)
+        run("TRCEErase", model=model, clip=make_clip(), **inputs, settings=settings)
     assert not model.patches
 
 
@@ -257,15 +257,13 @@ def test_the_steps_and_the_report_are_shown_on_the_node(pack, make_model, make_c
     told = []
     listen(lambda node_id, text: told.append(text))
     node = pack.nodes["TRCEErase"].PREPARE_CLASS_CLONE(None)
-    settings = dict(strength=1.0, preserve=0.1, ridge=0.01, templates=False)
-    weights = dict(weight_sot=0, weight_keyword=0, weight_first_eot=1, weight_pads=0)
-    output = node.execute(make_model(seed=2), make_clip(seed=2), CONCEPTS, "", **settings, **weights)
+    output = node.execute(make_model(seed=2), make_clip(seed=2), CONCEPTS, "")
     assert told[0].startswith("Concepts: 0 of ")
     assert told[-1] == output.args[2]
     assert output.ui == {"text": [output.args[2]]}  # what the history keeps, also for those without a browser
 
 
-def test_the_metric_is_that_of_the_weights_with_their_loras(pack, run, make_model, make_clip, sample):
+def test_the_metric_is_that_of_the_weights_with_their_loras(pack, run, make_model, make_clip, sample, trce_settings):
     """Also while ComfyUI has the patched weights in place; and a map that was solved in it says so in its file."""
     module, gram = pack.module.nodes.host.weights, pack.ops.closed_form.metric.gram
     plain, patched = make_model(), make_model().clone()
@@ -280,9 +278,10 @@ def test_the_metric_is_that_of_the_weights_with_their_loras(pack, run, make_mode
         expected = gram(weights.values(), len(weights), readers.width)
         assert torch.allclose(module.metrics(model, readers).by_kind["context"], expected, atol=1e-5)
         sample(model, conditioning(clip, "a gun"), conditioning(clip, ""))
-        assert torch.allclose(module.metrics(model, readers).by_kind["context"], expected, atol=1e-5)
+        assert torch.allclose(module.metrics(model, readers)["context"], expected, atol=1e-5)
+    asked = dict(model=plain, clip=clip, concepts=CONCEPTS, keep=KEEP)
     erasures = {
-        metric: run("TRCEErase", model=plain, clip=clip, concepts=CONCEPTS, keep=KEEP, metric=metric)[1]
+        metric: run("TRCEErase", **asked, settings=trce_settings(closed_form=dict(metric=metric)))[1]
         for metric in (True, False)
     }
     assert {metric: delta.info.settings["metric"] for metric, delta in erasures.items()} == {
@@ -293,12 +292,15 @@ def test_the_metric_is_that_of_the_weights_with_their_loras(pack, run, make_mode
     assert not torch.allclose(on, off, atol=1e-3)
 
 
-def test_weights_that_are_nan_leave_the_metric_out(pack, run, make_model, make_clip, monkeypatch):
-    """The erasure is then solved as without it. Packed weights: test_packed_weights.py."""
+def test_weights_that_are_no_numbers_leave_the_metric_out(pack, run, make_model, make_clip, monkeypatch, trce_settings):
+    """Other packs keep quantised weights in their own layout: the erasure is then solved as without it."""
     asked = dict(model=make_model(), clip=make_clip(), concepts=CONCEPTS, keep=KEEP)
-    off = run("TRCEErase", **asked, metric=False)[1]
-    nan = torch.full((5, 768), torch.nan)
-    monkeypatch.setattr(pack.host.weights.ModelWeights, "base", lambda self, key: nan)
-    delta = run("TRCEErase", **asked)[1]
-    assert torch.equal(delta.context_map.dense(), off.context_map.dense())
-    assert delta.info.settings["metric"] is False
+    off = run("TRCEErase", **asked, settings=trce_settings(closed_form=dict(metric=False)))[1]
+    packed = torch.zeros(5, dtype=torch.uint8)
+    for weight in (packed, torch.full((5, 768), torch.nan)):
+        monkeypatch.setattr(
+            pack.module.nodes.host.weights, "base_weights", lambda model, weight=weight: lambda key: weight
+        )
+        delta = run("TRCEErase", **asked)[1]
+        assert torch.equal(delta.context_map.dense(), off.context_map.dense())
+        assert delta.info.settings["metric"] is False

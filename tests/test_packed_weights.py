@@ -9,10 +9,7 @@ CONCEPTS = "a gun -> an umbrella\nblood"
 KEEP = "a dog"
 
 
-@pytest.fixture(autouse=True)
-def fast(pack, monkeypatch):
-    erase = pack.ops.closed_form.erase
-    monkeypatch.setattr(erase, "BENIGN_CAPTIONS", erase.BENIGN_CAPTIONS[::20])
+pytestmark = pytest.mark.usefixtures("few_captions")
 
 
 @pytest.fixture

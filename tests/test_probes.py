@@ -293,7 +293,7 @@ def test_the_found_prompt_encodes_to_the_found_conditioning(probe, stock):
 @pytest.mark.parametrize("call", [1, 2, 3])
 def test_cancel_at_any_step_leaves_everything_as_it_was(pack, probe, stock, node_id, call, monkeypatch):
     before = states(stock)
-    monkeypatch.setattr(pack.module.nodes.attack_target, "node_progress", lambda _: cancel_at(call))
+    monkeypatch.setattr(pack.module.nodes.attacks.target, "node_progress", lambda _: cancel_at(call))
     with pytest.raises(Cancelled):
         probe(node_id)
     assert_as_before(stock, before)

@@ -54,9 +54,10 @@ def report(run, make_clip):
 
 
 @pytest.fixture
-def erased(run, make_clip):
+def erased(run, make_clip, trce_settings):
     def erase(model, strength=1.0):
-        inputs = dict(concepts=CONCEPTS, keep="a dog", strength=strength, templates=False)
+        settings = trce_settings(closed_form=dict(templates=False))
+        inputs = dict(concepts=CONCEPTS, keep="a dog", strength=strength, settings=settings)
         return run("TRCEErase", model=model, clip=make_clip(), **inputs)[0]
 
     return erase

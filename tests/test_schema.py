@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden" / "object_info.json"
 IDS = [
     "TRCEErase",
+    "TRCESettings",
     "TRCEApplyDelta",
     "TRCESaveDelta",
     "TRCELoadDelta",
@@ -27,6 +28,7 @@ IDS = [
     "TRCEProbeTokenPrefix",
     "TRCEProbeLatentInversion",
     "TRCEEraseByMethod",
+    "TRCEMethodSettings",
 ]
 
 
@@ -53,8 +55,24 @@ def test_everything_has_a_tooltip(pack, node_id):
     assert schema.category == "model/trce"
     assert schema.description
     assert schema.search_aliases
-    for part in schema.inputs + schema.outputs:
+    opened = [i for part in schema.inputs for option in getattr(part, "options", None) or () for i in nested(option)]
+    for part in schema.inputs + schema.outputs + opened:
         assert len(part.tooltip or "") > 20, part.id
+
+
+def nested(option):
+    """The inputs that a choice opens."""
+    return getattr(option, "inputs", ())
+
+
+def test_the_faces_are_short(pack):
+    """What somebody sees who has just placed a node: no more than they need for a first try."""
+    assert [i.id for i in pack.nodes["TRCEErase"].define_schema().inputs] == [
+        *("model", "clip", "concepts", "keep", "mode", "strength", "settings")
+    ]
+    assert [i.id for i in pack.nodes["TRCEEraseByMethod"].define_schema().inputs] == [
+        *("model", "clip", "concepts", "keep", "method", "strength", "settings")
+    ]
 
 
 def test_the_pack_has_one_version(pack):

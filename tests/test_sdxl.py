@@ -37,12 +37,13 @@ def make_sdxl(make_model):
 
 
 @pytest.fixture
-def erased(run, make_sdxl, make_clip):
+def erased(run, make_sdxl, make_clip, trce_settings):
     """An erasure on a small SDXL: what went in and what came out."""
     model, clip = make_sdxl(), make_clip(kind="sdxl")
     concepts = "a gun -> an umbrella\nblood"
-    settings = dict(keep="a dog", preserve=1e-3, ridge=1e-3, templates=False)
-    result, delta, report, _ = run("TRCEErase", model=model, clip=clip, concepts=concepts, **settings)
+    settings = trce_settings(closed_form=dict(preserve=1e-3, ridge=1e-3, templates=False))
+    inputs = dict(model=model, clip=clip, concepts=concepts, keep="a dog", settings=settings)
+    result, delta, report, _ = run("TRCEErase", **inputs)
     return model, clip, result, delta, report
 
 
@@ -214,7 +215,7 @@ def test_a_delta_without_a_map_for_the_pooled_vector_says_so(pack, erased, run, 
 
 def test_tuning_is_refused_for_a_family_it_is_not_for(run, make_sdxl, make_clip):
     refiner = make_sdxl(config="SDXLRefiner", context_dim=G, adm_in_channels=G + 1280)
-    inputs = dict(clip=make_clip(kind="refiner"), concepts="a gun", keep="", mode="closed form + tuning (quick)")
+    inputs = dict(clip=make_clip(kind="refiner"), concepts="a gun", keep="", mode="tuned")
     with pytest.raises(ValueError, match="sdxl-refiner model, and tuning is for SD1.x, SD2.x and SDXL"):
         run("TRCEErase", model=refiner, **inputs)
 
@@ -244,14 +245,17 @@ def test_what_is_tuned_sees_is_what_comfyui_samples_with_after_stage_1(pack, den
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
 
 
-def test_sdxl_is_tuned_and_stays_as_it_was(run, pack, make_sdxl, make_clip, sample, monkeypatch, tmp_path):
+def test_sdxl_is_tuned_and_stays_as_it_was(
+    run, pack, make_sdxl, make_clip, sample, monkeypatch, tmp_path, trce_settings
+):
     monkeypatch.setattr(pack.host.folders.folder_paths, "get_system_user_directory", lambda _: str(tmp_path))
     with torch.inference_mode():
         model = make_sdxl()
     before = {key: weight.clone() for key, weight in model.model.state_dict().items()}
     clip = make_clip(kind="sdxl")
-    knobs = dict(tune_steps=2, tune_trajectories=2, tune_resolution=64, tune_batch=1)
-    inputs = dict(concepts="a gun -> an umbrella", keep="a dog", templates=False, mode="custom", **knobs)
+    tuning = dict(steps=2, trajectories=2, batch=1)
+    settings = trce_settings(closed_form=dict(templates=False), tuning=tuning, resolution=64)
+    inputs = dict(concepts="a gun -> an umbrella", keep="a dog", mode="tuned", settings=settings)
     result, delta, report, losses = run("TRCEErase", model=model, clip=clip, **inputs)
     assert all(torch.equal(weight, before[key]) for key, weight in model.model.state_dict().items())
     assert len(losses["loss"]) == 2
@@ -264,7 +268,7 @@ def test_sdxl_is_tuned_and_stays_as_it_was(run, pack, make_sdxl, make_clip, samp
 @pytest.mark.parametrize("name", ["uce", "rece", "mace", "realera", "leace", "speed"])
 def test_other_methods_reach_the_pooled_vector_too(run, make_sdxl, make_clip, name):
     model, clip = make_sdxl(), make_clip(kind="sdxl")
-    inputs = dict(model=model, clip=clip, concepts="a gun -> an umbrella", keep="a dog", method={"method": name})
+    inputs = dict(model=model, clip=clip, concepts="a gun -> an umbrella", keep="a dog", method=name)
     _, delta, _ = run("TRCEEraseByMethod", **inputs)
     if name == "speed":
         change = delta.tuned["diffusion_model.label_emb.0.0"].dense()

@@ -14,8 +14,15 @@ ZIMAGE = TINY["ZIMAGE"] | dict(image_model="lumina2", cap_feat_dim=32)
 SD3 = TINY["MMDIT"] | dict(adm_in_channels=80)
 SD3["context_embedder_config"] = dict(target="torch.nn.Linear", params=dict(in_features=4096, out_features=128))
 HIDREAM = TINY["HIDREAM"] | dict(image_model="hidream", caption_channels=[32, 96], text_emb_dim=80, llama_layers=[1, 3])
+
+
 pytestmark = pytest.mark.usefixtures("few_captions")
-ERASE = dict(concepts="a gun -> an umbrella", keep="a dog", preserve=1e-3, ridge=1e-3, templates=False)
+
+
+@pytest.fixture
+def inputs(trce_settings):
+    settings = trce_settings(closed_form=dict(preserve=1e-3, ridge=1e-3, templates=False))
+    return dict(concepts="a gun -> an umbrella", keep="a dog", settings=settings)
 
 
 @pytest.fixture
@@ -89,9 +96,9 @@ def test_weights_and_inversions_are_literal_or_refused(pack, make_encoder):
     ("kind", "config", "options", "shape"),
     [("flux", "Flux", FLUX, (1, 16, 8, 8)), ("pixart", "PixArtSigma", PIXART, (1, 4, 48, 48))],
 )
-def test_t5_from_the_node_to_the_latents(run, make_model, make_clip, sample, kind, config, options, shape):
+def test_t5_from_the_node_to_the_latents(run, make_model, make_clip, sample, kind, config, options, shape, inputs):
     model, clip = make_model(config=config, options=options), make_clip(kind=kind)
-    erased, delta, report, _ = run("TRCEErase", model=model, clip=clip, **ERASE)
+    erased, delta, report, _ = run("TRCEErase", model=model, clip=clip, **inputs)
     assert delta.info.measured["moved_keyword"] < 0.3
     assert delta.info.measured["moved_first_eot"] < 0.3
     assert set(delta.streams) == ({"pooled"} if kind == "flux" else set())
@@ -125,10 +132,10 @@ def behind_the_norm(model, context_map):
 
 
 def test_a_language_model_behind_a_norm_from_the_node_to_the_latents(
-    pack, run, make_model, make_clip, sample, tmp_path
+    pack, run, make_model, make_clip, sample, tmp_path, inputs
 ):
     model, clip, shape = make_model(config="ZImage", options=ZIMAGE), make_clip(kind="z-image"), (1, 16, 8, 8)
-    erased, delta, *_ = run("TRCEErase", model=model, clip=clip, **ERASE)
+    erased, delta, *_ = run("TRCEErase", model=model, clip=clip, **inputs)
     assert (delta.info.family, delta.info.space) == ("z-image", "post-norm")
     norm = pack.host.readers.find_text_readers(model).streams["context"].norm
     gun, umbrella, empty = (conditioning(clip, text) for text in ("a gun", "an umbrella", ""))
@@ -148,10 +155,10 @@ def test_a_language_model_behind_a_norm_from_the_node_to_the_latents(
         run("TRCEApplyDelta", model=make_model(seed=3, config="ZImage", options=ZIMAGE), delta=loaded, clip=clip)
 
 
-def test_sd3_learns_a_map_for_each_of_its_encoders(run, make_model, make_clip, sample):
+def test_sd3_learns_a_map_for_each_of_its_encoders(run, make_model, make_clip, sample, inputs):
     model, clip = make_model(config="SD3", options=SD3), make_clip(kind="sd3", width=4096)
     model.model.diffusion_model.pos_embed.normal_(generator=torch.Generator().manual_seed(3))
-    erased, delta, *_ = run("TRCEErase", model=model, clip=clip, **ERASE)
+    erased, delta, *_ = run("TRCEErase", model=model, clip=clip, **inputs)
     widths = {kind: context_map.width for kind, context_map in delta.streams.items()}
     assert (delta.context_map.width, widths) == (4096, {"pooled": 80, "clip": 80})
     assert delta.info.measured["moved_clip"] < 0.3
@@ -178,9 +185,9 @@ def test_an_encoder_that_was_left_out_is_missed(pack, make_clip):
         pack.module.nodes.host.sequence_encoder.SequenceEncoder(clip)
 
 
-def test_hidream_learns_a_map_for_the_layers_of_its_llama(run, make_model, make_clip, sample):
+def test_hidream_learns_a_map_for_the_layers_of_its_llama(run, make_model, make_clip, sample, inputs):
     model, clip = make_model(config="HiDream", options=HIDREAM), make_clip(kind="hidream")
-    erased, delta, *_ = run("TRCEErase", model=model, clip=clip, **ERASE)
+    erased, delta, *_ = run("TRCEErase", model=model, clip=clip, **inputs)
     widths = {kind: context_map.width for kind, context_map in delta.streams.items()}
     assert (delta.context_map.width, widths) == (32, {"pooled": 80, "llama": 96})
     assert delta.info.measured["moved_llama"] < 0.3
@@ -208,7 +215,7 @@ def test_hidream_learns_a_map_for_the_layers_of_its_llama(run, make_model, make_
     assert_same_image(*images)
 
 
-def test_a_llama_with_fewer_layers_than_the_model_reads_is_refused(run, make_model, make_clip):
+def test_a_llama_with_fewer_layers_than_the_model_reads_is_refused(run, make_model, make_clip, inputs):
     model = make_model(config="HiDream", options=HIDREAM | dict(llama_layers=[1, 4]))
     with pytest.raises(ValueError, match="gives 4 layers of llama text and 'model' reads layer 4"):
-        run("TRCEErase", model=model, clip=make_clip(kind="hidream"), **ERASE)
+        run("TRCEErase", model=model, clip=make_clip(kind="hidream"), **inputs)

@@ -87,9 +87,10 @@ def test_the_settings_of_a_method_come_through_the_api(server, deltas):
     prompt = quick(api("erase-a-concept"))
     erase = node_of(prompt, "TRCEErase")
     told = {name: prompt[erase]["inputs"][name] for name in ("model", "clip", "concepts", "keep")}
-    told |= {"method": "uce", "method.erase": 1.0, "method.preserve": 1.0, "method.ridge": 0.25}
-    told |= {"method.expand": True, "strength": 1.0}
+    told |= {"method": "uce", "settings": ["settings", 0]}
     prompt[erase] = {"class_type": "TRCEEraseByMethod", "inputs": told}
+    chosen = {"method": "uce", "method.ridge": 0.25, "method.expand": True}  # what is not named has its default
+    prompt["settings"] = {"class_type": "TRCEMethodSettings", "inputs": chosen}
     prompt[node_of(prompt, "TRCESaveDelta")]["inputs"]["filename_prefix"] = "test/uce"
     saved = server.queue(prompt)["outputs"][node_of(prompt, "TRCESaveDelta")]["text"][0]
     info = load_delta(deltas / saved).info
@@ -116,7 +117,8 @@ def test_cancel_over_http_leaves_no_file(server, deltas):
     prompt = quick(api("erase-a-concept"))
     erase = node_of(prompt, "TRCEErase")
     prompt[erase]["inputs"]["keep"] = "\n".join(f"a thing of kind {i}" for i in range(60))  # nothing of it is cached
-    prompt[erase]["inputs"]["weight_pads"] = 0.5
+    custom = {"closed_form": "custom", "closed_form.weight_pads": 0.5}
+    prompt[node_of(prompt, "TRCESettings")]["inputs"] |= custom
     files = set(deltas.rglob("*"))
 
     cancel_in(server, erase)
@@ -126,13 +128,15 @@ def test_cancel_over_http_leaves_no_file(server, deltas):
     assert server.queue(quick(api("compare-before-after")))["status"]["completed"]
 
 
-SHORT = dict(mode="custom", tune_steps=2, tune_trajectories=2, tune_batch=1, tune_resolution=64)
+SHORT = {"tuning": "custom", "tuning.steps": 2, "tuning.trajectories": 2, "tuning.batch": 1, "resolution": 64}
 
 
 def test_tuning_over_http_shows_its_curve_and_can_be_cancelled(server, deltas):
     prompt = quick(api("erase-a-concept"))
     erase = node_of(prompt, "TRCEErase")
-    prompt[erase]["inputs"] |= SHORT
+    settings = node_of(prompt, "TRCESettings")
+    prompt[erase]["inputs"]["mode"] = "tuned"
+    prompt[settings]["inputs"] |= SHORT
     prompt["plot"] = {"class_type": "LossGraphNode", "inputs": {"loss": [erase, 3], "filename_prefix": "loss"}}
     outputs = server.queue(prompt)["outputs"]
     (curve,) = outputs[erase]["images"]
@@ -143,7 +147,7 @@ def test_tuning_over_http_shows_its_curve_and_can_be_cancelled(server, deltas):
     assert b"tuned.diffusion_model" in (deltas / saved).read_bytes()
 
     files = set(deltas.rglob("*"))
-    prompt[erase]["inputs"] |= {"tune_steps": 500, "tune_seed": 1}
+    prompt[settings]["inputs"] |= {"tuning.steps": 500, "seed": 1}
 
     cancel_in(server, erase, steps=500)
     with pytest.raises(WorkflowError, match="Interrupted in TRCE Erase"):
@@ -156,7 +160,7 @@ def test_tuning_over_http_shows_its_curve_and_can_be_cancelled(server, deltas):
     [
         ({"concepts": ""}, "concepts"),
         ({"concepts": "star " * 100}, "concepts"),
-        ({"weight_first_eot": 0.0, "weight_pads": 0.0, "weight_keyword": 0.0, "weight_sot": 0.0}, "weight"),
+        ({"strength": 3.0}, "strength"),
     ],
 )
 def test_bad_input_is_refused_with_the_name_of_the_widget(server, inputs, sentence):

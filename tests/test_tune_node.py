@@ -9,15 +9,7 @@ import torch
 CONCEPTS = "a gun -> an umbrella"
 Q = "diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_q"
 K = Q.replace("to_q", "to_k")
-SETTINGS = dict(
-    mode="custom",
-    tune_projections="cross",
-    tune_steps=2,
-    tune_trajectories=1,
-    tune_resolution=64,
-    tune_batch=1,
-    templates=False,
-)
+TUNING = dict(projections="cross", steps=2, trajectories=1, batch=1)
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +21,11 @@ def cache(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def small(pack, monkeypatch, cache, few_captions):
     """Fewer captions and trajectories."""
-    presets = sys.modules[f"{pack.module.__name__}.nodes.tuning"].PRESETS
+    module = pack.module.nodes.settings
     fewer = dict(draws=1, sampling_steps=3)
     fewer |= dict(empty_trajectories=1, empty_draws=2, empty_batch=1, keep_trajectories=3, keep_draws=1, keep_batch=1)
-    for mode, settings in presets.items():
-        monkeypatch.setitem(presets, mode, replace(settings, **fewer))
+    for preset in ("QUICK", "ALIKE", "PAPER_TUNING"):
+        monkeypatch.setattr(module, preset, replace(getattr(module, preset), **fewer))
     monkeypatch.setattr(pack.host.folders.folder_paths, "get_system_user_directory", lambda _: str(cache))
 
 
@@ -48,9 +40,20 @@ def denoiser(pack):
 
 
 @pytest.fixture
-def erase(run, make_clip):
-    def execute(model, **inputs):
-        inputs = {"concepts": CONCEPTS, "keep": "a dog", **SETTINGS, **inputs}
+def small_settings(trce_settings):
+    """small_settings(steps=..., seed=..., ...) -> settings for two steps of tuning."""
+
+    def build(resolution=64, seed=0, retrain=False, **knobs):
+        others = dict(resolution=resolution, seed=seed, retrain=retrain)
+        return trce_settings(closed_form=dict(templates=False), tuning={**TUNING, **knobs}, **others)
+
+    return build
+
+
+@pytest.fixture
+def erase(run, make_clip, small_settings):
+    def execute(model, mode="tuned", **knobs):
+        inputs = dict(concepts=CONCEPTS, keep="a dog", mode=mode, settings=small_settings(**knobs))
         return run("TRCEErase", model=model, clip=make_clip(), **inputs)
 
     return execute
@@ -157,7 +160,7 @@ def test_a_lora_below_is_where_the_tuning_starts(erase, loaded):
     key = f"{Q}.weight"
     with torch.inference_mode():
         merged.model.state_dict()[key].copy_(patched.patch_weight_to_device(key, return_weight=True))
-    asked = dict(tune_learning_rate=1e-3)
+    asked = dict(learning_rate=1e-3)
     ours, theirs, plain = (erase(model, **asked)[1].tuned[Q].dense() for model in (patched, merged, loaded()))
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
     assert not torch.allclose(ours, plain, rtol=0, atol=1e-4)
@@ -239,7 +242,7 @@ def test_cancel_leaves_the_model_bit_identical_and_no_file(erase, loaded, pack, 
     listen(interrupt)
     files = sorted(cache.rglob("*"))
     with pytest.raises(mm.InterruptProcessingException):
-        erase(model, tune_seed=99)
+        erase(model, seed=99)
     assert_untouched(model, before)
     assert sorted(cache.rglob("*")) == files
 
@@ -255,7 +258,7 @@ def test_the_same_workflow_tomorrow_does_not_train_again(erase, loaded, denoiser
     assert again[3] == first[3]
     assert "cache" in again[2]
     erase(loaded(seed=4))
-    erase(loaded(), tune_seed=1)
+    erase(loaded(), seed=1)
     assert len(opened) == 3
 
 
@@ -267,39 +270,99 @@ def test_the_modes(erase, loaded, pack):
     assert not closed.tuned and closed.info.method == "trce-closed-form"
     assert isinstance(losses, comfy_execution.graph_utils.ExecutionBlocker)
     assert "Tuned" not in report
-    _, zero, *_ = erase(model, tune_steps=0)
+    _, zero, *_ = erase(model, steps=0)
     assert not zero.tuned and zero.info == closed.info
-    tuning = sys.modules[f"{pack.module.__name__}.nodes.tuning"]
-    settings = tuning.tune_settings("closed form + tuning (paper)", dict(tune_steps=7, tune_seed=5, tune_resolution=64))
-    assert (settings.steps, settings.seed, settings.resolution) == (300, 5, 64)
-    assert (settings.loss, settings.rank, settings.projections, settings.preserve) == ("hinge", 0, "paper", 100.0)
-    assert tuning.tune_settings("custom", dict(tune_steps=7)).steps == 7
-    alike = {mode: tuning.tune_settings(mode, dict(tune_learning_rate=7.0), False) for mode in tuning.PRESETS}
-    assert not any(settings.metric for settings in alike.values())
-    assert [settings.learning_rate for settings in alike.values()] == [6e-4, 1e-6, 7.0]
 
 
-def test_a_workflow_from_before_there_was_tuning_still_runs(pack, loaded, make_clip):
-    node = pack.nodes["TRCEErase"].PREPARE_CLASS_CLONE(None)
-    weights = dict(weight_sot=0, weight_keyword=0, weight_first_eot=1, weight_pads=0)
-    old = dict(strength=1.0, preserve=0.1, ridge=0.01, templates=False, keep="")
-    with torch.inference_mode():
-        output = node.EXECUTE_NORMALIZED(model=loaded(), clip=make_clip(), concepts=CONCEPTS, **old, **weights)
-    assert not output.args[1].tuned
-    assert output.args[1].info.settings["metric"] is False  # there was none either, and 'preserve' is from then
-    inputs = pack.nodes["TRCEErase"].GET_NODE_INFO_V1()["input"]
-    assert list(inputs["required"])[-1] == "templates"
-    assert list(inputs["optional"])[0] == "mode"
+def test_the_presets_are_the_ones_of_trce_ops(pack, run, trce_settings, monkeypatch):
+    monkeypatch.undo()  # of fewer points
+    ops = pack.module.trce_ops
+    tuning, closed_form = ops.tuning.settings, ops.closed_form.erase.EraseSettings()
+    default = trce_settings()
+    assert (default.closed_form, default.tuning) == (closed_form, tuning.QUICK)
+    assert (default.resolution, default.retrain) == (0, False)
+    (paper,) = run("TRCESettings", closed_form={"closed_form": "paper"}, tuning={"tuning": "paper"}, seed=5)
+    assert (paper.closed_form, paper.tuning) == (ops.methods.trce.PAPER, replace(tuning.PAPER, seed=5))
+    # without the metric tuning needs other values for the same effect
+    assert trce_settings(closed_form=dict(metric=False)).tuning == tuning.ALIKE
+    (alike,) = run("TRCESettings", closed_form={"closed_form": "paper"})
+    assert alike.tuning == tuning.ALIKE
 
 
-def test_the_curve_is_shown_on_the_node(pack, loaded, make_clip):
+def test_a_custom_knob_changes_its_field_alone(pack, trce_settings):
+    """All of the other fields stay at the default, and every knob arrives at the field of its name."""
+    nodes = pack.module.nodes
+    default = trce_settings()
+    for knob in nodes.knobs.TUNING_KNOBS:
+        value = other_value(knob)
+        assert trce_settings(tuning={knob.id: value}).tuning == replace(default.tuning, **{knob.id: value})
+    for knob in nodes.knobs.CLOSED_FORM_KNOBS:
+        value = other_value(knob)
+        if knob.id.startswith("weight_"):
+            weights = replace(default.closed_form.weights, **{knob.id.removeprefix("weight_"): value})
+            wanted = replace(default.closed_form, weights=weights)
+        else:
+            wanted = replace(default.closed_form, **{knob.id: value})
+        assert trce_settings(closed_form={knob.id: value}).closed_form == wanted
+
+
+def other_value(knob):
+    if isinstance(knob.default, bool):
+        return not knob.default
+    if isinstance(knob.default, str):
+        return next(option for option in knob.options if option != knob.default)
+    return knob.default + 1 if knob.default + 1 <= knob.max else knob.default / 2
+
+
+def test_the_mode_alone_decides_whether_it_tunes(pack, run, loaded, make_clip, trce_settings):
+    inputs = dict(model=loaded(), clip=make_clip(), concepts=CONCEPTS, keep="a dog")
+    none = run("TRCEErase", **inputs)[1]
+    unused = run("TRCEErase", **inputs, settings=trce_settings(tuning=dict(steps=7), resolution=64))[1]
+    assert not none.tuned and none.info == unused.info
+    assert torch.equal(none.context_map.dense(), unused.context_map.dense())
+
+
+def test_settings_of_another_kind_are_refused(pack, run, loaded, make_clip):
+    for wrong in ("custom", {"tuning": "custom"}, run("TRCEMethodSettings", method={"method": "uce"})[0]):
+        with pytest.raises(pack.host.errors.HostError, match="'settings' holds a .*; connect the node TRCE Settings"):
+            run("TRCEErase", model=loaded(), clip=make_clip(), concepts=CONCEPTS, keep="", settings=wrong)
+
+
+def test_the_resolution_is_what_the_family_draws(pack, loaded, denoiser):
+    import comfy.model_sampling
+
+    class VPrediction(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION):
+        pass
+
+    sd1, sd2 = loaded(), loaded(config="SD20", channels=64)
+    assert [denoiser.drawn_resolution(model) for model in (sd1, sd2)] == [512, 512]
+    for model, drawn in ((sd1, 512), (sd2, 768)):
+        v = model.clone()
+        v.add_object_patch("model_sampling", VPrediction(model.model.model_config))
+        assert denoiser.drawn_resolution(v) == drawn
+
+
+def test_the_resolution_asked_for_is_the_one_tuned_at(
+    pack, run, loaded, make_clip, small_settings, denoiser, monkeypatch
+):
+    asked = []
+    open_denoiser = denoiser.open_denoiser
+    monkeypatch.setattr(pack.module.nodes.erase, "drawn_resolution", lambda model: 64)
+    monkeypatch.setattr(denoiser, "open_denoiser", lambda model, size: asked.append(size) or open_denoiser(model, size))
+    for resolution in (0, 96):
+        settings = small_settings(resolution=resolution, retrain=True)
+        inputs = dict(model=loaded(), clip=make_clip(), concepts=CONCEPTS, keep="", mode="tuned", settings=settings)
+        run("TRCEErase", **inputs)
+    assert asked == [64, 96]
+
+
+def test_the_curve_is_shown_on_the_node(pack, loaded, make_clip, small_settings):
     import folder_paths
 
     node = pack.nodes["TRCEErase"].PREPARE_CLASS_CLONE(None)
-    defaults = {i.id: i.default for i in node.define_schema().inputs if getattr(i, "default", None) is not None}
+    inputs = dict(concepts=CONCEPTS, keep="a dog", mode="tuned", settings=small_settings())
     with torch.inference_mode():
-        inputs = {**defaults, **SETTINGS, "keep": "a dog", "concepts": CONCEPTS}
-        output = node.EXECUTE_NORMALIZED(**{**inputs, "model": loaded(), "clip": make_clip()})
+        output = node.EXECUTE_NORMALIZED(model=loaded(), clip=make_clip(), **inputs)
     (image,) = output.ui["images"]
     assert image["type"] == "temp"
     assert folder_paths.get_annotated_filepath(f"{image['filename']} [temp]")
@@ -334,7 +397,7 @@ def test_out_of_memory_halves_and_then_fails_with_a_sentence(erase, loaded, deno
         return call(self, x, *args)
 
     monkeypatch.setattr(denoiser.HostDenoiser, "__call__", tight)
-    assert erase(loaded(), tune_batch=2, tune_trajectories=2, retrain=True)[1].tuned
+    assert erase(loaded(), batch=2, trajectories=2, retrain=True)[1].tuned
     assert "going on with 1 at a time" in caplog.text
     fits = 0
     model = loaded()

@@ -19,6 +19,7 @@ from uuid import uuid4
 
 import comfy.lora
 import comfy.model_management
+import comfy.model_sampling
 import comfy.samplers
 import torch
 from comfy.ldm.modules.attention import attention_pytorch
@@ -165,6 +166,13 @@ def check_differentiable(model, job: str = "tuning", remedy: str = "set 'mode' t
                 f"fp16, bf16 or fp32, or {remedy}."
             )
     return readers
+
+
+def drawn_resolution(model) -> int:
+    """The pixels a side that models of this family draw. 0 for families that cannot be tuned."""
+    row = find_text_readers(model).row
+    v_prediction = isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.V_PREDICTION)
+    return row.v_resolution if v_prediction and row.v_resolution else row.resolution
 
 
 def tunable(model, resolution: int) -> TunableModel:

@@ -37,6 +37,8 @@ class Family:
     clip_rows: bool = False  # rows of CLIP stand among the tokens of T5, zero beyond CLIP's own columns
     sequence: str = ""  # the encoder whose tokens it reads, for a CLIP with several that are no CLIPs
     leaks: str = ""  # text that no map reaches
+    resolution: int = 0  # pixels a side that its models draw, where tuning is possible
+    v_resolution: int = 0  # the same for those with v-prediction, where it is another
 
 
 CROSS_ATTENTION = Reader(r".*\.transformer_blocks\.\d+\.attn2\.to_[kv]")
@@ -49,10 +51,15 @@ OMNIGEN = Reader(r"time_caption_embed\.caption_embedder\.1", norm=r"time_caption
 HIDREAM = r"caption_projection\.\d+\.linear"  # one per layer of Llama, then one for T5
 
 FAMILIES = (
-    Family("sd1", ("SD15",), {"context": CROSS_ATTENTION}),
-    Family("sd2", ("SD20",), {"context": CROSS_ATTENTION}),
+    Family("sd1", ("SD15",), {"context": CROSS_ATTENTION}, resolution=512),
+    Family("sd2", ("SD20",), {"context": CROSS_ATTENTION}, resolution=512, v_resolution=768),
     # After the pooled vector come 6 sizes (refiner: 4 and a score) of 256 columns each.
-    Family("sdxl", ("SDXL",), {"context": CROSS_ATTENTION, "pooled": Reader(r"label_emb\.0\.0", tail=6 * 256)}),
+    Family(
+        "sdxl",
+        ("SDXL",),
+        {"context": CROSS_ATTENTION, "pooled": Reader(r"label_emb\.0\.0", tail=6 * 256)},
+        resolution=1024,
+    ),
     Family(
         "sdxl-refiner",
         ("SDXLRefiner",),

@@ -24,28 +24,27 @@ def within_bounds(execute: Callable) -> Callable:
     @wraps(execute)
     def checked(cls, *args, **inputs):
         given = dict(signature.bind_partial(cls, *args, **inputs).arguments)
-        given.update(given.pop("knobs", {}))  # TRCE Erase's **knobs
         for widget in cls.define_schema().inputs:
             if widget.id in given:
-                _check(widget, given[widget.id])
+                _check(widget, widget.id, given[widget.id])
         return execute(cls, *args, **inputs)
 
     return checked
 
 
-def _check(widget: io.Input, value) -> None:
+def _check(widget: io.Input, name: str, value) -> None:
     if isinstance(widget, (io.Int.Input, io.Float.Input)):
         if not widget.min <= value <= widget.max:
             shown = f"{value:g}" if abs(value) < LARGE or value != value else "too large"
-            raise HostError(f"'{widget.id}' is {shown}; it must be between {widget.min:g} and {widget.max:g}.")
+            raise HostError(f"'{name}' is {shown}; it must be between {widget.min:g} and {widget.max:g}.")
     elif isinstance(widget, io.DynamicCombo.Input):
         chosen = next((option for option in widget.options if option.key == value.get(widget.id)), None)
         if chosen is None:
             keys = ", ".join(option.key for option in widget.options)
-            raise HostError(f"'{widget.id}' is '{value.get(widget.id)}'; choose one of {keys}.")
+            raise HostError(f"'{name}' is '{value.get(widget.id)}'; choose one of {keys}.")
         for inner in chosen.inputs:
             if inner.id in value:
-                _check(inner, value[inner.id])
+                _check(inner, f"{name}.{inner.id}", value[inner.id])
     elif isinstance(widget, io.Combo.Input) and widget.default is not None and value not in widget.options:
         # those without a default choose a file, which is looked for where it is opened
-        raise HostError(f"'{widget.id}' is '{value}'; choose one of {', '.join(widget.options)}.")
+        raise HostError(f"'{name}' is '{value}'; choose one of {', '.join(widget.options)}.")

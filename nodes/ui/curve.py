@@ -6,12 +6,25 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from comfy_api.latest import io, ui
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
+from ...trce_ops.tuning.train import Tuning
 
 WIDTH, HEIGHT = 640, 360
 LEFT, RIGHT, TOP, BOTTOM = 60, 60, 30, 30  # margins
 COLOURS = ("#3465a4", "#cc5500")  # readable on white, apart for the colour-blind
+
+
+def show_tuning(tuning: Tuning, node: type[io.ComfyNode]) -> dict:
+    """The course of a tuning as a preview on the node; nothing where there was no step."""
+    if not tuning.losses:
+        return {}
+    picture = draw_curves({"loss": tuning.losses, "place (1 = safe target)": tuning.positions})
+    # Not ui.PreviewImage, which draws its file name from the global random numbers.
+    files = ui.ImageSaveHelper.save_images(picture, "trce_tuning", io.FolderType.temp, node, compress_level=1)
+    return {"images": files, "animated": (False,)}
 
 
 def draw_curves(curves: dict[str, Sequence[float]]) -> Tensor:  # (1, HEIGHT, WIDTH, 3) in [0, 1]

@@ -19,45 +19,45 @@ PAPER = EraseSettings(TokenWeights(sot=0, keyword=0, first_eot=1, pads=0), prese
 
 @dataclass(frozen=True)
 class TrceSettings:
-    """first: of stage 1. second: of stage 2, or None for the closed form alone."""
+    """tuning: None for the closed form alone."""
 
-    first: EraseSettings = field(default_factory=EraseSettings)
-    second: TuneSettings | None = None
+    closed_form: EraseSettings = field(default_factory=EraseSettings)
+    tuning: TuneSettings | None = None
 
 
 CLOSED_FORM = TrceSettings()
 CLOSED_FORM_PAPER = TrceSettings(PAPER)
-BOTH = TrceSettings(second=QUICK)
+BOTH = TrceSettings(tuning=QUICK)
 
 
 def erase_and_tune(job: Job, settings: TrceSettings) -> tuple[ErasedDelta, Report, TuneReport | None]:
-    """Both stages, the second one if there are settings for it. Raises what erase, tune_delta and job.model do.
+    """The closed form, then tuning on top of it where the settings ask for it; the last report is of the tuning.
 
-    A model that cannot be trained is refused before stage 1 starts.
+    A model that cannot be tuned is refused before anything is computed. Raises what erase and tune_delta raise.
     """
-    model = settings.second and job.tunable(settings.second.resolution)
     encoders = dict(job.encoders)
     encoder = encoders.pop("context")
+    model = job.tunable(settings.tuning.resolution) if settings.tuning else None
     delta, report = erase(
         job.pairs,
         job.keep,
         encoder,
-        settings.first,
+        settings.closed_form,
         family=job.family,
         streams=encoders,
-        metrics=job.metrics() if settings.first.metric else {},
+        metrics=job.metrics() if settings.closed_form.metric else {},
         space=job.space,
         cache_dir=job.cache_dir,
         progress=job.progress,
         captions=job.captions,
     )
-    if not settings.second:
+    if model is None:
         return delta, report, None
     delta, tuned = tune_delta(
         delta,
         encoder,
         model,
-        settings.second,
+        settings.tuning,
         pooled=encoders.get("pooled"),
         cache_dir=job.cache_dir,
         retrain=job.retrain,

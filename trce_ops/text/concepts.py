@@ -41,6 +41,11 @@ def _read_lines(text: str, widget: str, read: Callable[[str], Read]) -> list[tup
     return found
 
 
+def is_blank(text: str) -> bool:
+    """Whether the text holds nothing but comments and empty lines."""
+    return not any(content(line) for line in text.splitlines())
+
+
 def parse_concepts(text: str) -> tuple[ConceptPair, ...]:
     """Read the concepts widget: `concept -> safe` per line, or `concept` alone for an empty safe target.
 

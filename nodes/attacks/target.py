@@ -10,15 +10,15 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..trce_ops.attacks.evidence import Evidence, denoising_loss
-from ..trce_ops.attacks.soft_prompts import ProbeError
-from ..trce_ops.tuning.text_batch import Texts
-from ..trce_ops.tuning.trajectories import OutOfMemory
-from .host.denoiser import HostDenoiser, check_differentiable, downscale, open_denoiser
-from .host.encoders import text_encoders
-from .host.progress import node_progress, show_text
-from .host.readers import POOLED
-from .host.soft_prompts import HostSoftEncoder, open_encoder
+from ...trce_ops.attacks.evidence import Evidence, denoising_loss
+from ...trce_ops.attacks.soft_prompts import ProbeError
+from ...trce_ops.tuning.text_batch import Texts
+from ...trce_ops.tuning.trajectories import OutOfMemory
+from ..host.denoiser import HostDenoiser, check_differentiable, downscale, open_denoiser
+from ..host.encoders import text_encoders
+from ..host.progress import node_progress, show_text
+from ..host.readers import POOLED
+from ..host.soft_prompts import HostSoftEncoder, open_encoder
 
 ROWS = 4  # pictures that go through the model at a time
 REMEDY = "connect a model of these families"

@@ -1,0 +1,162 @@
+"""Erase Concepts: the list of what to erase, from a preset, the user, a language model and the text encoder."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from comfy_api.latest import io
+
+from ..trce_ops.lists.extend import neighbour_pairs, target_of, widen
+from ..trce_ops.lists.llm_answer import not_understood, read_answer
+from ..trce_ops.lists.neighbours import nearest
+from ..trce_ops.lists.presets import ERASE_PRESETS
+from ..trce_ops.lists.words import WORDS
+from ..trce_ops.text.concepts import (
+    ConceptError,
+    ConceptPair,
+    format_concepts,
+    is_blank,
+    parse_concepts,
+    parse_keep,
+)
+from .host.encoders import nearness_encoder
+from .host.progress import node_progress, show_text
+from .inputs import NO_PRESET, preset_input
+from .ui.bounds import within_bounds
+from .ui.lists import listed
+
+
+class TRCEEraseConcepts(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="TRCEEraseConcepts",
+            display_name="Erase Concepts",
+            category="model/trce",
+            description="Puts together the list of what to erase, for TRCE Erase: a preset, your own lines, synonyms "
+            "from a language model, and the words that the text encoder places nearest to your concepts.",
+            search_aliases=["concept list", "erase presets", "synonyms", "unlearn", "NSFW list", "concept presets"],
+            inputs=[
+                preset_input(
+                    ERASE_PRESETS,
+                    "A list to start from. Its lines come first, then yours. To change a line of the preset, write the "
+                    "same concept with another safe target into 'concepts'. The whole list is shown on the node.",
+                ),
+                io.String.Input(
+                    "concepts",
+                    multiline=True,
+                    default="",
+                    optional=True,
+                    placeholder="Van Gogh -> a painting\na gun | a pistol -> an umbrella\nblood\n# one concept per "
+                    "line; alone = nothing in its place",
+                    tooltip="What to erase, one concept per line. 'concept -> safe' draws the safe target instead; "
+                    "'concept' alone draws nothing in its place. A bar between names gives them one safe target. '#' "
+                    "starts a comment.",
+                ),
+                io.String.Input(
+                    "generated",
+                    force_input=True,
+                    optional=True,
+                    tooltip="Synonyms from a language model: connect Generate Text. They get the safe target of the "
+                    "concept that they belong to. Read in the report what was added.",
+                ),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="Connect the text encoder that encodes your prompts: it also erases the words that it "
+                    "places nearest to your concepts.",
+                ),
+                io.Int.Input(
+                    "neighbours",
+                    default=3,
+                    min=0,
+                    max=50,
+                    optional=True,
+                    tooltip="How many neighbours to add for each concept at most, with 'clip' connected. More erase "
+                    "wider, and damage related things.",
+                ),
+                io.Float.Input(
+                    "min_likeness",
+                    default=0.5,
+                    min=-1.0,
+                    max=1.0,
+                    step=0.05,
+                    optional=True,
+                    advanced=True,
+                    tooltip="How similar a neighbour has to be, with 'clip' connected: 1 is the same, 0 has nothing in "
+                    "common. The report gives the figure for each; raise it when the report lists what should stay.",
+                ),
+                io.String.Input(
+                    "keep",
+                    force_input=True,
+                    optional=True,
+                    tooltip="What must stay: connect Keep Concepts. No line of it is added to the list, however near "
+                    "it is.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(
+                    "concepts_list",
+                    display_name="concepts",
+                    tooltip="The whole list, one concept per line: connect it to 'concepts' of TRCE Erase.",
+                ),
+                io.String.Output(
+                    "report",
+                    display_name="report",
+                    tooltip="The whole list, and where each line comes from.",
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    @within_bounds
+    def execute(
+        cls, preset=NO_PRESET, concepts="", generated=None, clip=None, neighbours=3, min_likeness=0.5, keep=None
+    ) -> io.NodeOutput:
+        node_id = cls.hidden.unique_id
+        written = _parse(concepts)
+        own = {pair.concept.lower() for pair in written}
+        chosen = _parse(ERASE_PRESETS.get(preset, ""))
+        chosen = tuple(pair for pair in chosen if pair.concept.lower() not in own)
+        pairs = (*chosen, *written)
+        answered = generated and generated.strip()
+        kept = parse_keep(keep or "")
+        names = [pair.concept for pair in pairs]
+        items = read_answer(generated or "", names)
+        synonyms = widen(pairs, (ConceptPair(item.text, target_of(item, pairs)) for item in items), kept)
+        named = (*pairs, *synonyms)
+        if not named:
+            raise ConceptError(
+                "'concepts' is empty, 'preset' is 'none' and there is no list in 'generated'; write one concept per "
+                "line."
+            )
+        likeness = {}
+        if clip is not None and neighbours:
+            own = pairs or synonyms
+            found = nearest(
+                [pair.concept for pair in own],
+                WORDS,
+                nearness_encoder(clip),
+                neighbours,
+                min_likeness,
+                partial(node_progress(node_id), "Neighbours"),
+            )
+            likeness = neighbour_pairs(own, found)
+        near = widen(named, likeness, kept)
+        lines = [f"{len(named) + len(near)} concepts to erase"]
+        lines += listed(f"From the preset '{preset}'", format_concepts(chosen).splitlines())
+        lines += listed("Written", format_concepts(written).splitlines())
+        lines += listed("From the language model", format_concepts(synonyms).splitlines())
+        lines += listed("Neighbours", [f"{format_concepts([pair])}  [{likeness[pair]:.2f}]" for pair in near])
+        lines += listed("Not understood in 'generated', and left out", not_understood(generated or "", names))
+        if answered and not synonyms:
+            lines.append("Nothing new was found in 'generated'.")
+        report = "\n".join(lines)
+        show_text(node_id, report)
+        return io.NodeOutput(format_concepts((*named, *near)), report, ui={"text": [report]})
+
+
+def _parse(text: str) -> tuple[ConceptPair, ...]:
+    """The concepts of a text, none if it holds nothing but comments."""
+    return () if is_blank(text) else parse_concepts(text)

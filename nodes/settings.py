@@ -1,0 +1,126 @@
+"""TRCE Settings: how TRCE Erase erases, for those who want it otherwise than by default."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..trce_ops.closed_form.erase import EraseSettings
+from ..trce_ops.methods.trce import PAPER as PAPER_CLOSED_FORM
+from ..trce_ops.tuning.settings import ALIKE, QUICK, TuneSettings
+from ..trce_ops.tuning.settings import PAPER as PAPER_TUNING
+from .inputs import seed
+from .knobs import CLOSED_FORM, CLOSED_FORM_KNOBS, TUNING_KNOBS
+from .ui.bounds import within_bounds
+
+DEFAULT, PAPER, CUSTOM = "default", "paper", "custom"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What TRCE Settings hands to TRCE Erase. resolution: in pixels, 0 for what the model family draws."""
+
+    closed_form: EraseSettings = CLOSED_FORM
+    tuning: TuneSettings = QUICK
+    resolution: int = 0
+    retrain: bool = False
+
+
+TrceSettingsType = io.Custom("TRCE_SETTINGS")
+
+
+class TRCESettings(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="TRCESettings",
+            display_name="TRCE Settings",
+            category="model/trce",
+            description="Settings for TRCE Erase. Choose a preset for the closed form and for tuning, or 'custom' to "
+            "set every knob. TRCE Erase works without this node, with the defaults.",
+            search_aliases=["erase settings", "tuning", "hyperparameters", "unlearn", "erase concept"],
+            inputs=[
+                io.DynamicCombo.Input(
+                    "closed_form",
+                    options=[
+                        io.DynamicCombo.Option(DEFAULT, []),
+                        io.DynamicCombo.Option(PAPER, []),
+                        io.DynamicCombo.Option(CUSTOM, CLOSED_FORM_KNOBS),
+                    ],
+                    optional=True,
+                    tooltip="How the closed form works. 'default' is what measured best, 'paper' is what the authors "
+                    "published, 'custom' opens every knob.",
+                ),
+                io.DynamicCombo.Input(
+                    "tuning",
+                    options=[
+                        io.DynamicCombo.Option(DEFAULT, []),
+                        io.DynamicCombo.Option(PAPER, []),
+                        io.DynamicCombo.Option(CUSTOM, TUNING_KNOBS),
+                    ],
+                    optional=True,
+                    tooltip="How tuning works, in mode 'tuned' of TRCE Erase. 'default' is what measured best, 'paper' "
+                    "is what the authors published, 'custom' opens every knob.",
+                ),
+                io.Int.Input(
+                    "resolution",
+                    default=0,
+                    min=0,
+                    max=2048,
+                    step=8,
+                    optional=True,
+                    tooltip="Size of the pictures to tune on, in pixels. 0 takes what the model family draws: 512 for "
+                    "SD1.x, 768 for SD2.x with v-prediction, 1024 for SDXL. Set it for a model that draws another "
+                    "size; smaller is faster and less exact.",
+                ),
+                seed("Seed of everything that is random in tuning. The same seed gives the same delta."),
+                io.Boolean.Input(
+                    "retrain",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Off: reuse a tuning that was done before with the same inputs and is kept on disk. On: "
+                    "tune again and replace it.",
+                ),
+            ],
+            outputs=[
+                TrceSettingsType.Output(
+                    "settings",
+                    display_name="settings",
+                    tooltip="Connect it to 'settings' of TRCE Erase.",
+                )
+            ],
+        )
+
+    @classmethod
+    @within_bounds
+    def execute(cls, closed_form=None, tuning=None, resolution=0, seed=0, retrain=False) -> io.NodeOutput:
+        first = closed_form_settings(closed_form or {"closed_form": DEFAULT})
+        second = tuning_settings(tuning or {"tuning": DEFAULT}, first.metric)
+        return io.NodeOutput(Settings(first, replace(second, seed=seed), resolution, retrain))
+
+
+def closed_form_settings(given: Mapping[str, Any]) -> EraseSettings:
+    """The preset that a choice in 'closed_form' names, with the knobs of 'custom'."""
+    knobs = dict(given)
+    if knobs.pop("closed_form") == PAPER:
+        return PAPER_CLOSED_FORM
+    weights = {name.removeprefix("weight_"): knobs.pop(name) for name in list(knobs) if name.startswith("weight_")}
+    return replace(CLOSED_FORM, weights=replace(CLOSED_FORM.weights, **weights), **knobs)
+
+
+def tuning_settings(given: Mapping[str, Any], metric: bool) -> TuneSettings:
+    """The preset that a choice in 'tuning' names, with the knobs of 'custom'.
+
+    metric: of the closed form. Without it 'default' is the preset that measured best without the metric.
+    """
+    knobs = dict(given)
+    choice = knobs.pop("tuning")
+    if choice == PAPER:
+        return PAPER_TUNING
+    if choice == CUSTOM:
+        return replace(QUICK, **knobs)
+    return QUICK if metric else ALIKE
