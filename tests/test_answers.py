@@ -72,7 +72,7 @@ def layouts(a, b):
     yield json.dumps(rows, indent=2)
     yield json.dumps([{b: row[b], a: row[a]} for row in rows])
     yield json.dumps({"concepts": rows})
-    yield json.dumps({"results": {"pairs": rows}} if False else {"pairs": rows})
+    yield json.dumps({"pairs": rows})
     yield "\n".join(map(json.dumps, rows))
     yield json.dumps({a: ["gun", "knife"], b: ["umbrella", "spoon"]})
     yield json.dumps([[a, b], ["gun", "umbrella"], ["knife", "spoon"]])
@@ -177,6 +177,7 @@ def test_what_an_item_stands_under(answer):
         ('{"safe": ["umbrella"]}', [], "umbrella"),
         ('{"target": "gun"}', [], "gun"),
         ('{"text": "a page", "gun": "an umbrella"}', [], "a page"),
+        ('{"text": "a page"}', [], "a page"),
         ('{"gun": "a ball", "gun": "a kite"}', [], "a kite"),
         ('[["gun", "a ball"], ["gun", "a kite"]]', ["gun"], "a kite"),
         ('{"concept": "gun", "safe": ["a ball", "a kite"]}', [], "a kite"),
@@ -299,7 +300,9 @@ def test_whatever_is_read_can_stand_in_the_widgets(answer, captions):
         assert piece.isprintable() and piece.encode() and len(piece) < 200
 
 
-words = st.lists(st.text("abcdefgh", min_size=2, max_size=8), min_size=2, max_size=8, unique=True)
+words = st.lists(
+    st.text("abcdefgh", min_size=2, max_size=8).filter(lambda word: word != "bad"), min_size=2, max_size=8, unique=True
+)
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.sampled_from(["gun", "a kite", "gun -> a kite", "x, y"]),
     lambda inner: (

@@ -52,7 +52,7 @@ def test_presets_need_no_script(pack):
 
 
 def test_synonyms_of_a_language_model(run):
-    answer = "Sure!\n1. **pistol** - small\n2. blood -> water\n3. a gun\n4. a toy gun\nHope that helps."
+    answer = "Sure!\n1. **pistol**\n2. blood -> water\n3. a gun\n4. a toy gun\nHope that helps."
     concepts, report = erase(run, concepts="a gun -> an umbrella", generated=answer, keep="a toy gun")
     assert concepts.splitlines() == ["a gun -> an umbrella", "pistol -> an umbrella", "blood -> water"]
     assert "From the language model (2)" in report

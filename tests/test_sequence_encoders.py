@@ -92,6 +92,35 @@ def test_weights_and_inversions_are_literal_or_refused(pack, make_encoder):
         encoder.tokenize("embedding:bad")
 
 
+LINES = [  # a line of the concepts widget, and the same text in a prompt
+    (r"saber \(fate\)", r"saber \(fate\)"),
+    (r"\(a\) gun \(toy: 1.2\)", r"\(a\) gun \(toy: 1.2\)"),
+    ("(a gun:1.3)", "a gun"),
+    ("[[a gun]]", "a gun"),
+    ("C# & R2-D2", "C# & R2-D2"),
+    ('"a red, old gun"', "a red, old gun"),
+]
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sdxl", "pixart", "sd3", "z-image", "qwen-image", "hidream"])
+def test_a_concept_has_the_tokens_of_the_same_text_in_a_prompt(pack, make_clip, kind):
+    clip, host = make_clip(kind=kind), pack.module.nodes.host
+    encoders = {}
+    for name in clip.tokenize(""):
+        if name in ("l", "g"):
+            encoders[name] = host.encoders.ClipEncoder(clip, [name])
+        else:
+            encoders[name] = host.sequence_encoder.SequenceEncoder(clip, name)
+    for line, prompt in LINES:
+        (pair,) = pack.ops.text.concepts.parse_concepts(line)
+        for name, encoder in encoders.items():
+            ids = tuple(token for token, *_ in clip.tokenize(prompt)[name][0])
+            for text in (pair.concept, prompt):
+                assert encoder.tokenize(text) == ids, (name, text)
+            sentence = encoder.tokenize(f"a photo of {pair.concept} on a wall")
+            assert encoder.locate(sentence, pair.concept).keyword
+
+
 @pytest.mark.parametrize(
     ("kind", "config", "options", "shape"),
     [("flux", "Flux", FLUX, (1, 16, 8, 8)), ("pixart", "PixArtSigma", PIXART, (1, 4, 48, 48))],

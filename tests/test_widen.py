@@ -86,6 +86,13 @@ def test_what_joins_a_keep_list():
     assert added == ("a kite",)
 
 
+def test_what_is_kept_is_kept_in_any_spelling():
+    more = [ConceptPair("water_pistol", "a kite"), ConceptPair("Rifle"), ConceptPair("a_gun", "a kite")]
+    assert widen((GUN,), more, keep=["a water-pistol"]) == (more[1], more[2])
+    kept, added = widen_keep(["holding_gun", "a cat"], ["two guns", "a gun\u2011toting dog", "a dog"], ["a gun"])
+    assert (kept, added) == (("a cat",), ("a dog",))
+
+
 def test_a_shared_neighbour_goes_to_the_most_alike():
     found = [[("pistol", 0.9), ("wound", 0.4)], [("gore", 0.95), ("wound", 0.7)]]
     assert neighbour_pairs((GUN, BLOOD), found) == {

@@ -27,11 +27,12 @@ ASK_FOR_CAPTIONS = (
     "explanations."
 )
 MAX_ANSWER = 100_000  # characters that are read
+MAX_LINES = 2000
 MAX_DEPTH = 12  # of brackets in JSON
 
 THINKING = re.compile(r"<(think|thinking|reasoning)>.*?(?:</\1>|\Z)|\A.*</(?:think|thinking|reasoning)>", re.S | re.I)
 FENCE = re.compile(r"^[ \t]*(?:```|~~~)[^\n]*\n(.*?)(?:^[ \t]*(?:```|~~~)[ \t]*$|\Z)", re.S | re.M)
-JSON = re.compile(r'[\[{](?=[\[{\s]{0,100}["\]}])')
+JSON = re.compile(r'[\[{](?=[\[{\s]{0,100}")')
 STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 HEADING = re.compile(r"#{1,6}\s.*|.*[:\uff1a][\s*_]*")
 BOLD = re.compile(r"(\*\*|__)[^*_]+\1")
@@ -52,7 +53,9 @@ def not_understood(answer: str, names: Sequence[str] = (), captions: bool = Fals
 
 def _read(answer: str, names: Sequence[str], captions: bool) -> Reader:
     reader = Reader(names, captions)
-    text = answer[:MAX_ANSWER]
+    text = "\n".join(answer[:MAX_ANSWER].splitlines()[:MAX_LINES])
+    if len(answer) > MAX_ANSWER or answer.count("\n") > MAX_LINES:
+        reader.reject(f"what comes after the first {MAX_ANSWER} characters or {MAX_LINES} lines")
     for thought in THINKING.finditer(text):
         if not thought[0].endswith(">"):  # without an end
             reader.reject(thought[0])
@@ -69,8 +72,6 @@ def _read(answer: str, names: Sequence[str], captions: bool) -> Reader:
         _read_json(reader, text[found.start() :])
     elif not _read_table(reader, text) and not _read_yaml(reader, text):
         _read_lines(reader, text, sure=bool(fences))
-    if len(answer) > MAX_ANSWER:
-        reader.reject(f"what comes after the first {MAX_ANSWER} characters")
     return reader
 
 

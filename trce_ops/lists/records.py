@@ -29,6 +29,7 @@ NEUTRAL = (
     *("name", "term", "word", "keyword", "phrase", "text", "caption", "prompt", "sentence", "item", "entity", "object"),
     *("label", "class", "key"),
 )
+VAGUE = {*NEUTRAL[1:], "from", "old", "before", "bad", "harmful", "input", "find"}  # could be concepts themselves
 ALIASES = ("synonym", "alias", "variant", "variation")  # read beside the concept
 EITHER = ("replace", "target")  # with a safe target beside it the concept, with a concept beside it the safe target
 SAFE = (
@@ -163,8 +164,9 @@ class Reader:
             return self._leco({name: record[key] for name, key in keys.items()})
         safe = next((name for name in SAFE if name in keys), None)
         concept = next((name for name in self.concepts if name in keys and name != safe), None)
-        if concept in NEUTRAL and not safe and keys.keys() - KNOWN:  # {"text": "a page", "gun": "an umbrella"}
-            self.reject(record)
+        alone = concept and not safe and isinstance(record[keys[concept]], str)
+        if alone and (concept in NEUTRAL and keys.keys() - KNOWN or concept in VAGUE and keys[concept] not in columns):
+            self.reject(record)  # {"text": "a page", "gun": "an umbrella"}
         elif concept:
             self._fields(record, keys, concept, safe, of)
         elif any(isinstance(value, list | dict) for value in record.values()):
