@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from time import perf_counter
@@ -30,6 +30,7 @@ from .solve import factorize, solve_factors
 log = logging.getLogger(__name__)
 
 EVERYDAY = "everyday captions"
+PRESERVE_WITHOUT_METRIC = 1.0  # what measured best there, as EraseSettings.preserve did with the metric
 POOLED = TokenWeights(sot=0, keyword=0, first_eot=1, pads=0)
 
 
@@ -44,6 +45,12 @@ class EraseSettings:
     ridge: float = 0.3
     templates: bool = True
     metric: bool = True
+
+
+def without_metric(settings: EraseSettings) -> EraseSettings:
+    """The settings for text whose metric cannot be computed; a `preserve` that was chosen stays."""
+    default = settings.preserve == EraseSettings.preserve
+    return replace(settings, metric=False, preserve=PRESERVE_WITHOUT_METRIC if default else settings.preserve)
 
 
 def keep_moments(
@@ -136,7 +143,7 @@ def erase(
     *,
     family: str,
     streams: Mapping[str, TextEncoder] = MappingProxyType({}),
-    metrics: Mapping[str, Tensor] = MappingProxyType({}),  # (d, d) each
+    metrics: Mapping[str, Tensor | str] = MappingProxyType({}),  # (d, d) each
     space: str = "embedding",
     cache_dir: str | os.PathLike | None = None,
     progress: StepProgress = lambda *_: None,
@@ -146,7 +153,8 @@ def erase(
 
     streams: encoders of the other kinds of text that the model reads, by the names in delta.KINDS. The pooled vector
     counts as a first EoT of weight 1, whatever the settings say: if it stayed as it is, the concept would come back.
-    metrics: G of the model's projections by kind of text (metric.py). A kind without one weights all directions alike.
+    metrics: by kind of text, G of the model's projections (metric.py), or the reason why it cannot be computed, which
+    goes into the report. A kind without one weights all directions alike.
     space: written into the delta (DeltaInfo.space). captions: see keep_moments.
     P is the mean of the captions' moment and the keep list's, so a short keep list counts as much as all captions.
     The same inputs give the same delta, bit for bit, on one machine.
@@ -159,6 +167,8 @@ def erase(
     def solve(kind: str, encoder: TextEncoder) -> Solved:
         given = replace(settings, weights=POOLED) if kind == "pooled" else settings
         G = metrics.get(kind)
+        if isinstance(G, str):
+            given, G = without_metric(given), None
         return solve_stream(prompts, keep, names, templates, encoder, given, G, cache_dir, progress, captions)
 
     main = solve("context", encoder)
@@ -180,8 +190,10 @@ def erase(
         moved_concepts=moved_concepts,
         kept=kept,
         seconds={step: sum(part.seconds[step] for part in (main, *others.values())) for step in main.seconds},
-        conflicts=conflicts(concepts, keep, moved_concepts),
+        notes=(*conflicts(concepts, keep, moved_concepts), *_unmeasured(settings, metrics)),
     )
+    if isinstance(metrics.get("context"), str):
+        settings = without_metric(settings)
     info = DeltaInfo(
         family=family,
         encoder=encoder.fingerprint,
@@ -203,3 +215,12 @@ def erase(
     )
     log.info("%s", report.text())
     return ErasedDelta(context_map, info, streams={kind: other.context_map for kind, other in others.items()}), report
+
+
+def _unmeasured(settings: EraseSettings, metrics: Mapping[str, Tensor | str]) -> Iterator[str]:
+    for kind, reason in metrics.items():
+        if settings.metric and isinstance(reason, str):
+            yield (
+                f"The {kind} text is erased without the metric, with 'preserve' at "
+                f"{without_metric(settings).preserve:g}: {reason}"
+            )

@@ -24,7 +24,7 @@ class Report:
     moved_concepts: Mapping[str, float]
     kept: Mapping[str, float]  # per list of captions
     seconds: Mapping[str, float]  # per step
-    conflicts: Sequence[str] = ()  # sentences
+    notes: Sequence[str] = ()  # sentences: what could not be had or done
 
     def text(self) -> str:
         """The report as lines for people."""
@@ -36,7 +36,7 @@ class Report:
         ]
         lines += [f"  {concept}: {value:.3f}" for concept, value in self.moved_concepts.items()]
         lines.append("Kept (0 = untouched): " + ", ".join(f"{name} {value:.3f}" for name, value in self.kept.items()))
-        lines += self.conflicts
+        lines += self.notes
         lines.append("Seconds: " + ", ".join(f"{step} {value:.2f}" for step, value in self.seconds.items()))
         return "\n".join(lines)
 

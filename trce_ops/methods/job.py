@@ -38,7 +38,7 @@ class Job:
     keep: Sequence[str]
     encoders: Mapping[str, TextEncoder]  # by kind of text, `context` first
     weights: Callable[[], TextWeights] | None  # the projections that read the text
-    metrics: Callable[[], Mapping[str, Tensor]]  # G (d, d) of these by kind of text, see metric.py
+    metrics: Callable[[], Mapping[str, Tensor | str]]  # G (d, d) of these by kind of text, see metric.py
     model: Callable[[int], TunableModel] | None  # at a resolution in pixels
     family: str
     space: str

@@ -93,7 +93,7 @@ def erase_with(
     streams: Mapping[str, TextEncoder] = MappingProxyType({}),
     space: str = "embedding",
     weights: Callable[[], TextWeights] | None = None,
-    metrics: Callable[[], Mapping[str, Tensor]] = dict,
+    metrics: Callable[[], Mapping[str, Tensor | str]] = dict,
     model: Callable[[int], TunableModel] | None = None,
     cache_dir: str | os.PathLike | None = None,
     retrain: bool = False,
