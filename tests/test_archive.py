@@ -9,7 +9,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = {"LICENSE", "README.md", "__init__.py", "pyproject.toml"}
 FOLDERS = {  # what may be in a folder of the pack
     "locales": {".json"},
-    "nodes": {".py", ".js", ".md", ".jpg", ".png"},
+    "nodes": {".py", ".md", ".jpg", ".png"},
+    "subgraphs": {".json"},
     "trce_ops": {".py"},
     "workflows": {".json", ".jpg"},
 }
