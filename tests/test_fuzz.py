@@ -48,7 +48,6 @@ SECONDS = 10  # of computing, that a case may take
 MEGABYTES = 500  # that all cases of one kind may add to the memory in use
 
 
-
 def memory():
     """Most memory that the process has had, in MB; 0 where that is not known."""
     if sys.platform == "win32":

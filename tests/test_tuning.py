@@ -13,14 +13,13 @@ from trce_ops.closed_form.erase import EraseSettings, erase
 from trce_ops.delta.file import save_delta
 from trce_ops.delta.low_rank import ContextMap
 from trce_ops.files import disk_cache
-from trce_ops.files.disk_cache import DiskCache
 from trce_ops.text.captions import BENIGN_CAPTIONS, COMPARISONS
 from trce_ops.text.concepts import parse_concepts
 from trce_ops.text.prompts import mentions
+from trce_ops.tuning import objective
 from trce_ops.tuning.data import collect, draw_plans
 from trce_ops.tuning.factors import Trained
 from trce_ops.tuning.losses import drift, hinge, position, tau_hinge
-from trce_ops.tuning import objective
 from trce_ops.tuning.objective import Term, Units, terms
 from trce_ops.tuning.prompts import Request, encode_prompts
 from trce_ops.tuning.settings import PAPER, QUICK, TuningError
@@ -428,7 +427,14 @@ class Cancelled(BaseException):
     pass
 
 
-PHASES = ("Prompts", "Trajectories, unwanted", "Trajectories, empty", "Trajectories, kept", "Tuning", "Tuning, position")
+PHASES = (
+    "Prompts",
+    "Trajectories, unwanted",
+    "Trajectories, empty",
+    "Trajectories, kept",
+    "Tuning",
+    "Tuning, position",
+)
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -601,9 +607,7 @@ def test_a_quality_is_unwanted_on_what_is_kept_too(delta, encoder, templates):
     tokenize = encoder.tokenize
     encoder.tokenize = lambda text: told.append(text) or tokenize(text)
     request = Request(parse_concepts("red -> blue"), ("a dog", "wet", "red"), templates)
-    encode_prompts(
-        request, {"context": encoder}, replace(SMALL, trajectories=6), generator(), lambda *_: None
-    )
+    encode_prompts(request, {"context": encoder}, replace(SMALL, trajectories=6), generator(), lambda *_: None)
     unwanted = set(told[: told.index("")])
     together = {"a red dog": "a blue dog", "a wet red": "a wet blue", "a wet red dog": "a wet blue dog"}
     if templates:

@@ -35,7 +35,7 @@ def widen(
 
     Left out are those already there, safe targets, those mapped onto themselves, and what is kept.
     """
-    taken = {same_name(text) for pair in pairs for text in (pair.concept, pair.safe)} | {same_name(text) for text in keep}
+    taken = {same_name(text) for pair in pairs for text in (pair.concept, pair.safe)} | set(map(same_name, keep))
     added: dict[str, ConceptPair] = {}
     for pair in additions:
         key = same_name(pair.concept)

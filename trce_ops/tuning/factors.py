@@ -2,8 +2,8 @@
 
 Training sees the text as stage 1 leaves it, (W + dW) T. For projections that read the text, a delta stores dW T in the
 place of dW, so a tuned model has W' = W T + dW on those and W' = W + dW on the others. At another strength s that is
-W + s (W T - W) + s dW: the whole erasure fades together, and its LoRA is linear. When two tuned deltas are applied, their
-changes add on projections that do not read the text; on the others the second map also acts on the first change.
+W + s (W T - W) + s dW: the whole erasure fades together, and its LoRA is linear. When two tuned deltas are applied,
+their changes add on projections that do not read the text; on the others the second map also acts on the first change.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The losses of TRCE's second stage, and tau, the scale that shows how far a tuning has come.
 
-All arguments are noise predictions (n, ...) of one batch: the unedited model's for the unwanted prompt (e_neg), the safe
-prompt (e_safe) and the empty prompt (e_u), and the tuned model's (e). |.|^2 is the mean over the elements, as in the
-official code, so that it does not grow with the picture.
+All arguments are noise predictions (n, ...) of one batch: the unedited model's for the unwanted prompt (e_neg), the
+safe prompt (e_safe) and the empty prompt (e_u), and the tuned model's (e). |.|^2 is the mean over the elements, as in
+the official code, so that it does not grow with the picture.
 """
 
 from __future__ import annotations
