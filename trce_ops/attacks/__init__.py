@@ -1,1 +1,1 @@
-"""Attacks on an erased model, to find out whether the concept comes back when it is asked for in other ways."""
+"""Attacks on an erased model, which test whether the concept comes back by other means than its name."""

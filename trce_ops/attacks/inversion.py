@@ -1,8 +1,8 @@
 """Concept inversion: learn a word that makes the erased model draw the concept.
 
-Textual inversion (Gal et al., ICLR 2023, arXiv 2208.01618) against the erased model, on pictures that the unedited
-model drew: the vectors of one pseudo-word are trained until the model denoises those pictures. That erased models can
-be made to draw what they no longer draw by name is from Pham et al., ICLR 2024, arXiv 2308.01508.
+Textual inversion (Gal et al., ICLR 2023, arXiv 2208.01618) on the erased model, with pictures that the unedited model
+drew: the vector of a pseudo-word is trained until the model denoises those pictures. Pham et al. (ICLR 2024, arXiv
+2308.01508) used it to attack erased models.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TEMPLATES = ("a photo of *", "a picture of *", "a painting of *", "an image show
 
 @dataclass(frozen=True)
 class InversionSettings:
-    """learning_rate: of Adam, on vectors whose elements are of the order of 0.01 in CLIP. batch: pictures a step."""
+    """learning_rate: of Adam, on vectors whose elements are of the order of 0.01 in CLIP. batch: pictures per step."""
 
     steps: int = 300
     learning_rate: float = 5e-3
@@ -36,14 +36,14 @@ class InversionSettings:
 
 @dataclass(frozen=True)
 class LearnedWord:
-    """The vectors (k, e) of the pseudo-word, the loss of every step, and how often the model was asked."""
+    """The vectors (k, e) of the pseudo-word, the loss of every step, and the number of model evaluations."""
 
     vectors: Tensor
     losses: tuple[float, ...]
     queries: int  # forward and backward
 
     def write(self, template: str, encoder: SoftEncoder) -> Texts:
-        """A prompt (one) with the learned word in the place of '*'."""
+        """One prompt with the learned word in place of '*'."""
         with torch.no_grad():
             return encoder.encode([put_in_place(self.vectors, template, encoder)])
 
@@ -60,7 +60,7 @@ def learn_word(
 ) -> LearnedWord:
     """Train the word on pictures of the concept; `rows` of them go through the model at a time.
 
-    It begins as the initial word, one vector. Raises ProbeError for inputs that cannot be used.
+    It starts from the initial word, as one vector. Raises ProbeError for inputs that cannot be used.
     """
     generator = Generator().manual_seed(settings.seed)
     initial = content(encoder.tokenize(settings.initial_word), encoder.eot_id)
@@ -79,9 +79,9 @@ def learn_word(
         optimizer.zero_grad()
         texts = encoder.encode([put_in_place(vectors, templates[i], encoder) for i in used])
         order = torch.tensor([used.index(i) for i in chosen])
-        told = texts.each(lambda z: z[order.to(z.device)])  # noqa: B023
-        loss, gradient = text_gradient(denoise, points, told, rows)
-        pull_back(told, gradient)
+        texts = texts.each(lambda z: z[order.to(z.device)])  # noqa: B023
+        loss, gradient = text_gradient(denoise, points, texts, rows)
+        pull_back(texts, gradient)
         optimizer.step()
         losses.append(loss)
     progress("Concept inversion", settings.steps, settings.steps)

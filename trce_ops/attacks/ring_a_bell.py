@@ -1,8 +1,8 @@
 """Ring-A-Bell style: add the direction of the concept to the conditioning of a benign prompt.
 
 The direction is the mean difference between prompts with the concept and the same prompts without it (Tsai et al.,
-ICLR 2024, arXiv 2310.10012, equation 1, before its search for words). It needs the text encoder alone, no query of the
-model; what it finds out is whether the model still reads that direction.
+ICLR 2024, arXiv 2310.10012, equation 1, before its search for words). It uses only the text encoder and never queries
+the model. It tests whether the model still responds to that direction.
 """
 
 from __future__ import annotations

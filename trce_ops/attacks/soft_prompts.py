@@ -1,4 +1,4 @@
-"""Prompts that hold vectors in the place of words, and gradients with respect to them."""
+"""Prompts with vectors in place of words, and gradients with respect to these vectors."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from ..tuning.train import GRADIENT_SCALE
 from ..tuning.trajectories import Denoiser
 from .evidence import Noised
 
-Row = Sequence[int | Tensor]  # of one prompt: ids, and vectors (e,) in the place of some
+Row = Sequence[int | Tensor]  # a prompt: ids, and vectors (e,) in place of some ids
 
 
 class ProbeError(ValueError):
-    """An attack that cannot be made with these inputs."""
+    """An attack is not possible with these inputs."""
 
 
 class SoftEncoder(Protocol):
-    """What the host lends: one text encoder, or several side by side, as a function of the vectors of its tokens."""
+    """The interface to the host's text encoders, one or several side by side, as a function of token vectors."""
 
     eot_id: int
-    width: int  # e, of a token's vector before the encoder's layers; all encoders side by side
+    width: int  # e, of a token's vector before the layers, over all encoders
 
     def tokenize(self, text: str) -> Ids:
         """The ids of a prompt, with its padding."""
@@ -37,21 +37,21 @@ class SoftEncoder(Protocol):
         """Inner product of every vector with every token of the vocabulary."""
 
     def words(self) -> tuple[Tensor, list[str]]:  # ids (w,) on the CPU
-        """The tokens that are whole words of their own, which text can spell, and how they are written."""
+        """The tokens that are whole words, and their spelling."""
 
     def encode(self, rows: Sequence[Row]) -> Texts:
-        """The prompts as the diffusion model reads them, with a graph back to the vectors in them."""
+        """The embedded prompts, with a graph back to the vectors in them."""
 
 
 def put_before(prefix: Row, ids: Ids, eot_id: int) -> list[int | Tensor]:
-    """The prompt with `prefix` between its start and its first word. Raises ProbeError when both do not fit."""
+    """The prompt with `prefix` before its first word. Raises ProbeError when it becomes too long."""
     if first_eot(ids, eot_id) + len(prefix) >= CHUNK:
         raise ProbeError(f"'prompt' has no room for {len(prefix)} more tokens; shorten it.")
     return [ids[0], *prefix, *ids[1 : CHUNK - len(prefix)]]
 
 
 def put_in_place(vectors: Tensor, text: str, encoder: SoftEncoder, mark: str = "*") -> list[int | Tensor]:
-    """The prompt with `vectors` (k, e) where the word `mark` stands. Raises ProbeError when it stands nowhere."""
+    """The prompt with `vectors` (k, e) in place of the word `mark`. Raises ProbeError unless that occurs once."""
     words = text.split()
     if words.count(mark) != 1:
         raise ProbeError(f"'templates': '{text}' must have the word '{mark}' once, for what is learned.")
@@ -67,8 +67,8 @@ def put_in_place(vectors: Tensor, text: str, encoder: SoftEncoder, mark: str = "
 def text_gradient(denoise: Denoiser, points: Noised, texts: Texts, rows: int) -> tuple[float, Texts]:
     """Mean of |e - noise|^2 over the points, and its gradient with respect to their texts, `rows` points at a time.
 
-    texts: one for every point. Gradients that overflow in half precision are taken again at half the scale; raises
-    ProbeError when that does not help.
+    texts: one for every point. When gradients overflow in half precision, they are computed again at half the scale;
+    raises ProbeError when that does not help.
     """
     scale = GRADIENT_SCALE
     while True:
@@ -89,6 +89,6 @@ def text_gradient(denoise: Denoiser, points: Noised, texts: Texts, rows: int) ->
 
 
 def pull_back(texts: Texts, gradient: Texts) -> None:
-    """Carry the gradient of the texts on to the vectors that they were encoded from."""
+    """Propagate the gradient of the texts to the vectors that they were encoded from."""
     pairs = [(z, g) for z, g in zip(vars(texts).values(), vars(gradient).values()) if z is not None and z.requires_grad]
     torch.autograd.backward([z for z, _ in pairs], [g.to(z.device, z.dtype) for z, g in pairs])

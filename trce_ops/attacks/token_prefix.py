@@ -1,9 +1,9 @@
-"""Token prefix: words to put before a prompt so that the erased model draws the concept again.
+"""Token prefix: words before a prompt that make the erased model draw the concept again.
 
-What UnlearnDiffAtk asks (Zhang et al., ECCV 2024, arXiv 2310.11868): k tokens before the prompt, found by gradient,
-that minimise |e(x_t, prefix + prompt) - noise|^2 on pictures of the concept, with the model under attack alone.
-The search is greedy by coordinate (Zou et al. 2023, arXiv 2307.15043): the gradient ranks the replacements of every
-token, the best of some candidates that are tried is taken.
+The problem of UnlearnDiffAtk (Zhang et al., ECCV 2024, arXiv 2310.11868): find k tokens before the prompt that minimise
+|e(x_t, prefix + prompt) - noise|^2 on pictures of the concept, using only the attacked model. The search is greedy
+coordinate gradient (Zou et al. 2023, arXiv 2307.15043): the gradient ranks the replacements of every token, and the
+best of several candidates is taken.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .soft_prompts import ProbeError, Row, SoftEncoder, pull_back, put_before, t
 
 @dataclass(frozen=True)
 class PrefixSettings:
-    """candidates: replacements tried in every step, drawn from the `ranked` best of every place of the prefix."""
+    """candidates: replacements tried per step, drawn from the `ranked` best at every position of the prefix."""
 
     tokens: int = 3
     steps: int = 20
@@ -36,7 +36,7 @@ class PrefixSettings:
 
 @dataclass(frozen=True)
 class Prefix:
-    """The tokens found, how they are written, the loss of every step, and how often the model was asked."""
+    """The tokens found, their spelling, the loss of every step, and the number of model evaluations."""
 
     ids: tuple[int, ...]
     words: tuple[str, ...]
@@ -47,11 +47,11 @@ class Prefix:
         return " ".join([*self.words, prompt])
 
 
-def encode_before(prefix: Row, told: Sequence[Ids], encoder: SoftEncoder) -> Texts:
-    """All prompts with the prefix before them, each different one encoded once."""
-    different = list(dict.fromkeys(told))
+def encode_before(prefix: Row, prompts: Sequence[Ids], encoder: SoftEncoder) -> Texts:
+    """All prompts with the prefix before them. Equal prompts are encoded once."""
+    different = list(dict.fromkeys(prompts))
     texts = encoder.encode([put_before(prefix, ids, encoder.eot_id) for ids in different])
-    order = torch.tensor([different.index(ids) for ids in told])
+    order = torch.tensor([different.index(ids) for ids in prompts])
     return texts.each(lambda z: z[order.to(z.device)])
 
 
@@ -65,9 +65,9 @@ def search_prefix(
     rows: int = 8,
     progress: StepProgress = lambda *_: None,
 ) -> Prefix:
-    """Search for one prefix for all prompts; it begins as words drawn at random.
+    """Search for one prefix for all prompts, starting from random words.
 
-    Current prefix and candidates are compared on the same pictures, noise and levels, which are new in every step.
+    The current prefix and the candidates are compared on the same pictures and noise, which are new in every step.
     Raises ProbeError for inputs that cannot be used.
     """
     if len(prompts) not in (1, len(pictures)):
@@ -85,9 +85,9 @@ def search_prefix(
     for step in range(settings.steps):
         progress("Token prefix", step, settings.steps)
         points = draw_points(sigmas, pictures, settings.batch, generator)
-        told: list[Ids] = [rows_of_ids[i if len(prompts) > 1 else 0] for i in points.pictures.tolist()]
+        chosen: list[Ids] = [rows_of_ids[i if len(prompts) > 1 else 0] for i in points.pictures.tolist()]
         vectors = encoder.look_up(prefix.tolist()).detach().clone().requires_grad_()
-        texts = encode_before(vectors, told, encoder)
+        texts = encode_before(vectors, chosen, encoder)
         loss, gradient = text_gradient(denoise, points, texts, rows)
         pull_back(texts, gradient)
         queries += len(points)
@@ -103,7 +103,7 @@ def search_prefix(
         best = loss
         for candidate in tried:
             with torch.no_grad():
-                texts = encode_before(candidate.tolist(), told, encoder)
+                texts = encode_before(candidate.tolist(), chosen, encoder)
                 value = points.errors(predict(points.x, points.sigma, texts)).mean().item()
             if value < best:
                 best, prefix = value, candidate

@@ -1,8 +1,8 @@
-"""From prompt pairs to embedding pairs: which token's embedding is to be moved onto which.
+"""Turns prompt pairs into embedding pairs: whose embedding is to be moved onto which.
 
-A causal text encoder computes position p from the tokens up to p alone, so that of a CLIP only the prefix up to the
-last position in use is encoded, and beginnings that prompts have in common only once (prefixes.py). With the first EoT
-as the only role that is a twentieth of the full 77 positions.
+A causal text encoder computes position p from the tokens up to p. So only the part of a prompt up to its last position
+in use is encoded, and beginnings that prompts share are encoded once (prefix_tree.py). With the first EoT as the only
+role this is a twentieth of the full 77 positions.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ BATCH = 32
 
 
 class TextEncoder(Protocol):
-    """What the host lends: one text encoder with the patches and the clip skip the user gave it."""
+    """The interface to the host's text encoder, with the patches and the clip skip that the user gave it."""
 
     width: int  # d
-    layers: int  # embeddings of every token that the diffusion model is given; one map serves them all
+    layers: int  # embeddings per token that the diffusion model gets; one map serves all of them
     fingerprint: str  # equal for encoders with the same weights, whatever device or precision they are in
     cache_key: str  # also tells apart how the same weights tokenize and encode, and which of several encoders this is
 
@@ -35,20 +35,20 @@ class TextEncoder(Protocol):
         """The ids of a prompt, with its padding; raises TokenError when it is too long."""
 
     def length(self, ids: Ids) -> int:
-        """How many embeddings the diffusion model is given for a prompt."""
+        """Number of embeddings that the diffusion model gets for a prompt."""
 
     def locate(self, ids: Ids, keyword: str = "") -> Roles:
-        """Positions of every role among these embeddings; raises TokenError when the keyword is not there."""
+        """Positions of every role among these embeddings; raises TokenError when the keyword does not occur."""
 
     def encode(self, rows: Sequence[Ids], length: int) -> Tensor:  # (n, length, layers * d) float32, CPU
-        """The first `length` embeddings of every row, those of all layers side by side.
+        """The first `length` embeddings of every row, with all layers side by side.
 
-        What is beyond a row's own length means nothing.
+        Values past a row's own length are undefined.
         """
 
 
 class EotEncoder:
-    """The part of TextEncoder that all CLIPs share: a padded chunk of ids with an end-of-text token, causal."""
+    """What all CLIPs share: causal encoders of a padded chunk of ids with an end-of-text token."""
 
     eot_id: int
     fingerprint: str
@@ -67,7 +67,7 @@ class EotEncoder:
 
 
 class Pooled:
-    """The pooled vectors of an encoder with `pooled_width` and `pool`, as embeddings of one token: the first EoT."""
+    """The pooled vectors of an encoder with `pooled_width` and `pool`, as prompts of one token, the first EoT."""
 
     layers = 1
 
@@ -90,7 +90,7 @@ class Pooled:
 
 @dataclass(frozen=True)
 class EmbeddingPairs:
-    """Row i says: embedding sources[i] is to be read as targets[i], as much as weights[i]."""
+    """Row i: move the embedding sources[i] onto targets[i], with the weight weights[i]."""
 
     sources: Tensor  # (n, d) float32
     targets: Tensor  # (n, d) float32
@@ -105,7 +105,7 @@ class EmbeddingPairs:
 def encode_batches(
     encoder: TextEncoder, lengths: Mapping[Ids, int], progress: Progress
 ) -> Iterator[tuple[list[Ids], Tensor]]:
-    """Encode every row up to its own length, in batches of similar length: (rows, z (b, L, layers * d)) at a time."""
+    """Encode every row up to its own length, in batches of similar length. Yields (rows, z (b, L, layers * d))."""
     rows = sorted(lengths, key=lengths.__getitem__)
     size = max(1, BATCH // encoder.layers)
     for start in range(0, len(rows), size):
@@ -118,7 +118,7 @@ def encode_batches(
 def encode_prefixes(
     encoder: TextEncoder, lengths: Mapping[Ids, int], progress: Progress
 ) -> Iterator[tuple[list[Ids], Sequence[Tensor]]]:
-    """The same as encode_batches, (rows, embeddings (L, d) of each) at a time, with common beginnings encoded once."""
+    """Like encode_batches, with shared beginnings encoded once. Yields (rows, embeddings (L, d) of each)."""
     if not isinstance(encoder, PrefixEncoder):
         yield from encode_batches(encoder, lengths, progress)
         return
@@ -134,13 +134,13 @@ def encode_prefixes(
 def pair_positions(source: Roles, target: Roles, weights: TokenWeights) -> Iterator[tuple[str, int, int, float]]:
     """(role, source position, target position, weight) for every role that has a weight.
 
-    - SoT goes to SoT: a causal encoder gives every prompt the same one, so its weight only holds it in place.
-    - Every keyword token goes to the last keyword token of the safe phrase, the one that has read all of it;
-      to the first EoT when the safe target is empty.
-    - The first EoT goes to the first EoT. The tokens that take its part with it, where there is no EoT, go to those at
-      the same place of the sentence; to the target's first EoT when the safe target is empty.
-    - The pad at position p goes to position p of the target when that is a pad too, for pads differ by position;
-      to the target's first EoT when the target's text is still going on there.
+    - SoT goes to SoT. A causal encoder gives every prompt the same SoT, so its weight only keeps it in place.
+    - Every keyword token goes to the last keyword token of the safe target, which has seen all of it, or to the first
+      EoT when the safe target is empty.
+    - The first EoT goes to the first EoT. In encoders without an EoT, the other tokens of the text go to the tokens at
+      the same place of the sentence, or to the target's first EoT when the safe target is empty.
+    - The pad at position p goes to position p of the target if that is a pad too, because pads differ by position, or
+      else to the target's first EoT.
     """
     keyword_target = target.keyword[-1] if target.keyword else target.first_eot
     if weights.sot:
@@ -156,7 +156,7 @@ def pair_positions(source: Roles, target: Roles, weights: TokenWeights) -> Itera
 
 
 def same_place(p: int, source: Roles, target: Roles) -> int:
-    """Where the token at p of the source stands in the target, which is the same sentence but for its keywords."""
+    """The position in the target of the source's token at p; both are the same sentence with other keywords."""
     if not (source.keyword and target.keyword):
         return target.first_eot
     before = sum(k < p for k in source.keyword)
@@ -166,7 +166,7 @@ def same_place(p: int, source: Roles, target: Roles) -> int:
 def embed_pairs(
     prompts: Sequence[PromptPair], encoder: TextEncoder, weights: TokenWeights, progress: Progress = lambda *_: None
 ) -> EmbeddingPairs:
-    """Encode the prompts and pair their tokens by role, as much as each role weighs; see embed_positions."""
+    """Encode the prompts and pair their tokens by role, with the weight of each role; see embed_positions."""
     return embed_positions(prompts, encoder, partial(pair_positions, weights=weights), progress)
 
 
@@ -175,12 +175,12 @@ def embed_positions(
     encoder: TextEncoder,
     positions: Callable[[Roles, Roles], Iterable[tuple[str, int, int, float]]],
     progress: Progress = lambda *_: None,
-    widget: str = "concepts",
+    field: str = "concepts",
 ) -> EmbeddingPairs:
-    """Encode the prompts and pair the tokens that `positions` says of source and target, as pair_positions does.
+    """Encode the prompts, and pair the tokens that `positions` gives for source and target, as pair_positions does.
 
-    Prompts with the same ids are encoded and counted once; of an encoder with several layers every pair counts once in
-    each of them. Raises TokenError, naming the widget and the line, for a prompt longer than one chunk.
+    Prompts with the same ids are encoded and counted once. With several layers, a pair counts once per layer. Raises
+    TokenError, naming `field` and the line, for a prompt longer than one chunk.
     """
     tokenize, locate = cache(encoder.tokenize), cache(encoder.locate)  # many concepts share targets
     slots: dict[Ids, list[tuple[int, int]]] = {}  # ids -> (row of the table, position)
@@ -194,7 +194,7 @@ def embed_positions(
             seen.add((source, target))
             source_roles, target_roles = locate(source, prompt.keyword), locate(target, prompt.safe_keyword)
         except TokenError as error:
-            raise TokenError(f"The line of '{prompt.concept}' in '{widget}' cannot be used. {error}") from None
+            raise TokenError(f"The line of '{prompt.concept}' in '{field}' cannot be used. {error}") from None
         for role, p, q, weight in positions(source_roles, target_roles):
             slots.setdefault(source, []).append((2 * len(columns), p))
             slots.setdefault(target, []).append((2 * len(columns) + 1, q))
