@@ -178,6 +178,7 @@ def test_what_an_item_stands_under(answer):
         ('{"target": "gun"}', [], "gun"),
         ('{"text": "a page", "gun": "an umbrella"}', [], "a page"),
         ('{"text": "a page"}', [], "a page"),
+        ('[{"shun": "gun", "draw": "umbrella"}]', [], "umbrella"),
         ('{"gun": "a ball", "gun": "a kite"}', [], "a kite"),
         ('[["gun", "a ball"], ["gun", "a kite"]]', ["gun"], "a kite"),
         ('{"concept": "gun", "safe": ["a ball", "a kite"]}', [], "a kite"),

@@ -23,7 +23,7 @@ MAX_SHOWN = 120  # characters of a piece that is not understood
 # Names of fields, without the endings that ENDING takes off; where a record has several, the first one counts.
 ERASE = (
     *("concept", "erase", "erased", "to_erase", "concept_to_erase", "remove", "unsafe", "original", "source", "from"),
-    *("old", "before", "bad", "harmful", "input", "find"),
+    *("old", "before", "bad", "harmful", "input", "find", "avoid", "banned"),
 )
 NEUTRAL = (
     *("name", "term", "word", "keyword", "phrase", "text", "caption", "prompt", "sentence", "item", "entity", "object"),
@@ -35,7 +35,7 @@ EITHER = ("replace", "target")  # with a safe target beside it the concept, with
 SAFE = (
     *("safe", "safe_alternative", "safe_target", "alternative", "replacement", "replace_with", "replaced_by", "with"),
     *("substitute", "substitution", "surrogate", "anchor", "guide", "mapping", "to", "new", "after", "good"),
-    *("harmless", "output", "destination", "value", *EITHER),
+    *("harmless", "output", "destination", "value", "use", "instead", *EITHER),
 )
 KEEP = ("keep", "kept", "preserve", "retain")
 OTHER = (
@@ -138,7 +138,7 @@ class Reader:
         lists = [row for row in rows if isinstance(row, list)]
         alike = len({len(row) for row in lists}) <= 1 and all(isinstance(x, str) for row in lists for x in row[:1])
         fields = Counter(key for row in rows if isinstance(row, dict) for key in row)
-        columns = {key for key, count in fields.items() if count > 1}
+        columns = {key for row in rows if isinstance(row, dict) for key in row if len(row) > 1 or fields[key] > 1}
         for number, row in enumerate(rows):
             if isinstance(row, str):
                 self.line(row, of)

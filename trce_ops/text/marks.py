@@ -18,7 +18,7 @@ HEAD = ">\u203a\u00bb\u25b6\u25b7\u25b8\u25ba\u226b\u27e9"
 # '>' alone, between spaces, is an arrow too: between two names it has no other meaning. Elsewhere it is refused.
 SPLIT = rf"(?:\s*(?:[{DASH}]+\s?[{HEAD}]+|[{RIGHT}]\ufe0f?)|(?<=\s)[{HEAD}]{{1,3}}(?=\s))\s*"
 
-DOUBLE = '"\u201c\u201d\u201e\u201f\u00ab\u00bb\u2039\u203a\u300c\u300d\u300e\u300f\u301d\u301e\u301f`'
+DOUBLE = '"\u201c\u201d\u201e\u201f\u00ab\u00bb\u2039\u203a\u3008-\u300f\u301d\u301e\u301f`'
 SINGLE = "'\u2018\u2019\u201a\u201b"
 QUOTED = re.compile(
     rf"(^\s*|[|{{(\[,]\s*|{SPLIT})"

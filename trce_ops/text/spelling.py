@@ -23,7 +23,7 @@ LETTER = rf"[^\W\d_{UNSPACED}]"
 # Accents of Latin, Greek and Cyrillic, vowel points of Hebrew and Arabic, and what chooses between forms of a sign.
 MARKS = re.compile("[\u0300-\u036f\u0591-\u05c7\u0640\u064b-\u065f\u0670\ufe00-\ufe0f]")
 APOSTROPHES = re.compile("[\u2018\u2019\u02bc\u2032\u00b4`]")
-SPACES = re.compile(r"[\s_\u2010-\u2015\u2043\u2212-]+")  # hyphens too: "machine-gun" is "machine gun"
+SPACES = re.compile(r"[\s_\u00b7\u30fb\u2010-\u2015\u2043\u2212-]+")  # "machine-gun" is "machine gun"
 
 
 def bare(text: str) -> str:
@@ -69,7 +69,8 @@ def _word(name: str, plurals: bool) -> str:
     after = r"(?!\d)" if name[-1].isdecimal() else ""
     if re.match(LETTER, name[-1]) and not re.match(f"[{HANGUL}]", name[-1]):
         after = rf"(?!{LETTER})"
-    return before + (_plural(name) if plurals else re.escape(name)) + after
+    pattern = _plural(name) if plurals else re.escape(name)
+    return before + pattern.replace("\\ ", " ?") + after  # "Spiderman" is "Spider-Man"
 
 
 def _plural(name: str) -> str:
