@@ -70,7 +70,7 @@ def keep_moments(
     captions = BENIGN_CAPTIONS if captions is None else captions
     step = partial(progress, "Everyday captions")
     everyday = keep_moment(captions, encoder, cache_dir, step)
-    if named := [caption for caption in captions if mentions(caption, concepts)]:
+    if named := [caption for caption in captions if mentions(caption, concepts, plurals=False)]:
         prompts, left_out = (distinct(texts, encoder) for texts in (captions, named))
         if len(left_out) == len(prompts):
             raise ConceptError(

@@ -80,7 +80,7 @@ def company(concept: str, keep: Sequence[str]) -> list[str]:
 
 def sentences(concepts: Sequence[str], templates: bool) -> list[str]:
     """The templates for these concepts; one that has a concept in it already would ask to keep it."""
-    return [t for t in (TEMPLATES if templates else PLAIN) if not mentions(fill(t, "")[0], concepts)]
+    return [t for t in (TEMPLATES if templates else PLAIN) if not mentions(fill(t, "")[0], concepts, plurals=False)]
 
 
 def expand(pairs: Iterable[ConceptPair], templates: Sequence[str] = TEMPLATES) -> tuple[PromptPair, ...]:

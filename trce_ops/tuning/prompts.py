@@ -63,7 +63,9 @@ def draw_kept(request: Request, count: int, generator: Generator) -> list[str]:
     """A third of the prompts are lines of the keep list in the concepts' sentences, the others are captions."""
     templates = sentences(request.concepts, request.templates)
     listed = [[fill(template, line)[0] for template in templates] for line in request.keep]
-    captions = [[text for text in group if not mentions(text, request.concepts)] for group in request.captions]
+    captions = [
+        [text for text in group if not mentions(text, request.concepts, plurals=False)] for group in request.captions
+    ]
     kept = draw_in_turn(listed, count // 3, generator)
     return kept + draw_in_turn(captions, count - len(kept), generator)
 
