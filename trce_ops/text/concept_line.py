@@ -15,7 +15,6 @@ import unicodedata
 from collections.abc import Callable, Sequence
 
 from .marks import (
-    BULLET,
     COMMENT,
     DASH,
     DOUBLE,
@@ -28,6 +27,7 @@ from .marks import (
     SPLIT,
     WEIGHT,
     WRAPPED,
+    without_bullet,
 )
 
 MAX_LINE_LENGTH = 300
@@ -170,7 +170,7 @@ def write_text(text: str, read: Callable[[str], object] = read_pair, wanted: obj
 def _marked(line: str) -> str:
     """The line without bullet and quotes, with what is plain text in it out of the way of everything else."""
     text = re.sub(rf"\\({SIGN})", lambda escaped: chr(PLAIN + ord(escaped[1])), line)
-    text = text[BULLET.match(text).end() :]
+    text = without_bullet(text)
 
     def quoted(found: re.Match) -> str:
         inner = found[2] or found[3] or found[4]
