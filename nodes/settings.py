@@ -10,7 +10,7 @@ from comfy_api.latest import io
 
 from ..trce_ops.closed_form.erase import EraseSettings
 from ..trce_ops.methods.trce import PAPER as PAPER_CLOSED_FORM
-from ..trce_ops.tuning.settings import ALIKE, QUICK, TuneSettings
+from ..trce_ops.tuning.settings import WITHOUT_METRIC, QUICK, TuneSettings
 from ..trce_ops.tuning.settings import PAPER as PAPER_TUNING
 from .inputs import seed
 from .knobs import CLOSED_FORM, CLOSED_FORM_KNOBS, TUNING_KNOBS
@@ -123,4 +123,4 @@ def tuning_settings(given: Mapping[str, Any], metric: bool) -> TuneSettings:
         return PAPER_TUNING
     if choice == CUSTOM:
         return replace(QUICK, **knobs)
-    return QUICK if metric else ALIKE
+    return QUICK if metric else WITHOUT_METRIC

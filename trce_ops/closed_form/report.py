@@ -1,4 +1,4 @@
-"""What an erasure did, in figures and in words."""
+"""The report of the closed form: figures, and text for people."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Report:
             f"Erased {_count(len(self.moved_concepts), 'concept')} with {_count(self.prompts, 'prompt')}, "
             f"{_count(self.pairs, 'embedding pair')}; map of width {self.width}, rank {self.rank}.",
             "Moved (0 = on the safe target, 1 = untouched): "
-            + (", ".join(f"{role} {value:.3f}" for role, value in self.moved.items()) or "nothing to move"),
+            + (", ".join(f"{role} {value:.3f}" for role, value in self.moved.items()) or "no pair to move"),
         ]
         lines += [f"  {concept}: {value:.3f}" for concept, value in self.moved_concepts.items()]
         lines.append("Kept (0 = untouched): " + ", ".join(f"{name} {value:.3f}" for name, value in self.kept.items()))

@@ -119,7 +119,7 @@ class _Reader:
         """A concept and its safe target, None or "" for an empty one."""
         try:
             names, other = read_pair(content(_one_line(concept)))
-            target = content(_one_line(safe or ""))
+            target = content("" if safe is None else _one_line(safe))
             if other is not None or self.captions:
                 raise LineError
             self.add(names, "" if target.lower() in NOTHING else read_safe(target), of)
@@ -177,7 +177,7 @@ class _Reader:
             self.reject(rows)
 
     def read_object(self, record: dict) -> None:
-        """Lists under a field of KEYS or a name asked about; or the fields of KEYS; or texts with their safe targets."""
+        """Lists under a field of KEYS or a name asked about, or the fields of KEYS, or concepts with safe targets."""
         if all(isinstance(value, list) for value in record.values()):
             for key, rows in record.items():
                 name, about = _key(key), self.about(key)

@@ -1,4 +1,4 @@
-"""The marks that people type around a text: arrows, quotes, bullets, comments and weights, from any keyboard."""
+"""Patterns for the syntax around a text: arrows, quotes, bullets, comments and weights, from any keyboard."""
 
 from __future__ import annotations
 
