@@ -1,1 +1,1 @@
-"""Attacks on an erased model, which test whether the concept comes back by other means than its name."""
+"""Attacks on an erased model: can the concept still be drawn?"""

@@ -1,7 +1,7 @@
-"""Latent inversion: find the noise that gives a picture of the concept, and sample from it with the erased model.
+"""Latent inversion: finds the noise behind a picture of the concept, and draws from it with the erased model.
 
 DDIM inversion (Song et al., ICLR 2021, arXiv 2010.02502) with the erased model and the empty prompt, then sampling from
-that noise with a prompt and guidance. In M-ErasureBench (arXiv 2512.22877) it was the strongest white-box attack.
+that noise with a prompt under guidance. M-ErasureBench (arXiv 2512.22877) found it the strongest white-box attack.
 """
 
 from __future__ import annotations

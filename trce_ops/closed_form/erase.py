@@ -38,7 +38,8 @@ POOLED = TokenWeights(sot=0, keyword=0, first_eot=1, pads=0)
 class EraseSettings:
     """weights: how much each token role is moved. preserve (eta), ridge (mu): see solve.solve_factors.
     templates: erase every concept in sentences, not only as its bare name.
-    metric: weight embedding directions by how strongly the model responds to them (metric.py); off: all alike."""
+    metric: weight embedding directions by how strongly the model responds to them (metric.py); off: all directions
+    count alike, as in the paper."""
 
     weights: TokenWeights = field(default_factory=TokenWeights)
     preserve: float = 5.0
@@ -62,10 +63,10 @@ def keep_moments(
     progress: StepProgress,
     captions: Sequence[str] | None = None,
 ) -> dict[str, Kept]:
-    """What to keep, by name: `captions` (BENIGN_CAPTIONS if None), and the keep list, if any, in every template.
+    """Statistics of what is kept, by name: `captions` (BENIGN_CAPTIONS if None), and the keep list in every template.
 
-    Captions that mention a concept are left out, because keeping them would keep the concept. The moment of all
-    captions is cached; that of the few left out is computed and subtracted.
+    Captions that mention a concept are left out, because keeping them would protect the concept. The moment of all
+    captions is cached; the few that are left out are encoded again and subtracted.
     """
     captions = BENIGN_CAPTIONS if captions is None else captions
     step = partial(progress, "Everyday captions")
@@ -74,8 +75,8 @@ def keep_moments(
         prompts, left_out = (distinct(texts, encoder) for texts in (captions, named))
         if len(left_out) == len(prompts):
             raise ConceptError(
-                "'concepts' names words that every everyday caption contains, so nothing would be left to keep; name "
-                "things instead of words such as 'a' and 'in'."
+                "'concepts' contains words that occur in every everyday caption, such as 'a' or 'in', so nothing could "
+                "be kept; name things instead."
             )
         rows = [prompts.index(ids) for ids in left_out]
         everyday = everyday.without(rows, keep_moment(named, encoder, None, step))
@@ -91,7 +92,7 @@ def keep_moments(
 
 @dataclass(frozen=True)
 class Solved:
-    """The map for one kind of text, and what it was solved from."""
+    """The context map of one kind of text, with its inputs and timings."""
 
     context_map: ContextMap
     pairs: EmbeddingPairs
@@ -149,13 +150,13 @@ def erase(
     progress: StepProgress = lambda *_: None,
     captions: Sequence[str] | None = None,
 ) -> tuple[ErasedDelta, Report]:
-    """Find the map that moves every concept onto its safe target, and one more map for each of `streams`.
+    """Solve for the context map that maps every concept to its safe target, and for one map for each of `streams`.
 
-    streams: encoders of the other kinds of text that the model reads, by the names in delta.KINDS. The pooled vector
+    streams: encoders of the other kinds of text that the model reads, named as in delta.file.KINDS. The pooled vector
     counts as a first EoT of weight 1, whatever the settings say: if it stayed as it is, the concept would come back.
     metrics: by kind of text, G of the model's projections (metric.py), or the reason why it cannot be computed, which
-    goes into the report. A kind without one weights all directions alike.
-    space: written into the delta (DeltaInfo.space). captions: see keep_moments.
+    goes into the report. A kind without one uses the identity.
+    space: stored in the delta; see DeltaInfo.space. captions: see keep_moments.
     P is the mean of the captions' moment and the keep list's, so a short keep list counts as much as all captions.
     The same inputs give the same delta, bit for bit, on one machine.
     Raises TokenError, ConceptError and NotPositiveDefinite (all ValueError), and whatever `progress` raises to cancel.
@@ -172,7 +173,7 @@ def erase(
         return solve_stream(prompts, keep, names, templates, encoder, given, G, cache_dir, progress, captions)
 
     main = solve("context", encoder)
-    others = {kind: solve(kind, lent) for kind, lent in streams.items()}
+    others = {kind: solve(kind, other) for kind, other in streams.items()}
     pairs, context_map = main.pairs, main.context_map
     ratios = moved_ratios(context_map, pairs)
     moved = mean_by(ratios, pairs.roles, asdict(settings.weights))

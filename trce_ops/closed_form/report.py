@@ -1,4 +1,4 @@
-"""The figures of an erasure, and the report in words."""
+"""The report of the closed form: figures, and text for people."""
 
 from __future__ import annotations
 
@@ -31,11 +31,13 @@ class Report:
         lines = [
             f"Erased {_count(len(self.moved_concepts), 'concept')} with {_count(self.prompts, 'prompt')}, "
             f"{_count(self.pairs, 'embedding pair')}; map of width {self.width}, rank {self.rank}.",
-            "Moved (0 = on the safe target, 1 = not moved): "
-            + (", ".join(f"{role} {value:.3f}" for role, value in self.moved.items()) or "nothing to move"),
+            "Distance from the safe target (0 = there, 1 = not moved): "
+            + (", ".join(f"{role} {value:.3f}" for role, value in self.moved.items()) or "no pair to move"),
         ]
         lines += [f"  {concept}: {value:.3f}" for concept, value in self.moved_concepts.items()]
-        lines.append("Kept (0 = unchanged): " + ", ".join(f"{name} {value:.3f}" for name, value in self.kept.items()))
+        lines.append(
+            "Change of kept text (0 = none): " + ", ".join(f"{name} {value:.3f}" for name, value in self.kept.items())
+        )
         lines += self.notes
         lines.append("Seconds: " + ", ".join(f"{step} {value:.2f}" for step, value in self.seconds.items()))
         return "\n".join(lines)

@@ -10,7 +10,7 @@ for every projection that reads the text, because W factors out of both sides (d
     A = 1/n sum_i w_i c_i c_i^T + eta P + mu I
     T = I + [1/n sum_i w_i (s_i - c_i) c_i^T] A^-1
 
-With the metric G of metric.py, mu G^-1 replaces mu I.
+With the metric G (metric.py), mu G^-1 replaces mu I.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class NotPositiveDefinite(ValueError):
 
 def _finite(name: str, tensor: Tensor) -> None:
     if not torch.isfinite(tensor).all():
-        raise ValueError(f"'{name}' holds NaN or Inf; check the text encoder and its precision.")
+        raise ValueError(f"'{name}' holds NaN or Inf; load the text encoder in fp32 or bf16.")
 
 
 def solve_context_map(
@@ -47,7 +47,7 @@ def solve_context_map(
     ridge: float,
     metric: Tensor | None = None,  # (d, d)
 ) -> Tensor:
-    """T (d, d) in float64: the identity plus the product of what solve_factors returns."""
+    """T = I + D (d, d) in float64; D as solve_factors returns it, multiplied out."""
     given = {"preserve_scale": preserve_scale, "ridge": ridge, "metric": metric}
     factors = solve_factors(sources, targets, weights, preserve, **given)
     T = factors[0] if len(factors) == 1 else factors[0] @ factors[1]
@@ -63,18 +63,18 @@ def solve_factors(
     *,
     preserve_scale: float,
     ridge: float,
-    metric: Tensor | None = None,  # (d, d) G, how strongly the model responds to each direction; None: all alike
+    metric: Tensor | None = None,  # (d, d) G, how strongly the model responds to each direction; None: the identity
 ) -> tuple[Tensor, ...]:
-    """Solve for D = T - I in float64. Returns factors (d, n) and (n, d) of D for n <= d pairs, or else D itself.
+    """Solve for D = T - I in float64. Returns factors (d, n) and (n, d) of D if n <= d, otherwise D alone.
 
-    preserve_scale (eta): raising it moves kept embeddings less and weakens the erasure.
-    ridge (mu): raising it keeps T closer to the identity, most where the model responds least, and improves the
-    condition of the system.
+    preserve_scale (eta): raising it keeps the kept embeddings where they are, at the cost of a weaker erasure.
+    ridge (mu): raising it keeps T near the identity, most in directions that the model responds to least, and
+    the system well conditioned.
 
-    Uses Cholesky in float64, because float32 loses all digits at the condition numbers of real encoders. In terms of D,
-    P and mu cancel from the right-hand side, so their rounding does not enter. Without pairs D has rank 0. Raises
-    NotPositiveDefinite when the system has no unique solution, and ValueError on NaN, Inf, negative weights or shapes
-    that do not fit.
+    Solves for the difference D, not for T, by Cholesky. In float32, the condition numbers of real encoders would leave
+    no correct digit; for D, P and mu do not appear on the right-hand side, so their rounding does not matter.
+    Without pairs T is the identity, of rank 0. Raises NotPositiveDefinite when the system has no unique solution and
+    ValueError on NaN, Inf, negative weights or shapes that do not fit.
     """
     n, d = sources.shape
     squares = [square for square in (preserve, metric) if square is not None]
@@ -99,19 +99,19 @@ def solve_factors(
     else:
         _finite("metric", metric)
         A.add_(resistance(metric), alpha=ridge)
-    few = n <= min(d, ROWS)  # then A^-1 is applied to the n sources, not to the d rows of their sum
-    shift = None if few else torch.zeros_like(A)
+    few = n <= min(d, ROWS)  # then solve for n right-hand sides instead of d
+    left = right = shift = torch.zeros(0 if few else d, d, dtype=torch.float64)
     for rows in zip(sources.split(ROWS), targets.split(ROWS), weights.split(ROWS)):
         c, s, w = (row.double().cpu() for row in rows)
-        wc = w[:, None] * c / n
+        left, right = (s - c).mT, w[:, None] * c / n
         for stop in range(BLOCK, d + BLOCK, BLOCK):
             here = slice(stop - BLOCK, stop)
-            A[here, :stop].addmm_(wc[:, here].mT, c[:, :stop])
+            A[here, :stop].addmm_(right[:, here].mT, c[:, :stop])
         if not few:
-            shift.addmm_((s - c).mT, wc)
+            shift.addmm_(left, right)
     L, failed = torch.linalg.cholesky_ex(A)
     del A
-    # A singular A can pass Cholesky by rounding; then its smallest pivot is too small.
+    # Rounding can let a singular A through Cholesky; a tiny smallest pivot reveals it.
     pivots = L.diagonal() ** 2
     if failed or pivots.min() <= d * torch.finfo(torch.float64).eps * pivots.max():
         raise NotPositiveDefinite(
@@ -120,7 +120,7 @@ def solve_factors(
         )
     # A is symmetric: D = shift A^-1 is the transpose of A^-1 shift^T.
     if few:
-        return (s - c).mT, torch.cholesky_solve(wc.mT, L).mT
+        return left, torch.cholesky_solve(right.mT, L).mT
     return (torch.cholesky_solve(shift.mT, L).mT,)
 
 
@@ -132,11 +132,11 @@ def factorize(
 
     The best factors of rank r are D V and V^T for the first r right singular vectors V. These are eigenvectors of
     D^T D, whose rounding in float64 (1e-16 of the energy) is below any useful tolerance, at a tenth of an SVD's cost.
-    For a product D = B Q^T with orthonormal Q (d, n) they are Q times those of B, so the cost depends on n, not on d.
+    Of a product D = B Q^T with orthonormal Q (d, n) they are Q times those of B, so the cost depends on n, not on d.
     """
     B, *rest = (factor.double() for factor in factors)
     d, Q = len(B), None
-    if 2 * B.shape[1] >= d:  # usually dense, and then this is all
+    if 2 * B.shape[1] >= d:  # D is mostly dense then
         D = B @ rest[0] if rest else B
         if _dense(D, energy):
             return ContextMap((D.float().contiguous(),))
@@ -154,10 +154,10 @@ def factorize(
 
 
 def _dense(D: Tensor, energy: float) -> bool:
-    """Whether factors of D would certainly not be smaller than D, from a part of its columns, at a fifth of the cost.
+    """Whether factors of D are certain to be no smaller than D. Judges by some of its columns, at a fifth of the cost.
 
-    The k-th singular value of these columns is at most D's. So when theirs from the (d / 2)-th on hold more of |D|^2
-    than may be lost, D's do too.
+    The k-th singular value of some columns is at most D's k-th. So if theirs from the (d / 2)-th on hold more of
+    |D|^2 than may be lost, D's do too.
     """
     d = len(D)
     some = D[:, : -(-5 * d // 8)]

@@ -1,8 +1,8 @@
-"""Turns prompt pairs into embedding pairs: whose embedding is to be moved onto which.
+"""From prompt pairs to embedding pairs: which token's embedding is mapped to which.
 
-A causal text encoder computes position p from the tokens up to p. So only the part of a prompt up to its last position
-in use is encoded, and beginnings that prompts share are encoded once (prefix_tree.py). With the first EoT as the only
-role this is a twentieth of the full 77 positions.
+In a causal text encoder, position p depends only on the tokens up to p. So CLIP prompts are encoded only up to the last
+position in use, and beginnings that prompts share only once (prefix_tree.py). If the first EoT is the only role, this
+is a twentieth of the 77 positions.
 """
 
 from __future__ import annotations
@@ -18,40 +18,44 @@ from torch import Tensor
 from ..progress import Progress
 from .prefix_tree import PrefixEncoder, prefix_trees
 from .prompts import PromptPair
-from .tokens import Ids, Roles, TokenError, TokenWeights, content, locate, written
+from .tokens import Ids, Roles, TokenError, TokenWeights, content, locate, non_empty
 
 BATCH = 32
 
 
 class TextEncoder(Protocol):
-    """The interface to the host's text encoder, with the patches and the clip skip that the user gave it."""
+    """A text encoder, as the host provides it, with the user's patches and clip skip."""
 
     width: int  # d
     layers: int  # embeddings per token that the diffusion model gets; one map serves all of them
     fingerprint: str  # equal for encoders with the same weights, whatever device or precision they are in
-    cache_key: str  # also tells apart how the same weights tokenize and encode, and which of several encoders this is
+
+    @property
+    def cache_key(self) -> str:
+        """Also depends on how the same weights tokenize and encode, and on which of several encoders this is."""
+        ...
 
     def tokenize(self, text: str) -> Ids:
         """The ids of a prompt, with its padding; raises TokenError when it is too long."""
+        ...
 
     def length(self, ids: Ids) -> int:
-        """Number of embeddings that the diffusion model gets for a prompt."""
+        """How many embeddings the diffusion model is given for a prompt."""
+        ...
 
     def locate(self, ids: Ids, keyword: str = "") -> Roles:
-        """Positions of every role among these embeddings; raises TokenError when the keyword does not occur."""
+        """Positions of every role among these embeddings; raises TokenError when the keyword is not there."""
+        ...
 
     def encode(self, rows: Sequence[Ids], length: int) -> Tensor:  # (n, length, layers * d) float32, CPU
-        """The first `length` embeddings of every row, with all layers side by side.
-
-        Values past a row's own length are undefined.
-        """
+        """The first `length` embeddings of every row, all layers side by side; past a row's own length undefined."""
+        ...
 
 
-class EotEncoder:
-    """What all CLIPs share: causal encoders of a padded chunk of ids with an end-of-text token."""
+class EotEncoder(TextEncoder):
+    """What all CLIP encoders share: causal, one padded chunk of ids with an end-of-text token."""
 
     eot_id: int
-    fingerprint: str
     layers = 1
 
     @property
@@ -62,12 +66,12 @@ class EotEncoder:
         return len(ids)
 
     def locate(self, ids: Ids, keyword: str = "") -> Roles:
-        keyword_ids = written(keyword, content(self.tokenize(keyword), self.eot_id)) if keyword else ()
+        keyword_ids = non_empty(keyword, content(self.tokenize(keyword), self.eot_id)) if keyword else ()
         return locate(ids, keyword_ids, self.eot_id)
 
 
 class Pooled:
-    """The pooled vectors of an encoder with `pooled_width` and `pool`, as prompts of one token, the first EoT."""
+    """The pooled vectors of an encoder as prompts of one token, the first EoT. Needs `pooled_width` and `pool`."""
 
     layers = 1
 
@@ -90,7 +94,7 @@ class Pooled:
 
 @dataclass(frozen=True)
 class EmbeddingPairs:
-    """Row i: move the embedding sources[i] onto targets[i], with the weight weights[i]."""
+    """Row i: map sources[i] to targets[i] with weights[i]."""
 
     sources: Tensor  # (n, d) float32
     targets: Tensor  # (n, d) float32
@@ -134,13 +138,13 @@ def encode_prefixes(
 def pair_positions(source: Roles, target: Roles, weights: TokenWeights) -> Iterator[tuple[str, int, int, float]]:
     """(role, source position, target position, weight) for every role that has a weight.
 
-    - SoT goes to SoT. A causal encoder gives every prompt the same SoT, so its weight only keeps it in place.
-    - Every keyword token goes to the last keyword token of the safe target, which has seen all of it, or to the first
-      EoT when the safe target is empty.
-    - The first EoT goes to the first EoT. In encoders without an EoT, the other tokens of the text go to the tokens at
-      the same place of the sentence, or to the target's first EoT when the safe target is empty.
-    - The pad at position p goes to position p of the target if that is a pad too, because pads differ by position, or
-      else to the target's first EoT.
+    - SoT to SoT. A causal encoder gives every prompt the same SoT, so this only holds it in place.
+    - Each keyword token to the last keyword token of the safe target, which has attended to all of it; to the first EoT
+      if the safe target is empty.
+    - First EoT to first EoT. In encoders without an EoT, the other text tokens share this role and go to the same place
+      of the target sentence; to the target's first EoT if the safe target is empty.
+    - Padding at position p to the padding at position p, because padding differs by position; to the target's first EoT
+      if position p still holds text there.
     """
     keyword_target = target.keyword[-1] if target.keyword else target.first_eot
     if weights.sot:
@@ -156,7 +160,7 @@ def pair_positions(source: Roles, target: Roles, weights: TokenWeights) -> Itera
 
 
 def same_place(p: int, source: Roles, target: Roles) -> int:
-    """The position in the target of the source's token at p; both are the same sentence with other keywords."""
+    """Position of the source token p in the target sentence, which differs only in its keywords."""
     if not (source.keyword and target.keyword):
         return target.first_eot
     before = sum(k < p for k in source.keyword)
@@ -166,7 +170,7 @@ def same_place(p: int, source: Roles, target: Roles) -> int:
 def embed_pairs(
     prompts: Sequence[PromptPair], encoder: TextEncoder, weights: TokenWeights, progress: Progress = lambda *_: None
 ) -> EmbeddingPairs:
-    """Encode the prompts and pair their tokens by role, with the weight of each role; see embed_positions."""
+    """Encode the prompts and pair their tokens by role, with the weights of the roles; see embed_positions."""
     return embed_positions(prompts, encoder, partial(pair_positions, weights=weights), progress)
 
 
@@ -177,10 +181,10 @@ def embed_positions(
     progress: Progress = lambda *_: None,
     field: str = "concepts",
 ) -> EmbeddingPairs:
-    """Encode the prompts, and pair the tokens that `positions` gives for source and target, as pair_positions does.
+    """Encode the prompts and pair the tokens that `positions` returns for source and target, as pair_positions does.
 
-    Prompts with the same ids are encoded and counted once. With several layers, a pair counts once per layer. Raises
-    TokenError, naming `field` and the line, for a prompt longer than one chunk.
+    Prompts with the same ids are encoded and counted once. With an encoder of several layers, every pair counts once
+    per layer. Raises TokenError, naming the widget and the line, for a prompt longer than one chunk.
     """
     tokenize, locate = cache(encoder.tokenize), cache(encoder.locate)  # many concepts share targets
     slots: dict[Ids, list[tuple[int, int]]] = {}  # ids -> (row of the table, position)
@@ -204,8 +208,8 @@ def embed_positions(
     lengths = {ids: 1 + max(p for _, p in uses) for ids, uses in slots.items()}
     for batch, z in encode_prefixes(encoder, lengths, progress):
         for ids, embeddings in zip(batch, z):
-            rows, positions = zip(*slots[ids])
-            table[list(rows)] = embeddings[list(positions)]
+            rows, at = zip(*slots[ids])
+            table[list(rows)] = embeddings[list(at)]
     sources, targets = (part.reshape(-1, encoder.width) for part in (table[0::2], table[1::2]))
     columns = [column for column in columns for _ in range(encoder.layers)]
     roles, concepts, row_weights = zip(*columns) if columns else ((), (), ())

@@ -1,4 +1,4 @@
-"""The marks that people type around a text: arrows, quotes, bullets, comments and weights, from any keyboard."""
+"""Patterns for the syntax around a text: arrows, quotes, bullets, comments and weights, from any keyboard."""
 
 from __future__ import annotations
 
@@ -36,3 +36,8 @@ NUMBER = r"[-+]?(?:\d+[.,]?\d*|[.,]\d+)\s*"
 WEIGHT = re.compile(rf"\(([^()\[\]]*?)\s*[:\uff1a]\s*{NUMBER}\)|\[([^()\[\]:]*?)\s*[:\uff1a]\s*{NUMBER}\]")
 EMPHASIS = re.compile(rf"\(\(([^()]*)\)\s*[:\uff1a]\s*{NUMBER}\)|\({{2,}}([^()]*)\){{2,}}|\[{{2,}}([^\[\]]*)\]{{2,}}")
 WRAPPED = re.compile(r"\s*(?:\(([^()]*)\)|\[([^\[\]]*)\])\s*")
+
+
+def without_bullet(text: str) -> str:
+    """The text without the bullets and numbers that it begins with."""
+    return BULLET.sub("", text, count=1)
