@@ -1,8 +1,4 @@
-"""The adapter: the folders, the progress bar and the cancel button here, the rest of ComfyUI in modules beside it.
-
-families.py and readers.py find the weights that read the text, encoders.py lends trce_ops a text encoder, patches.py
-puts a delta on a MODEL, denoiser.py and fingerprint.py make one a function of its weights and tell them apart.
-"""
+"""Folders that the pack reads and writes: models/erased_deltas, models/diffusion_models, the output folder, a cache."""
 
 from __future__ import annotations
 
@@ -15,13 +11,7 @@ from ...trce_ops.files import atomic as files
 from ...trce_ops.files.names import portable_name
 from .errors import HostError
 
-DELTA_FOLDER = "erased_deltas"
-
-
-# Progress, cancel and text on the node
-
-
-# Folders
+DELTA_FOLDER, WEIGHTS_FOLDER = "erased_deltas", "diffusion_models"  # as folder_paths names them
 
 
 def register_delta_folder() -> None:
@@ -31,22 +21,22 @@ def register_delta_folder() -> None:
 
 
 def cache_folder() -> str:
-    """Where preserve moments and tunings are kept: not reachable over HTTP, safe to delete."""
+    """Where preserve moments and tunings are cached: not reachable over HTTP, safe to delete."""
     return folder_paths.get_system_user_directory("trce")
 
 
-def delta_names() -> list[str]:
-    return folder_paths.get_filename_list(DELTA_FOLDER)
+def file_names(folder: str) -> list[str]:
+    return folder_paths.get_filename_list(folder)
+
+
+def file_stamp(folder: str, name: str) -> tuple[int, int]:
+    """Changes whenever the file does."""
+    stat = os.stat(folder_paths.get_full_path_or_raise(folder, name))
+    return stat.st_mtime_ns, stat.st_size
 
 
 def read_delta(name: str) -> ErasedDelta:
     return load_delta(folder_paths.get_full_path_or_raise(DELTA_FOLDER, name))
-
-
-def delta_stamp(name: str) -> tuple[int, int]:
-    """Changes whenever the file does."""
-    stat = os.stat(folder_paths.get_full_path_or_raise(DELTA_FOLDER, name))
-    return stat.st_mtime_ns, stat.st_size
 
 
 def write_delta(delta: ErasedDelta, prefix: str) -> str:
@@ -55,7 +45,7 @@ def write_delta(delta: ErasedDelta, prefix: str) -> str:
 
 
 def write_numbered(prefix: str, root: str, data: bytes) -> str:
-    """Save below `root` as the widget `filename_prefix` says, under the next free number, and return the name.
+    """Save in `root` under the name in `filename_prefix` and the next free number, and return the name.
 
     Never leaves the folder, never overwrites. Raises HostError and FileNameError; then nothing has been written.
     """

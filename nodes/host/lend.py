@@ -1,4 +1,4 @@
-"""A MODEL and a CLIP as trce_ops.methods wants them."""
+"""The arguments of trce_ops.methods that come from a MODEL and a CLIP."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .weights import metrics, text_weights
 
 
 def lend(model, clip, resolution: int | None = None) -> dict:
-    """The arguments of erase_with that MODEL and CLIP decide. Raises HostError where the two do not fit.
+    """The arguments of erase_with that MODEL and CLIP decide. Raises HostError if the two do not fit.
 
-    resolution: of the pictures that methods which train learn from, in pixels; None for what their settings say.
+    resolution: of the pictures to train on, in pixels; None: as in the settings of the method.
     """
     readers = find_text_readers(model)
     encoders = text_encoders(clip, readers)

@@ -38,7 +38,7 @@ class ModelWeights:
         self.model = model
 
     def shape(self, key: str) -> tuple[int, ...]:
-        """The shape of the weight, whatever it is packed into."""
+        """The shape of the unpacked weight."""
         return _shape(comfy.utils.get_attr(self.model.model, key))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -47,9 +47,9 @@ class ModelWeights:
         return {name: _shape(tensor) for name, tensor in (*module.named_parameters(), *module.named_buffers())}
 
     def base(self, key: str) -> Tensor:
-        """The weight as it was loaded, without patches, also while ComfyUI has a patched one in its place.
+        """The weight as it was loaded, without patches, even while ComfyUI has patched it.
 
-        Raises HostError for a weight that is packed in a way that is not known.
+        Raises HostError for a weight in an unknown format.
         """
         # ModelPatcher.get_key_patches would do, but fails on the scales and settings that quantised layers have.
         weight, _, dequantize = get_key_weight(self.model.model, key)
@@ -69,7 +69,7 @@ class ModelWeights:
         return weight
 
     def patched(self, key: str) -> Tensor:
-        """The weight with the patches of MODEL: float32 on the CPU where there are any, else as it lies."""
+        """The weight with the patches of MODEL: in float32 on the CPU if there are any, else in its own type and place."""
         patches = self.model.patches.get(key)
         return comfy.lora.calculate_weight(patches, _float(self.base(key)), key) if patches else self.base(key)
 
@@ -80,7 +80,7 @@ def is_packed(weight: Tensor) -> bool:
 
 
 def unpack(weight: Tensor, module: nn.Module) -> Tensor:
-    """The numbers of a packed weight in float32, without the patches that its loader has put on it."""
+    """The numbers of a packed weight in float32, without the patches of its loader."""
     if not hasattr(module, "get_weight"):
         raise HostError(
             f"The connected 'model' holds weights packed as {weight.tensor_type}, and their {type(module).__name__} "
@@ -142,9 +142,9 @@ def _metric(weights: ModelWeights, stream: Stream) -> Tensor:  # (d, d)
 
 
 def changed_weights(model, delta: ErasedDelta) -> Iterator[tuple[str, Tensor, Tensor, int, int]]:
-    """(parameter, W, W', done, total) in float64 for all that the delta changes, of MODEL with its LoRAs.
+    """(parameter, W, W', done, total) for every weight that the delta changes, with the LoRAs of MODEL; in float64.
 
-    Both come from ComfyUI's own way of putting patches on weights. Raises HostError for a delta that does not fit.
+    W and W' are computed by ComfyUI's own patching. Raises HostError for a delta that does not fit.
     """
     erased, weights = apply_delta(model, delta, 1.0), ModelWeights(model)
     before = {key: model.patches.get(key, []) for key in erased.patches}
