@@ -1,4 +1,4 @@
-"""Taking an erasure elsewhere: Delta to LoRA, and Save Erased Weights for diffusers."""
+"""Nodes that take an erasure elsewhere: Delta to LoRA, and Save Erased Weights for Diffusers."""
 
 import torch
 from comfy_api.latest import io
@@ -9,7 +9,7 @@ from .host.exchange import write_diffusers
 from .host.progress import node_progress, show_text
 from .host.weight_names import portable_module
 from .host.weights import changed_weights
-from .inputs import ErasedDelta
+from .inputs import DELTA, filename_input, report_output
 from .ui.bounds import within_bounds
 
 WHOLE, LOW_RANK = "whole (exact)", "low rank"
@@ -24,21 +24,21 @@ class TRCEDeltaToLoRA(io.ComfyNode):
             node_id="TRCEDeltaToLoRA",
             display_name="Delta to LoRA",
             category="model/trce",
-            description="Turns an erasure into a LoRA for one model, for programs and nodes that know LoRAs and not "
+            description="Turns an erasure into a LoRA for one model, for programs and nodes that read LoRAs and not "
             "deltas. Save it with Save LoRA Weights; Load LoRA then erases without this pack.",
             search_aliases=["export lora", "erasure to lora", "convert delta", "extract lora"],
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="The model that the LoRA is for. It holds for this model with the LoRAs that are on it "
-                    "here; load it after those, in any order.",
+                    tooltip="The model that the LoRA is for. The LoRA is exact for this model with its present LoRAs; "
+                    "load those too, in any order.",
                 ),
-                ErasedDelta.Input("delta", tooltip="The erasure, from TRCE Erase or Load Erased Delta."),
+                DELTA,
                 io.Combo.Input(
                     "form",
                     options=[WHOLE, LOW_RANK],
                     default=WHOLE,
-                    tooltip="'whole': one matrix for every projection, 77 MB for SD1.x in fp32, exact. 'low rank': "
+                    tooltip="'whole': one matrix per projection, exact, 77 MB for SD1.x in fp32. 'low rank': "
                     "factors, often smaller, with the error in the report.",
                 ),
                 io.Float.Input(
@@ -58,7 +58,7 @@ class TRCEDeltaToLoRA(io.ComfyNode):
                     min=0,
                     max=4096,
                     advanced=True,
-                    tooltip="Form 'low rank': no factors beyond this rank, whatever the error; 0 sets no limit.",
+                    tooltip="Form 'low rank': highest rank of the factors, whatever the error; 0 sets no limit.",
                 ),
                 io.Combo.Input(
                     "spelling",
@@ -73,8 +73,7 @@ class TRCEDeltaToLoRA(io.ComfyNode):
                     options=list(PRECISIONS),
                     default="fp32",
                     advanced=True,
-                    tooltip="The type of the numbers in the LoRA. fp16 halves the file; what it loses is in the "
-                    "report.",
+                    tooltip="The type of the numbers in the LoRA. fp16 halves the file; the report gives the error.",
                 ),
             ],
             outputs=[
@@ -83,9 +82,7 @@ class TRCEDeltaToLoRA(io.ComfyNode):
                     display_name="lora",
                     tooltip="The LoRA: connect it to Save LoRA Weights or Load LoRA Model.",
                 ),
-                io.String.Output(
-                    "report", display_name="report", tooltip="Size and rank of the LoRA, and its error if it has one."
-                ),
+                report_output("Size and rank of the LoRA, and its error if it has one."),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -93,8 +90,7 @@ class TRCEDeltaToLoRA(io.ComfyNode):
     @classmethod
     @within_bounds
     def execute(cls, model, delta, form, energy, max_rank, spelling, precision) -> io.NodeOutput:
-        node_id = cls.hidden.unique_id
-        progress = node_progress(node_id)
+        progress = node_progress(cls.hidden.unique_id)
         spell = portable_module(model) if spelling == PORTABLE else lambda key: key.removesuffix(".weight")
         settings = LoraSettings(*((1.0, 0) if form == WHOLE else (energy, max_rank)), PRECISIONS[precision])
 
@@ -106,10 +102,10 @@ class TRCEDeltaToLoRA(io.ComfyNode):
         lora, report = make_lora(changes(), settings)
         if not lora:
             raise HostError(
-                "The delta changes no weight of the connected 'model', so that there is no LoRA of it; connect a delta "
-                "that erases, and a model whose weights it goes on (Krea 2, LTX-2 and SD3 take it on the text)."
+                "The delta changes no weight of the connected 'model', so there is no LoRA. Krea 2, LTX-2 and SD3 apply "
+                "deltas to the conditioning; for other models connect a delta that erases something."
             )
-        show_text(node_id, report.text())
+        show_text(cls.hidden.unique_id, report.text())
         return io.NodeOutput(lora, report.text())
 
 
@@ -127,16 +123,11 @@ class TRCESaveDiffusers(io.ComfyNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="The SD1.x, SD2.x or SDXL model to erase in, with any LoRAs already on it. The file "
+                    tooltip="The SD1.x, SD2.x or SDXL model to erase from, with any LoRAs already on it. The file "
                     "holds weights of this model, LoRAs included.",
                 ),
-                ErasedDelta.Input("delta", tooltip="The erasure, from TRCE Erase or Load Erased Delta."),
-                io.String.Input(
-                    "filename_prefix",
-                    default="trce/erased_unet",
-                    tooltip="Name of the file in the output folder, sub-folders allowed. A number is added; no file "
-                    "is ever overwritten.",
-                ),
+                DELTA,
+                filename_input("trce/erased_unet", "the output folder"),
             ],
             outputs=[],
             hidden=[io.Hidden.unique_id],

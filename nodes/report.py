@@ -1,17 +1,17 @@
-"""Erasure Report: the same prompts and seeds through a MODEL before and after, as pictures and as figures."""
+"""Erasure Report: pictures and figures of the same prompts and seeds before and after an erasure."""
 
 from __future__ import annotations
 
-import comfy.sample
-import comfy.samplers
 from comfy_api.latest import io
 
 from ..trce_ops.evaluation.comparison import CONCEPT, KEPT, report_text
 from .host.errors import HostError
 from .host.progress import node_progress, show_text
-from .host.sampling import Sampling, compare
+from .host.sampling import SAMPLERS, SCHEDULERS, Sampling, compare
+from .inputs import report_output
 from .ui.bounds import within_bounds
 from .ui.contact_sheet import draw_sheet
+from .ui.lists import lines
 
 MAX_PROMPTS = 64
 
@@ -24,13 +24,13 @@ class TRCEReport(io.ComfyNode):
             display_name="Erasure Report",
             category="model/trce",
             description="Draws the same prompts and seeds with a model before and after an erasure, side by side, and "
-            "says how far the concept and what is to be kept have moved on this very model.",
+            "measures how far concept prompts and kept prompts moved on this model.",
             search_aliases=["compare", "before after", "contact sheet", "evaluate", "erase concept", "unlearn"],
             inputs=[
                 io.Model.Input("before", tooltip="The model before the erasure. It is not changed."),
                 io.Model.Input("after", tooltip="The model after the erasure. It is not changed."),
                 io.Clip.Input("clip", tooltip="The text encoder for the prompts below."),
-                io.Vae.Input("vae", tooltip="What makes pictures of latents."),
+                io.Vae.Input("vae", tooltip="The VAE that decodes the pictures."),
                 io.String.Input(
                     "concept_prompts",
                     multiline=True,
@@ -48,7 +48,7 @@ class TRCEReport(io.ComfyNode):
                 io.String.Input(
                     "negative",
                     default="",
-                    tooltip="The negative prompt for all of them. 'Prediction' is measured against it.",
+                    tooltip="The negative prompt of all pictures. 'Prediction' is measured against it.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -67,13 +67,13 @@ class TRCEReport(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "sampler_name",
-                    options=comfy.samplers.KSampler.SAMPLERS,
+                    options=SAMPLERS,
                     default="euler",
-                    tooltip="Sampler, as in KSampler. Those that add noise make pictures that differ by chance.",
+                    tooltip="Sampler, as in KSampler. Samplers that add noise also change pictures by chance.",
                 ),
                 io.Combo.Input(
                     "scheduler",
-                    options=comfy.samplers.KSampler.SCHEDULERS,
+                    options=SCHEDULERS,
                     default="normal",
                     tooltip="Noise schedule, as in KSampler.",
                 ),
@@ -98,11 +98,7 @@ class TRCEReport(io.ComfyNode):
                     display_name="sheet",
                     tooltip="One picture: a row for each prompt, before and after side by side for every seed.",
                 ),
-                io.String.Output(
-                    "report",
-                    display_name="report",
-                    tooltip="How far the predictions and the pictures moved, for concept prompts and for kept ones.",
-                ),
+                report_output("How far the predictions and the pictures moved, for concept prompts and for kept ones."),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -110,30 +106,9 @@ class TRCEReport(io.ComfyNode):
     @classmethod
     @within_bounds
     def execute(
-        cls,
-        before,
-        after,
-        clip,
-        vae,
-        concept_prompts,
-        kept_prompts,
-        negative,
-        seed,
-        seeds,
-        steps,
-        cfg,
-        sampler_name,
-        scheduler,
-        width,
-        height,
-        thumbnail,
+        cls, before, after, clip, vae, concept_prompts, kept_prompts, negative, seed, seeds, thumbnail, **sampling
     ) -> io.NodeOutput:
-        prompts = [
-            (kind, line.strip())
-            for kind, text in ((CONCEPT, concept_prompts), (KEPT, kept_prompts))
-            for line in text.splitlines()
-            if line.strip()
-        ]
+        prompts = [(CONCEPT, line) for line in lines(concept_prompts)] + [(KEPT, line) for line in lines(kept_prompts)]
         if not prompts or len(prompts) > MAX_PROMPTS:
             raise HostError(
                 f"'concept_prompts' and 'kept_prompts' have {len(prompts)} lines together; write 1 to {MAX_PROMPTS}."
@@ -143,11 +118,11 @@ class TRCEReport(io.ComfyNode):
             before,
             after,
             vae,
-            lambda text: clip.encode_from_tokens_scheduled(clip.tokenize(text)),
+            clip,
             prompts,
             negative,
             [(seed + i) % 2**64 for i in range(seeds)],
-            Sampling(steps, cfg, sampler_name, scheduler, width, height),
+            Sampling(**sampling),
             node_progress(node_id),
         )
         text = report_text(changes)

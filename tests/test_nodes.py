@@ -226,7 +226,7 @@ def test_save_and_load_give_the_delta_back_and_never_overwrite(run, pack, make_m
     _, delta, *_ = run("TRCEErase", model=make_model(), clip=make_clip(), concepts=CONCEPTS, keep=KEEP)
     for _ in range(2):
         run("TRCESaveDelta", delta=delta, filename_prefix="set/no-guns")
-    names = pack.host.folders.delta_names()
+    names = pack.host.folders.file_names("erased_deltas")
     assert [Path(name).as_posix() for name in names] == [f"set/no-guns_0000{n}_.safetensors" for n in (1, 2)]
     (loaded,) = run("TRCELoadDelta", delta_name=names[1])
     assert loaded.info == delta.info

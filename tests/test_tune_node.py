@@ -293,10 +293,10 @@ def test_a_custom_knob_changes_its_field_alone(pack, trce_settings):
     """All of the other fields stay at the default, and every knob arrives at the field of its name."""
     nodes = pack.module.nodes
     default = trce_settings()
-    for knob in nodes.knobs.TUNING_KNOBS:
+    for knob in nodes.setting_widgets.TUNING_WIDGETS:
         value = other_value(knob)
         assert trce_settings(tuning={knob.id: value}).tuning == replace(default.tuning, **{knob.id: value})
-    for knob in nodes.knobs.CLOSED_FORM_KNOBS:
+    for knob in nodes.setting_widgets.CLOSED_FORM_WIDGETS:
         value = other_value(knob)
         if knob.id.startswith("weight_"):
             weights = replace(default.closed_form.weights, **{knob.id.removeprefix("weight_"): value})

@@ -42,7 +42,7 @@ class ClipEncoder(EotEncoder):
         self.clip = clip
         names = streams or clip_streams(clip)
         self.encoders = {name: _clip(model, name) for name in names}
-        transformers = [getattr(encoder, "transformer", None) for encoder in self.encoders.values()]
+        transformers: list[Any] = [getattr(encoder, "transformer", None) for encoder in self.encoders.values()]
         if not transformers or not all(isinstance(t, comfy.clip_model.CLIPTextModel) for t in transformers):
             raise HostError(
                 f"The connected 'clip' is a {type(model).__name__} without the CLIP text encoders that 'model' reads; "

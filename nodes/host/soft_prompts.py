@@ -67,7 +67,7 @@ class HostSoftEncoder:
         for width, (name, encoder) in zip(self.widths, self.hard.encoders.items()):
             part = slice(start, start + width)
             start += width
-            given = [[x[part] if isinstance(x, Tensor) else x for x in self._in_stream(row, name)] for row in rows]
+            given = [[x if isinstance(x, int) else x[part] for x in self._in_stream(row, name)] for row in rows]
             with torch.autograd.graph.saved_tensors_hooks(self._keep, lambda kept: kept):
                 z, one = torch.func.functional_call(encoder, self.weights[name], (given,))[:2]
             sequences.append(z.float())
