@@ -39,8 +39,8 @@ class TRCEEraseByMethod(io.ComfyNode):
                 MethodSettingsType.Input(
                     "settings",
                     optional=True,
-                    tooltip="Connect Method Settings for the same method to change them. Without it, the values of "
-                    "its paper are used.",
+                    tooltip="Connect Method Settings for the same method to change its settings. Without it, "
+                    "the values of its paper are used.",
                 ),
             ),
             outputs=ERASED,

@@ -32,14 +32,14 @@ class Settings:
 TrceSettingsType = io.Custom("TRCE_SETTINGS")
 
 
-def _presets(name: str, widgets: list[io.Input], tooltip: str) -> io.Input:
+def _presets(name: str, widgets: list[io.Input], tooltip: str, more: str = "") -> io.Input:
     options = [(DEFAULT, []), (PAPER, []), (CUSTOM, widgets)]
     return io.DynamicCombo.Input(
         name,
         options=[io.DynamicCombo.Option(choice, inputs) for choice, inputs in options],
         optional=True,
         tooltip=f"{tooltip} 'default' is what measured best, 'paper' is what the authors published, 'custom' shows "
-        "every setting.",
+        f"every setting.{more}",
     )
 
 
@@ -58,8 +58,8 @@ class TRCESettings(io.ComfyNode):
                 _presets(
                     "tuning",
                     TUNING_WIDGETS,
-                    "How tuning works, in mode 'tuned' of TRCE Erase. With 'metric' off in the closed form, 'default' "
-                    "uses the values that measured best without it.",
+                    "How tuning works, in mode 'tuned' of TRCE Erase.",
+                    " With 'metric' off in the closed form, 'default' uses the values that measured best without it.",
                 ),
                 io.Int.Input(
                     "resolution",

@@ -13,7 +13,7 @@ from .readers import PREFIX
 
 
 def diffusers_names(model) -> dict[str, str]:
-    """Diffusers' names of a U-Net's parameters, and ComfyUI's name for each. Raises HostError for other architectures."""
+    """ComfyUI's name by diffusers' name of a U-Net's parameters. Raises HostError for other architectures."""
     config = model.model.model_config
     names = comfy.utils.unet_to_diffusers(config.unet_config)
     if not names:

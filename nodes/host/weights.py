@@ -69,7 +69,7 @@ class ModelWeights:
         return weight
 
     def patched(self, key: str) -> Tensor:
-        """The weight with the patches of MODEL: in float32 on the CPU if there are any, else in its own type and place."""
+        """The weight with the patches of MODEL, float32 on the CPU; without patches in its own type and place."""
         patches = self.model.patches.get(key)
         return comfy.lora.calculate_weight(patches, _float(self.base(key)), key) if patches else self.base(key)
 
