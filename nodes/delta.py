@@ -31,8 +31,8 @@ class TRCEApplyDelta(io.ComfyNode):
                 MODEL,
                 DELTA,
                 strength_input(
-                    "the erasure is applied to the model. 0 leaves the model as it is, 1 erases, more than 1 "
-                    "overshoots, and less than 0 draws more of the concept."
+                    "How much of the erasure is applied to the model. 0 leaves the model as it is, 1 erases, more than "
+                    "1 overshoots, and less than 0 draws more of the concept."
                 ),
                 io.Clip.Input(
                     "clip",

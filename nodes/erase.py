@@ -16,7 +16,7 @@ from .host.folders import cache_folder
 from .host.lend import lend
 from .host.progress import node_progress, show_text
 from .host.readers import find_text_readers
-from .inputs import ERASED, erasing_inputs, settings_from
+from .inputs import ERASED, erasing_inputs, output, settings_from
 from .settings import Settings, TrceSettingsType
 from .ui.bounds import within_bounds
 from .ui.curve import show_tuning
@@ -64,10 +64,10 @@ class TRCEErase(io.ComfyNode):
             ),
             outputs=[
                 *ERASED,
-                io.LossMap.Output(
+                output(
+                    io.LossMap,
                     "loss_map",
-                    display_name="loss_map",
-                    tooltip="The loss of every training step, for Plot Loss Graph. Empty in mode 'closed form'.",
+                    "The loss of every training step, for Plot Loss Graph. Empty in mode 'closed form'.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],

@@ -11,17 +11,10 @@ from ..trce_ops.lists.llm_answer import not_understood, read_answer
 from ..trce_ops.lists.neighbours import nearest
 from ..trce_ops.lists.presets import ERASE_PRESETS
 from ..trce_ops.lists.words import WORDS
-from ..trce_ops.text.concepts import (
-    ConceptError,
-    ConceptPair,
-    format_concepts,
-    is_blank,
-    parse_concepts,
-    parse_keep,
-)
+from ..trce_ops.text.concepts import ConceptError, ConceptPair, format_concepts, is_blank, parse_concepts, parse_keep
 from .host.encoders import nearness_encoder
 from .host.progress import node_progress, show_text
-from .inputs import NO_PRESET, concepts_input, preset_input, report_output
+from .inputs import NO_PRESET, concepts_input, linked_text, output, preset_input, setting_inputs
 from .ui.bounds import within_bounds
 from .ui.lists import listed
 
@@ -43,11 +36,9 @@ class TRCEEraseConcepts(io.ComfyNode):
                     "same concept with another safe target into 'concepts'. The whole list is shown on the node.",
                 ),
                 concepts_input(optional=True),
-                io.String.Input(
+                linked_text(
                     "generated",
-                    force_input=True,
-                    optional=True,
-                    tooltip="Synonyms from a language model: connect Generate Text. They get the safe target of the "
+                    "Synonyms from a language model: connect Generate Text. They get the safe target of the "
                     "concept that they belong to. Read in the report what was added.",
                 ),
                 io.Clip.Input(
@@ -56,41 +47,31 @@ class TRCEEraseConcepts(io.ComfyNode):
                     tooltip="Connect the text encoder that encodes your prompts, to also erase the words that it "
                     "places nearest to your concepts.",
                 ),
-                io.Int.Input(
-                    "neighbours",
-                    default=3,
-                    min=0,
-                    max=50,
-                    optional=True,
-                    tooltip="How many neighbours to add for each concept at most, with 'clip' connected. More "
-                    "neighbours erase more broadly and may damage related things.",
+                *setting_inputs(
+                    {"neighbours": 3, "min_similarity": 0.5},
+                    {
+                        "neighbours": "How many neighbours to add for each concept at most, with 'clip' connected. "
+                        "More neighbours erase more broadly and may damage related things.",
+                        "min_similarity": "Least similarity of a neighbour, with 'clip' connected: 1 is identical, 0 "
+                        "is unrelated. The report lists the figure of each; raise it if the report lists something "
+                        "that should stay.",
+                    },
+                    {"neighbours": (0, 50), "min_similarity": (-1.0, 1.0, 0.05)},
+                    advanced=("min_similarity",),
                 ),
-                io.Float.Input(
-                    "min_similarity",
-                    default=0.5,
-                    min=-1.0,
-                    max=1.0,
-                    step=0.05,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Least similarity of a neighbour, with 'clip' connected: 1 is identical, 0 is unrelated. "
-                    "The report lists the figure of each; raise it if the report lists something that should stay.",
-                ),
-                io.String.Input(
+                linked_text(
                     "keep",
-                    force_input=True,
-                    optional=True,
-                    tooltip="What must stay: connect Keep Concepts. No line of it is added to the list, even if it "
-                    "is similar.",
+                    "What must stay: connect Keep Concepts. No line of it is added to the list, even if it is similar.",
                 ),
             ],
             outputs=[
-                io.String.Output(
+                output(
+                    io.String,
                     "concepts_list",
-                    display_name="concepts",
-                    tooltip="The whole list, one concept per line: connect it to 'concepts' of TRCE Erase.",
+                    "The whole list, one concept per line: connect it to 'concepts' of TRCE Erase.",
+                    shown="concepts",
                 ),
-                report_output("The whole list, and where each line comes from."),
+                output(io.String, "report", "The whole list, and where each line comes from."),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -117,15 +98,9 @@ class TRCEEraseConcepts(io.ComfyNode):
             )
         similarity = {}
         if clip is not None and neighbours:
-            own = pairs or synonyms
-            found = nearest(
-                [pair.concept for pair in own],
-                WORDS,
-                nearness_encoder(clip),
-                neighbours,
-                min_similarity,
-                partial(node_progress(node_id), "Neighbours"),
-            )
+            own, progress = pairs or synonyms, partial(node_progress(node_id), "Neighbours")
+            texts = [pair.concept for pair in own]
+            found = nearest(texts, WORDS, nearness_encoder(clip), neighbours, min_similarity, progress)
             similarity = neighbour_pairs(own, found)
         near = widen(named, similarity, kept)
         lines = [f"{len(named) + len(near)} concepts to erase"]

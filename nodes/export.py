@@ -9,12 +9,30 @@ from .host.exchange import write_diffusers
 from .host.progress import node_progress, show_text
 from .host.weight_names import portable_module
 from .host.weights import changed_weights
-from .inputs import DELTA, filename_input, report_output
+from .inputs import DELTA, filename_input, output, setting_inputs
 from .ui.bounds import within_bounds
 
 WHOLE, LOW_RANK = "whole (exact)", "low rank"
 COMFYUI, PORTABLE = "ComfyUI (every model)", "portable (SD1.x, SD2.x, SDXL)"
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DEFAULTS = {"form": WHOLE, "energy": 0.999, "max_rank": 0, "spelling": COMFYUI, "precision": "fp32"}
+TOOLTIPS = {
+    "form": "'whole': one matrix per projection, exact, 77 MB for SD1.x in fp32. 'low rank': factors, often smaller, "
+    "with the error in the report.",
+    "energy": "Form 'low rank': how much of every change its factors keep, as a share of its squared size. Raising it "
+    "makes the file larger and the error smaller.",
+    "max_rank": "Form 'low rank': highest rank of the factors, whatever the error; 0 sets no limit.",
+    "spelling": "How the projections are named. 'ComfyUI' works here for every model, 'portable' (lora_unet_...) here "
+    "and in other programs that read kohya's LoRAs.",
+    "precision": "The type of the numbers in the LoRA. fp16 halves the file; the report gives the error.",
+}
+LIMITS = {
+    "form": (WHOLE, LOW_RANK),
+    "energy": (0.5, 0.999999, 0.001, 0.000001),
+    "max_rank": (0, 4096),
+    "spelling": (COMFYUI, PORTABLE),
+    "precision": PRECISIONS,
+}
 
 
 class TRCEDeltaToLoRA(io.ComfyNode):
@@ -34,62 +52,20 @@ class TRCEDeltaToLoRA(io.ComfyNode):
                     "load those too, in any order.",
                 ),
                 DELTA,
-                io.Combo.Input(
-                    "form",
-                    options=[WHOLE, LOW_RANK],
-                    default=WHOLE,
-                    tooltip="'whole': one matrix per projection, exact, 77 MB for SD1.x in fp32. 'low rank': "
-                    "factors, often smaller, with the error in the report.",
-                ),
-                io.Float.Input(
-                    "energy",
-                    default=0.999,
-                    min=0.5,
-                    max=0.999999,
-                    step=0.001,
-                    round=0.000001,
-                    advanced=True,
-                    tooltip="Form 'low rank': how much of every change its factors keep, as a share of its squared "
-                    "size. Raising it makes the file larger and the error smaller.",
-                ),
-                io.Int.Input(
-                    "max_rank",
-                    default=0,
-                    min=0,
-                    max=4096,
-                    advanced=True,
-                    tooltip="Form 'low rank': highest rank of the factors, whatever the error; 0 sets no limit.",
-                ),
-                io.Combo.Input(
-                    "spelling",
-                    options=[COMFYUI, PORTABLE],
-                    default=COMFYUI,
-                    advanced=True,
-                    tooltip="How the projections are named. 'ComfyUI' works here for every model, 'portable' "
-                    "(lora_unet_...) here and in other programs that read kohya's LoRAs.",
-                ),
-                io.Combo.Input(
-                    "precision",
-                    options=list(PRECISIONS),
-                    default="fp32",
-                    advanced=True,
-                    tooltip="The type of the numbers in the LoRA. fp16 halves the file; the report gives the error.",
-                ),
+                *setting_inputs(DEFAULTS, TOOLTIPS, LIMITS, advanced=TOOLTIPS.keys() - {"form"}),
             ],
             outputs=[
-                io.LoraModel.Output(
-                    "lora",
-                    display_name="lora",
-                    tooltip="The LoRA: connect it to Save LoRA Weights or Load LoRA Model.",
-                ),
-                report_output("Size and rank of the LoRA, and its error if it has one."),
+                output(io.LoraModel, "lora", "The LoRA: connect it to Save LoRA Weights or Load LoRA Model."),
+                output(io.String, "report", "Size and rank of the LoRA, and its error if it has one."),
             ],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     @within_bounds
-    def execute(cls, model, delta, form, energy, max_rank, spelling, precision) -> io.NodeOutput:
+    def execute(
+        cls, model, delta, form=WHOLE, energy=0.999, max_rank=0, spelling=COMFYUI, precision="fp32"
+    ) -> io.NodeOutput:
         progress = node_progress(cls.hidden.unique_id)
         spell = portable_module(model) if spelling == PORTABLE else lambda key: key.removesuffix(".weight")
         settings = LoraSettings(*((1.0, 0) if form == WHOLE else (energy, max_rank)), PRECISIONS[precision])

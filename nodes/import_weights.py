@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from .host.exchange import import_weights, lora_of
 from .host.folders import WEIGHTS_FOLDER, file_names, file_stamp
 from .host.progress import node_progress, show_text
-from .inputs import report_output, strength_input
+from .inputs import output, strength_input
 from .ui.bounds import within_bounds
 
 
@@ -34,23 +34,23 @@ class TRCELoadWeights(io.ComfyNode):
                     "Press R to see files that were added since the page was opened.",
                 ),
                 strength_input(
-                    "the change is applied to the model. 0 leaves the model as it is, 1 gives the weights in the file, "
-                    "and more than 1 overshoots."
+                    "How much of the change is applied to the model. 0 leaves the model as it is, 1 gives the weights "
+                    "in the file, and more than 1 overshoots."
                 ),
             ],
             outputs=[
-                io.Model.Output(
+                output(
+                    io.Model,
                     "erased_model",
-                    display_name="model",
-                    tooltip="The model with the weights of the file. It goes wherever a MODEL goes.",
+                    "The model with the weights of the file. It goes wherever a MODEL goes.",
+                    shown="model",
                 ),
-                io.LoraModel.Output(
+                output(
+                    io.LoraModel,
                     "lora",
-                    display_name="lora",
-                    tooltip="The change at strength 1 as a LoRA: save it with Save LoRA Weights, to use it without "
-                    "this pack.",
+                    "The change at strength 1 as a LoRA: save it with Save LoRA Weights, to use it without this pack.",
                 ),
-                report_output("How many weights the file holds and how many it changes."),
+                output(io.String, "report", "How many weights the file holds and how many it changes."),
             ],
             hidden=[io.Hidden.unique_id],
         )

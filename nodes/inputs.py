@@ -12,6 +12,18 @@ from .host.errors import HostError
 NO_PRESET = "none"
 ErasedDelta = io.Custom("ERASED_DELTA")
 
+
+def output(kind: Any, name: str, tooltip: str, shown: str = "") -> io.Output:
+    """An output that is called by its name, or as `shown`."""
+    return kind.Output(name, display_name=shown or name, tooltip=tooltip)
+
+
+def text_input(name: str, placeholder: str, tooltip: str, optional: bool = False) -> io.Input:
+    return io.String.Input(
+        name, multiline=True, default="", optional=optional, placeholder=placeholder, tooltip=tooltip
+    )
+
+
 MODEL = io.Model.Input(
     "model",
     tooltip="The model to erase from, with the LoRAs that are already on it. It is not changed: an erased copy comes "
@@ -19,44 +31,34 @@ MODEL = io.Model.Input(
 )
 CLIP = io.Clip.Input("clip", tooltip="The text encoder that encodes your prompts, with its LoRAs and its clip skip.")
 DELTA = ErasedDelta.Input("delta", tooltip="The erasure, from TRCE Erase or Load Erased Delta.")
-KEEP = io.String.Input(
+KEEP = text_input(
     "keep",
-    multiline=True,
-    default="",
-    optional=True,
-    placeholder="an umbrella\na water pistol\n# one caption per line",
-    tooltip="What must stay as it is, one caption per line. Name the things that are close to the concept; everyday "
+    "an umbrella\na water pistol\n# one caption per line",
+    "What must stay as it is, one caption per line. Name the things that are close to the concept; everyday "
     "captions are always kept. Every line keeps more and weakens the erasure a little. '#' starts a comment.",
+    optional=True,
 )
-ERASED_MODEL = io.Model.Output(
-    "erased_model",
-    display_name="model",
-    tooltip="The model without the concepts. It goes wherever a MODEL goes.",
+ERASED_MODEL = output(
+    io.Model, "erased_model", "The model without the concepts. It goes wherever a MODEL goes.", shown="model"
 )
-ERASURE = ErasedDelta.Output(
-    "delta",
-    display_name="delta",
-    tooltip="The erasure alone: save it, or apply it to other models with the same text encoder.",
+ERASURE = output(
+    ErasedDelta, "delta", "The erasure alone: save it, or apply it to other models with the same text encoder."
 )
 
 
 def concepts_input(optional: bool = False) -> io.Input:
-    return io.String.Input(
+    return text_input(
         "concepts",
-        multiline=True,
-        default="",
-        optional=optional,
-        placeholder="Van Gogh -> a painting\na gun | a pistol -> an umbrella\nblood\n# one concept per line",
-        tooltip="What to erase, one concept per line. 'concept -> safe' draws the safe target instead; 'concept' alone "
+        "Van Gogh -> a painting\na gun | a pistol -> an umbrella\nblood\n# one concept per line",
+        "What to erase, one concept per line. 'concept -> safe' draws the safe target instead; 'concept' alone "
         "erases towards the empty prompt. A bar between names gives them one safe target. Synonyms make the erasure "
         "wider. '#' starts a comment.",
+        optional=optional,
     )
 
 
 def strength_input(tooltip: str, optional: bool = False) -> io.Input:
-    return io.Float.Input(
-        "strength", default=1.0, min=-2.0, max=2.0, step=0.05, optional=optional, tooltip=f"How much of {tooltip}"
-    )
+    return io.Float.Input("strength", default=1.0, min=-2.0, max=2.0, step=0.05, optional=optional, tooltip=tooltip)
 
 
 def filename_input(default: str, folder: str) -> io.Input:
@@ -65,6 +67,11 @@ def filename_input(default: str, folder: str) -> io.Input:
         default=default,
         tooltip=f"Name of the file in {folder}, sub-folders allowed. A number is added; no file is ever overwritten.",
     )
+
+
+def linked_text(name: str, tooltip: str) -> io.Input:
+    """Text that another node gives."""
+    return io.String.Input(name, force_input=True, optional=True, tooltip=tooltip)
 
 
 def preset_input(presets: Mapping[str, str], tooltip: str) -> io.Input:
@@ -79,15 +86,11 @@ def seed_input(tooltip: str) -> io.Input:
     )
 
 
-def report_output(tooltip: str) -> io.Output:
-    return io.String.Output("report", display_name="report", tooltip=tooltip)
-
-
 def erasing_inputs(choice: io.Input, settings: io.Input) -> list[io.Input]:
-    """The inputs of a node that erases. choice: how; settings: of that."""
+    """The inputs of a node that erases: those that all of them have, its choice of how to erase, and its settings."""
     strength = strength_input(
-        "the erasure is applied to the model. 0 leaves the model as it is, 1 erases, more than 1 overshoots, and less "
-        "than 0 draws more of the concept. The delta does not depend on it.",
+        "How much of the erasure is applied to the model. 0 leaves the model as it is, 1 erases, more than 1 "
+        "overshoots, and less than 0 draws more of the concept. The delta does not depend on it.",
         optional=True,
     )
     return [MODEL, CLIP, concepts_input(), KEEP, choice, strength, settings]
@@ -96,7 +99,7 @@ def erasing_inputs(choice: io.Input, settings: io.Input) -> list[io.Input]:
 ERASED = [  # the outputs of a node that erases
     ERASED_MODEL,
     ERASURE,
-    report_output("How far the concepts moved, how well the rest was kept, and how long it took."),
+    output(io.String, "report", "How far the concepts moved, how well the rest was kept, and how long it took."),
 ]
 
 

@@ -18,7 +18,7 @@ from ..trce_ops.text.embeddings import TextEncoder
 from ..trce_ops.text.prompts import mentions
 from .host.encoders import nearness_encoder
 from .host.progress import node_progress, show_text
-from .inputs import KEEP, NO_PRESET, preset_input, report_output
+from .inputs import KEEP, NO_PRESET, linked_text, output, preset_input
 from .ui.bounds import within_bounds
 from .ui.lists import listed
 
@@ -40,17 +40,13 @@ class TRCEKeepConcepts(io.ComfyNode):
                     "A list to start from. Its lines come first, then yours. The whole list is shown on the node.",
                 ),
                 KEEP,
-                io.String.Input(
+                linked_text(
                     "generated",
-                    force_input=True,
-                    optional=True,
-                    tooltip="Captions from a language model: connect Generate Text. Read in the report what was added.",
+                    "Captions from a language model: connect Generate Text. Read in the report what was added.",
                 ),
-                io.String.Input(
+                linked_text(
                     "concepts",
-                    force_input=True,
-                    optional=True,
-                    tooltip="What is erased: connect Erase Concepts, or the text that TRCE Erase gets. Lines that "
+                    "What is erased: connect Erase Concepts, or the text that TRCE Erase gets. Lines that "
                     "mention it are left out, because they would preserve what should go.",
                 ),
                 io.Clip.Input(
@@ -70,12 +66,13 @@ class TRCEKeepConcepts(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.String.Output(
+                output(
+                    io.String,
                     "keep_list",
-                    display_name="keep",
-                    tooltip="The whole list, one caption per line: connect it to 'keep' of TRCE Erase.",
+                    "The whole list, one caption per line: connect it to 'keep' of TRCE Erase.",
+                    shown="keep",
                 ),
-                report_output("The whole list, where each line comes from, and what was left out."),
+                output(io.String, "report", "The whole list, where each line comes from, and what was left out."),
             ],
             hidden=[io.Hidden.unique_id],
         )

@@ -10,7 +10,7 @@ from comfy_api.latest import io
 
 from ..trce_ops.methods import speed
 from ..trce_ops.methods.registry import METHODS
-from .inputs import setting_inputs
+from .inputs import output, setting_inputs
 from .ui.bounds import within_bounds
 
 OFFERED = [name for name in METHODS if name not in ("trce", "trce-closed-form")]  # TRCE Erase offers these two
@@ -125,11 +125,7 @@ class TRCEMethodSettings(io.ComfyNode):
                     "of its paper.",
                 )
             ],
-            outputs=[
-                MethodSettingsType.Output(
-                    "settings", display_name="settings", tooltip="Connect it to 'settings' of Erase by Another Method."
-                )
-            ],
+            outputs=[output(MethodSettingsType, "settings", "Connect it to 'settings' of Erase by Another Method.")],
         )
 
     @classmethod

@@ -8,12 +8,30 @@ from ..trce_ops.evaluation.comparison import CONCEPT, KEPT, report_text
 from .host.errors import HostError
 from .host.progress import node_progress, show_text
 from .host.sampling import SAMPLERS, SCHEDULERS, Sampling, compare
-from .inputs import report_output
+from .inputs import output, setting_inputs, text_input
 from .ui.bounds import within_bounds
 from .ui.contact_sheet import draw_sheet
 from .ui.lists import lines
 
 MAX_PROMPTS = 64
+TOOLTIPS = {
+    "steps": "Sampling steps, as in KSampler.",
+    "cfg": "Guidance, as in KSampler.",
+    "sampler_name": "Sampler, as in KSampler. Samplers that add noise also change pictures by chance.",
+    "scheduler": "Noise schedule, as in KSampler.",
+    "width": "Width of the pictures in pixels.",
+    "height": "Height of the pictures in pixels.",
+    "thumbnail": "Longer side of every picture on the contact sheet, in pixels.",
+}
+LIMITS = {
+    "steps": (1, 1000),
+    "cfg": (0.0, 100.0, 0.1, 0.01),
+    "sampler_name": SAMPLERS,
+    "scheduler": SCHEDULERS,
+    "width": (16, 8192, 8),
+    "height": (16, 8192, 8),
+    "thumbnail": (32, 2048),
+}
 
 
 class TRCEReport(io.ComfyNode):
@@ -31,19 +49,15 @@ class TRCEReport(io.ComfyNode):
                 io.Model.Input("after", tooltip="The model after the erasure. It is not changed."),
                 io.Clip.Input("clip", tooltip="The text encoder for the prompts below."),
                 io.Vae.Input("vae", tooltip="The VAE that decodes the pictures."),
-                io.String.Input(
+                text_input(
                     "concept_prompts",
-                    multiline=True,
-                    default="",
-                    placeholder="a photo of a star\na sheriff badge",
-                    tooltip="Prompts for what was erased, one per line. Add descriptions that do not name it.",
+                    "a photo of a star\na sheriff badge",
+                    "Prompts for what was erased, one per line. Add descriptions that do not name it.",
                 ),
-                io.String.Input(
+                text_input(
                     "kept_prompts",
-                    multiline=True,
-                    default="",
-                    placeholder="a photo of a circle\na portrait of a woman",
-                    tooltip="Prompts for what must stay, one per line: things close to the concept, and everyday ones.",
+                    "a photo of a circle\na portrait of a woman",
+                    "Prompts for what must stay, one per line: things close to the concept, and everyday ones.",
                 ),
                 io.String.Input(
                     "negative",
@@ -61,44 +75,19 @@ class TRCEReport(io.ComfyNode):
                 io.Int.Input(
                     "seeds", default=2, min=1, max=16, tooltip="How many pictures of every prompt, before and after."
                 ),
-                io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Sampling steps, as in KSampler."),
-                io.Float.Input(
-                    "cfg", default=7.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Guidance, as in KSampler."
-                ),
-                io.Combo.Input(
-                    "sampler_name",
-                    options=SAMPLERS,
-                    default="euler",
-                    tooltip="Sampler, as in KSampler. Samplers that add noise also change pictures by chance.",
-                ),
-                io.Combo.Input(
-                    "scheduler",
-                    options=SCHEDULERS,
-                    default="normal",
-                    tooltip="Noise schedule, as in KSampler.",
-                ),
-                io.Int.Input(
-                    "width", default=512, min=16, max=8192, step=8, tooltip="Width of the pictures in pixels."
-                ),
-                io.Int.Input(
-                    "height", default=512, min=16, max=8192, step=8, tooltip="Height of the pictures in pixels."
-                ),
-                io.Int.Input(
-                    "thumbnail",
-                    default=192,
-                    min=32,
-                    max=2048,
-                    advanced=True,
-                    tooltip="Longer side of every picture on the contact sheet, in pixels.",
-                ),
+                *setting_inputs(vars(Sampling()) | {"thumbnail": 192}, TOOLTIPS, LIMITS, advanced=("thumbnail",)),
             ],
             outputs=[
-                io.Image.Output(
+                output(
+                    io.Image,
                     "sheet",
-                    display_name="sheet",
-                    tooltip="One picture: a row for each prompt, before and after side by side for every seed.",
+                    "One picture: a row for each prompt, before and after side by side for every seed.",
                 ),
-                report_output("How far the predictions and the pictures moved, for concept prompts and for kept ones."),
+                output(
+                    io.String,
+                    "report",
+                    "How far the predictions and the pictures moved, for concept prompts and for kept ones.",
+                ),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -106,7 +95,7 @@ class TRCEReport(io.ComfyNode):
     @classmethod
     @within_bounds
     def execute(
-        cls, before, after, clip, vae, concept_prompts, kept_prompts, negative, seed, seeds, thumbnail, **sampling
+        cls, before, after, clip, vae, concept_prompts, kept_prompts, negative, seed, seeds, thumbnail=192, **sampling
     ) -> io.NodeOutput:
         prompts = [(CONCEPT, line) for line in lines(concept_prompts)] + [(KEPT, line) for line in lines(kept_prompts)]
         if not prompts or len(prompts) > MAX_PROMPTS:
@@ -114,17 +103,9 @@ class TRCEReport(io.ComfyNode):
                 f"'concept_prompts' and 'kept_prompts' have {len(prompts)} lines together; write 1 to {MAX_PROMPTS}."
             )
         node_id = cls.hidden.unique_id
-        rows, changes = compare(
-            before,
-            after,
-            vae,
-            clip,
-            prompts,
-            negative,
-            [(seed + i) % 2**64 for i in range(seeds)],
-            Sampling(**sampling),
-            node_progress(node_id),
-        )
+        numbers = [(seed + i) % 2**64 for i in range(seeds)]
+        progress = node_progress(node_id)
+        rows, changes = compare((before, after), vae, clip, prompts, negative, numbers, Sampling(**sampling), progress)
         text = report_text(changes)
         show_text(node_id, text)
         return io.NodeOutput(draw_sheet(rows, thumbnail), text)

@@ -12,7 +12,7 @@ from ..trce_ops.closed_form.erase import EraseSettings
 from ..trce_ops.methods.trce import PAPER as PAPER_CLOSED_FORM
 from ..trce_ops.tuning.settings import ALIKE, QUICK, TuneSettings
 from ..trce_ops.tuning.settings import PAPER as PAPER_TUNING
-from .inputs import seed_input
+from .inputs import output, seed_input
 from .setting_widgets import CLOSED_FORM, CLOSED_FORM_WIDGETS, TUNING_WIDGETS
 from .ui.bounds import within_bounds
 
@@ -82,11 +82,7 @@ class TRCESettings(io.ComfyNode):
                     "tune again and replace it.",
                 ),
             ],
-            outputs=[
-                TrceSettingsType.Output(
-                    "settings", display_name="settings", tooltip="Connect it to 'settings' of TRCE Erase."
-                )
-            ],
+            outputs=[output(TrceSettingsType, "settings", "Connect it to 'settings' of TRCE Erase.")],
         )
 
     @classmethod

@@ -35,7 +35,9 @@ def importable(comfy_host):
 def lora(pack, model):
     """MODEL with a change on the first weight that reads the text."""
     key = pack.host.readers.find_text_readers(model).keys[0]
-    change = torch.randn(pack.host.weights.ModelWeights(model).shape(key), generator=torch.Generator().manual_seed(3))
+    change = torch.randn(
+        pack.host.weights.ModelWeights(model).shapes()[key], generator=torch.Generator().manual_seed(3)
+    )
     patched = model.clone()
     assert patched.add_patches({key: ("diff", (change,))}, 0.5)
     return patched
@@ -94,8 +96,7 @@ def test_a_packing_that_is_not_known_is_reported_and_changes_the_settings_with_i
 
     monkeypatch.delattr(packed_model.PackedLinear, "get_weight")
     plain = pack.host.weights.metrics(twins[1], pack.host.readers.find_text_readers(twins[1]))
-    assert plain.by_kind and not plain.missing
+    assert plain.keys() == {"context"}
     with caplog.at_level(logging.WARNING):
         found = pack.host.weights.metrics(twins[0], pack.host.readers.find_text_readers(twins[0]))
-    assert not found.by_kind
-    assert "packed" in found.missing["context"] and "packed" in caplog.text
+    assert not found and "No metric for the context text" in caplog.text and "packed" in caplog.text

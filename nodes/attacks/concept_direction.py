@@ -9,7 +9,8 @@ from ...trce_ops.attacks.ring_a_bell import add_direction, concept_direction
 from ...trce_ops.text.concepts import parse_concepts
 from ...trce_ops.text.prompts import expand, sentences
 from ...trce_ops.tuning.text_batch import Texts
-from .probe import CLIP, CONDITIONING, MODEL, REPORT, SCHEMA, SEED, UNEDITED, Probe
+from ..inputs import text_input
+from .probe import CLIP, CONDITIONING, MODEL, PROBE, REPORT, SEED, UNEDITED, Probe
 from .target import Target, conditioning, encode, one_line
 
 
@@ -25,21 +26,13 @@ class TRCEProbeRingABell(Probe, io.ComfyNode):
             inputs=[
                 MODEL,
                 CLIP,
-                io.String.Input(
+                text_input(
                     "concepts",
-                    multiline=True,
-                    default="",
-                    placeholder="a star -> a circle\na pentagram -> a circle",
-                    tooltip="'concept -> something harmless', one per line. The direction is the mean difference "
+                    "a star -> a circle\na pentagram -> a circle",
+                    "'concept -> something harmless', one per line. The direction is the mean difference "
                     "between the two, in everyday sentences.",
                 ),
-                io.String.Input(
-                    "prompt",
-                    multiline=True,
-                    default="",
-                    placeholder="a photo of a circle",
-                    tooltip="The harmless prompt that the direction is added to.",
-                ),
+                text_input("prompt", "a photo of a circle", "The harmless prompt that the direction is added to."),
                 io.Float.Input(
                     "scale",
                     default=3.0,
@@ -59,7 +52,7 @@ class TRCEProbeRingABell(Probe, io.ComfyNode):
                 UNEDITED,
             ],
             outputs=[CONDITIONING, REPORT],
-            **SCHEMA,
+            **PROBE,
         )
 
     @classmethod

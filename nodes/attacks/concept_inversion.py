@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ...trce_ops.attacks.inversion import TEMPLATES, InversionSettings, learn_word
 from ..inputs import setting_inputs
 from ..ui.lists import lines
-from .probe import CLIP, CONDITIONING, MODEL, PICTURES, PROMPT, REPORT, SCHEMA, SEED, UNEDITED, Probe
+from .probe import CLIP, CONDITIONING, MODEL, PICTURES, PROBE, PROMPT, REPORT, SEED, UNEDITED, Probe
 from .target import ROWS, Target, conditioning, one_line
 
 TOOLTIPS = {
@@ -44,7 +44,7 @@ class TRCEProbeConceptInversion(Probe, io.ComfyNode):
                 UNEDITED,
             ],
             outputs=[CONDITIONING, REPORT],
-            **SCHEMA,
+            **PROBE,
         )
 
     @classmethod

@@ -7,7 +7,8 @@ from comfy_api.latest import io
 from ...trce_ops.attacks.evidence import BACK, comes_back
 from ...trce_ops.attacks.latent_inversion import invert, regenerate
 from ...trce_ops.tuning.trajectories import Predictor
-from .probe import CLIP, MODEL, PICTURES, PROMPT, REPORT, SCHEMA, SEED, UNEDITED, Probe
+from ..inputs import output
+from .probe import CLIP, MODEL, PICTURES, PROBE, PROMPT, REPORT, SEED, UNEDITED, Probe
 from .target import LATENT, ROWS, Target, encode, one_line
 
 
@@ -44,19 +45,13 @@ class TRCEProbeLatentInversion(Probe, io.ComfyNode):
                 UNEDITED,
             ],
             outputs=[
-                io.Latent.Output(
-                    "latent",
-                    display_name="latent",
-                    tooltip="What the erased model draws from the noise: connect VAE Decode.",
-                ),
-                io.Latent.Output(
-                    "noise",
-                    display_name="noise",
-                    tooltip="The noise that was found, for KSampler (Advanced) with 'add_noise' disabled.",
+                output(io.Latent, "latent", "What the erased model draws from the noise: connect VAE Decode."),
+                output(
+                    io.Latent, "noise", "The noise that was found, for KSampler (Advanced) with 'add_noise' disabled."
                 ),
                 REPORT,
             ],
-            **SCHEMA,
+            **PROBE,
         )
 
     @classmethod

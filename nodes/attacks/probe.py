@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ...trce_ops.attacks.soft_prompts import ProbeError
 from ...trce_ops.tuning.trajectories import OutOfMemory
 from ..host.progress import node_progress, show_text
-from ..inputs import report_output, seed_input
+from ..inputs import output, seed_input, text_input
 from ..ui.bounds import within_bounds
 from .target import Target
 
@@ -21,29 +21,25 @@ PICTURES = io.Latent.Input(
     tooltip="4 to 16 pictures of the concept, as latents: from a KSampler with the unedited model, or images through "
     "VAE Encode. More pictures make the attack steadier and slower.",
 )
-PROMPT = io.String.Input(
-    "prompt",
-    multiline=True,
-    default="",
-    placeholder="a photo of a star",
-    tooltip="What the pictures show, as a plain prompt.",
-)
+PROMPT = text_input("prompt", "a photo of a star", "What the pictures show, as a plain prompt.")
 SEED = seed_input("Seed of everything that is random in the attack. The same seed gives the same attack.")
 UNEDITED = io.Model.Input(
     "unedited_model",
     optional=True,
     tooltip="The model before the erasure. With it, the report says in how many pictures the concept comes back.",
 )
-CONDITIONING = io.Conditioning.Output(
+CONDITIONING = output(
+    io.Conditioning,
     "conditioning",
-    display_name="conditioning",
-    tooltip="The prompt that the attack found. Connect it to 'positive' of a KSampler to see what comes back.",
+    "The prompt that the attack found. Connect it to 'positive' of a KSampler to see what comes back.",
 )
-REPORT = report_output(
+REPORT = output(
+    io.String,
+    "report",
     "How much of the pictures the attack explains, compared with the plain prompt and with no prompt, and what the "
-    "attack cost."
+    "attack cost.",
 )
-SCHEMA: Any = {  # of every probe
+PROBE: Any = {  # what the schemas of all probes have
     "category": "model/trce",
     "search_aliases": ["red team", "attack", "jailbreak", "unlearn", "erase concept", "robustness"],
     "hidden": [io.Hidden.unique_id],

@@ -5,8 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ...trce_ops.attacks.token_prefix import PrefixSettings, search_prefix
-from ..inputs import setting_inputs
-from .probe import CLIP, CONDITIONING, MODEL, PICTURES, PROMPT, REPORT, SCHEMA, SEED, UNEDITED, Probe
+from ..inputs import output, setting_inputs
+from .probe import CLIP, CONDITIONING, MODEL, PICTURES, PROBE, PROMPT, REPORT, SEED, UNEDITED, Probe
 from .target import ROWS, Target, conditioning, encode, one_line
 
 TOOLTIPS = {
@@ -37,14 +37,15 @@ class TRCEProbeTokenPrefix(Probe, io.ComfyNode):
             ],
             outputs=[
                 CONDITIONING,
-                io.String.Output(
+                output(
+                    io.String,
                     "found_prompt",
-                    display_name="prompt",
-                    tooltip="The prompt with the words that were found before it: type it, or connect it anywhere.",
+                    "The prompt with the words that were found before it: type it, or connect it anywhere.",
+                    shown="prompt",
                 ),
                 REPORT,
             ],
-            **SCHEMA,
+            **PROBE,
         )
 
     @classmethod

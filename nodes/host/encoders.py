@@ -17,7 +17,7 @@ from torch import Tensor
 from ...trce_ops.delta.file import MAX_WIDTH
 from ...trce_ops.text.embeddings import BATCH, EotEncoder, Pooled, TextEncoder
 from ...trce_ops.text.prefix_tree import PrefixTree
-from ...trce_ops.text.tokens import CHUNK, Ids, Roles, TokenError, first_eot
+from ...trce_ops.text.tokens import CHUNK, Ids, TokenError, first_eot
 from .errors import HostError
 from .fingerprint import encoder_fingerprint, encoding_key
 from .literal import check_literal
@@ -142,18 +142,10 @@ class NormedEncoder:
     def __init__(self, encoder: TextEncoder, norm: Norm):
         self.encoder = encoder
         self.norm = norm
+        self.tokenize, self.length, self.locate = encoder.tokenize, encoder.length, encoder.locate
         self.width = encoder.width
         self.fingerprint = _behind_norm(encoder.fingerprint, norm)
         self.cache_key = _behind_norm(encoder.cache_key, norm)
-
-    def tokenize(self, text: str) -> Ids:
-        return self.encoder.tokenize(text)
-
-    def length(self, ids: Ids) -> int:
-        return self.encoder.length(ids)
-
-    def locate(self, ids: Ids, keyword: str = "") -> Roles:
-        return self.encoder.locate(ids, keyword)
 
     def encode(self, rows: Sequence[Ids], length: int) -> Tensor:  # (n, length, d) float32, CPU
         return self.norm(self.encoder.encode(rows, length))

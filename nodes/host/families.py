@@ -40,6 +40,11 @@ class Family:
     v_resolution: int = 0  # the same with v-prediction, if it differs
 
 
+def _sdxl_pooled(numbers: int) -> Reader:
+    """The pooled vector, then sizes (and a score for the refiner) of 256 columns each."""
+    return Reader(r"label_emb\.0\.0", tail=256 * numbers)
+
+
 CROSS_ATTENTION = Reader(r".*\.transformer_blocks\.\d+\.attn2\.to_[kv]")
 FLUX_POOLED = Reader(r"vector_in\.in_layer")
 HUNYUAN = Reader(r"txt_in\.(input_embedder|c_embedder\.in_layer)")  # the second reads the mean of the tokens
@@ -47,37 +52,16 @@ BYT5 = "words in quotation marks, which also go through ByT5"
 TXT_NORM = {"context": Reader(r"txt_in", norm=r"txt_norm")}
 LUMINA = Reader(r"cap_embedder\.1", norm=r"cap_embedder\.0")
 OMNIGEN = Reader(r"time_caption_embed\.caption_embedder\.1", norm=r"time_caption_embed\.caption_embedder\.0")
+SD3_POOLED = Reader(r"y_embedder\.mlp\.0")
 HIDREAM = r"caption_projection\.\d+\.linear"  # one per layer of Llama, then one for T5
 
 FAMILIES = (
     Family("sd1", ("SD15",), {"context": CROSS_ATTENTION}, resolution=512),
     Family("sd2", ("SD20",), {"context": CROSS_ATTENTION}, resolution=512, v_resolution=768),
-    # After the pooled vector come 6 sizes (refiner: 4 and a score) of 256 columns each.
-    Family(
-        "sdxl",
-        ("SDXL",),
-        {"context": CROSS_ATTENTION, "pooled": Reader(r"label_emb\.0\.0", tail=6 * 256)},
-        resolution=1024,
-    ),
-    Family(
-        "sdxl-refiner",
-        ("SDXLRefiner",),
-        {"context": CROSS_ATTENTION, "pooled": Reader(r"label_emb\.0\.0", tail=5 * 256)},
-    ),
-    Family(
-        "sd3",
-        ("SD3",),
-        {"pooled": Reader(r"y_embedder\.mlp\.0")},
-        has="context_processor",
-        conditioning=True,
-        clip_rows=True,
-    ),
-    Family(
-        "sd3",
-        ("SD3",),
-        {"context": Reader(r"context_embedder"), "pooled": Reader(r"y_embedder\.mlp\.0")},
-        clip_rows=True,
-    ),
+    Family("sdxl", ("SDXL",), {"context": CROSS_ATTENTION, "pooled": _sdxl_pooled(6)}, resolution=1024),
+    Family("sdxl-refiner", ("SDXLRefiner",), {"context": CROSS_ATTENTION, "pooled": _sdxl_pooled(5)}),
+    Family("sd3", ("SD3",), {"pooled": SD3_POOLED}, has="context_processor", conditioning=True, clip_rows=True),
+    Family("sd3", ("SD3",), {"context": Reader(r"context_embedder"), "pooled": SD3_POOLED}, clip_rows=True),
     Family("ovis", ("Flux",), TXT_NORM, has="txt_norm"),
     Family("flux", ("Flux",), {"context": Reader(r"txt_in"), "pooled": FLUX_POOLED}),
     Family("flux2", ("Flux2",), {"context": Reader(r"txt_in")}),

@@ -23,6 +23,6 @@ def lend(model, clip, resolution: int | None = None) -> dict:
         "family": readers.family,
         "space": readers.space,
         "weights": partial(text_weights, model, readers),
-        "metrics": lambda: metrics(model, readers).by_kind,
+        "metrics": lambda: metrics(model, readers),
         "model": lambda asked: tunable(model, resolution or asked),
     }

@@ -65,23 +65,14 @@ class TextReaders:
         return "post-norm" if any(stream.norm for stream in self.streams.values()) else "embedding"
 
     @property
-    def width(self) -> int:
-        """The width d of the sequence of embeddings."""
-        return self._context.width
-
-    @property
     def keys(self) -> tuple[str, ...]:
-        """The weights that read the sequence of embeddings."""
-        return self._context.keys
-
-    @property
-    def _context(self) -> Stream:
+        """The weights that read the sequence of embeddings. Raises HostError for a model without any."""
         if CONTEXT not in self.streams:
             raise HostError(
                 f"The connected 'model' ({self.family}) has no weights of its own for the text's tokens; "
                 "connect another one."
             )
-        return self.streams[CONTEXT]
+        return self.streams[CONTEXT].keys
 
 
 def find_text_readers(model) -> TextReaders:

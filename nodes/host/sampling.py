@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import comfy.sample
@@ -11,6 +12,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Generator, Tensor
 
 from ...trce_ops.evaluation.comparison import Change, squared_distances
+from ...trce_ops.progress import StepProgress
 
 SAMPLERS, SCHEDULERS = comfy.samplers.KSampler.SAMPLERS, comfy.samplers.KSampler.SCHEDULERS
 
@@ -52,14 +54,14 @@ def at_points(points: Points) -> comfy.samplers.KSAMPLER:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How pictures are drawn."""
+    """How pictures are drawn; the sizes in pixels."""
 
-    steps: int
-    cfg: float
-    sampler_name: str
-    scheduler: str
-    width: int
-    height: int
+    steps: int = 20
+    cfg: float = 7.0
+    sampler_name: str = "euler"
+    scheduler: str = "normal"
+    width: int = 512
+    height: int = 512
 
     def noise(self, model, seed: int) -> tuple[Tensor, Tensor]:
         """Empty latent and noise, as Empty Latent Image and KSampler make them."""
@@ -83,17 +85,17 @@ class Sampling:
 
 
 def compare(
-    before,
-    after,
+    models: Sequence,
     vae,
     clip,
     prompts: list[tuple[str, str]],
     negative: str,
     seeds: list[int],
     sampling: Sampling,
-    progress,
+    progress: StepProgress,
 ) -> tuple[list[tuple[str, list[tuple[Tensor, Tensor]]]], list[Change]]:
-    """Draw every (kind, prompt) with every seed: rows for the contact sheet, and the figures."""
+    """Draw every (kind, prompt) with every seed by two MODELs: rows for the contact sheet, and the figures."""
+    before, after = models
 
     def encode(text: str) -> list:
         return clip.encode_from_tokens_scheduled(clip.tokenize(text))

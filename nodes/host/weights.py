@@ -6,8 +6,7 @@ Everything that reads weights goes through ModelWeights, so that a packed weight
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 
 import comfy.lora
 import comfy.utils
@@ -37,14 +36,11 @@ class ModelWeights:
     def __init__(self, model):
         self.model = model
 
-    def shape(self, key: str) -> tuple[int, ...]:
-        """The shape of the unpacked weight."""
-        return _shape(comfy.utils.get_attr(self.model.model, key))
-
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shapes of all parameters and buffers."""
+        """The shapes of all parameters and buffers, of packed ones the unpacked shapes."""
         module = self.model.model
-        return {name: _shape(tensor) for name, tensor in (*module.named_parameters(), *module.named_buffers())}
+        weights = (*module.named_parameters(), *module.named_buffers())
+        return {name: tuple(getattr(weight, "tensor_shape", weight.shape)) for name, weight in weights}
 
     def base(self, key: str) -> Tensor:
         """The weight as it was loaded, without patches, even while ComfyUI has patched it.
@@ -91,10 +87,6 @@ def unpack(weight: Tensor, module: nn.Module) -> Tensor:
     return module.get_weight(bare, torch.float32).as_subclass(Tensor).detach()
 
 
-def _shape(weight: Tensor) -> tuple[int, ...]:
-    return tuple(getattr(weight, "tensor_shape", weight.shape))
-
-
 def _float(W: Tensor) -> Tensor:
     return W.to("cpu", torch.float32, copy=True)
 
@@ -109,25 +101,16 @@ def text_weights(model, readers: TextReaders) -> dict[str, dict[str, Tensor]]:
     }
 
 
-@dataclass(frozen=True)
-class Metrics:
-    """How strongly a MODEL responds to each direction of its text."""
-
-    by_kind: Mapping[str, Tensor]  # G (d, d) of trce_ops.closed_form.metric, by kind of text
-    missing: Mapping[str, str] = field(default_factory=dict)  # why there is none, by kind of text
-
-
 @torch.no_grad()
-def metrics(model, readers: TextReaders) -> Metrics:
-    """G for every kind of text of MODEL, or the reason why it cannot be computed."""
-    weights, found, missing = ModelWeights(model), {}, {}
+def metrics(model, readers: TextReaders) -> dict[str, Tensor]:
+    """G (d, d) of trce_ops.closed_form.metric by kind of text. Logs a warning for each that cannot be computed."""
+    weights, found = ModelWeights(model), {}
     for kind, stream in readers.streams.items():
         try:
             found[kind] = _metric(weights, stream)
         except HostError as error:
-            missing[kind] = str(error)
             log.warning("No metric for the %s text: %s", kind, error)
-    return Metrics(found, missing)
+    return found
 
 
 def _metric(weights: ModelWeights, stream: Stream) -> Tensor:  # (d, d)
