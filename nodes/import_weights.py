@@ -4,7 +4,7 @@ from functools import partial
 
 from comfy_api.latest import io
 
-from .host.exchange import import_weights, lora_of
+from .host.exchange import from_another_checkpoint, import_weights, lora_of
 from .host.folders import WEIGHTS_FOLDER, file_names, file_stamp
 from .host.progress import node_progress, show_text
 from .inputs import output, strength_input
@@ -65,10 +65,10 @@ class TRCELoadWeights(io.ComfyNode):
         progress = partial(node_progress(cls.hidden.unique_id), "Weights")
         patched, changes, total = import_weights(model, weights_name, strength, progress)
         report = f"{len(changes)} of the file's {total} weights differ from the model's."
-        if len(changes) == total and any(not key.endswith("weight") for key in changes):
+        if from_another_checkpoint(model, changes, total):
             report += (
-                " That is every one, norms and biases too: the file seems to be made from another checkpoint, and the "
-                "differences between the checkpoints are included."
+                " That is every one, norms too: the file seems to be made from another checkpoint, and the differences "
+                "between the checkpoints are included. Connect the checkpoint that it was made from."
             )
         show_text(cls.hidden.unique_id, report)
         return io.NodeOutput(patched, lora_of(changes), report)

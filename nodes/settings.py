@@ -10,8 +10,8 @@ from comfy_api.latest import io
 
 from ..trce_ops.closed_form.erase import EraseSettings
 from ..trce_ops.methods.trce import PAPER as PAPER_CLOSED_FORM
-from ..trce_ops.tuning.settings import ALIKE, QUICK, TuneSettings
 from ..trce_ops.tuning.settings import PAPER as PAPER_TUNING
+from ..trce_ops.tuning.settings import QUICK, WITHOUT_METRIC, TuneSettings
 from .inputs import output, seed_input
 from .setting_widgets import CLOSED_FORM, CLOSED_FORM_WIDGETS, TUNING_WIDGETS
 from .ui.bounds import within_bounds
@@ -105,7 +105,7 @@ def closed_form_settings(given: Mapping[str, Any]) -> EraseSettings:
 def tuning_settings(given: Mapping[str, Any], metric: bool) -> TuneSettings:
     """The preset that a choice in 'tuning' names, with the settings of 'custom'.
 
-    metric: whether the closed form uses it. If not, 'default' means ALIKE, the best preset without the metric.
+    metric: whether the closed form uses it. If not, 'default' means WITHOUT_METRIC, the best preset without the metric.
     """
     changes = dict(given)
     choice = changes.pop("tuning")
@@ -113,4 +113,4 @@ def tuning_settings(given: Mapping[str, Any], metric: bool) -> TuneSettings:
         return PAPER_TUNING
     if choice == CUSTOM:
         return replace(QUICK, **changes)
-    return QUICK if metric else ALIKE
+    return QUICK if metric else WITHOUT_METRIC

@@ -24,7 +24,7 @@ def small(pack, monkeypatch, cache, few_captions):
     module = pack.module.nodes.settings
     fewer = dict(draws=1, sampling_steps=3)
     fewer |= dict(empty_trajectories=1, empty_draws=2, empty_batch=1, keep_trajectories=3, keep_draws=1, keep_batch=1)
-    for preset in ("QUICK", "ALIKE", "PAPER_TUNING"):
+    for preset in ("QUICK", "WITHOUT_METRIC", "PAPER_TUNING"):
         monkeypatch.setattr(module, preset, replace(getattr(module, preset), **fewer))
     monkeypatch.setattr(pack.host.folders.folder_paths, "get_system_user_directory", lambda _: str(cache))
 
@@ -240,11 +240,12 @@ def test_cancel_leaves_the_model_bit_identical_and_no_file(erase, loaded, pack, 
             mm.interrupt_current_processing()
 
     listen(interrupt)
-    files = sorted(cache.rglob("*"))
+    files = sorted(cache.rglob("tuned_*"))  # what stage 1 has computed may be kept
     with pytest.raises(mm.InterruptProcessingException):
         erase(model, seed=99)
     assert_untouched(model, before)
-    assert sorted(cache.rglob("*")) == files
+    assert sorted(cache.rglob("tuned_*")) == files
+    assert not list(cache.rglob("*.part"))
 
 
 def test_the_same_workflow_tomorrow_does_not_train_again(erase, loaded, denoiser, monkeypatch):
@@ -284,9 +285,9 @@ def test_the_presets_are_the_ones_of_trce_ops(pack, run, trce_settings, monkeypa
     (paper,) = run("TRCESettings", closed_form={"closed_form": "paper"}, tuning={"tuning": "paper"}, seed=5)
     assert (paper.closed_form, paper.tuning) == (ops.methods.trce.PAPER, replace(tuning.PAPER, seed=5))
     # without the metric tuning needs other values for the same effect
-    assert trce_settings(closed_form=dict(metric=False)).tuning == tuning.ALIKE
+    assert trce_settings(closed_form=dict(metric=False)).tuning == tuning.WITHOUT_METRIC
     (alike,) = run("TRCESettings", closed_form={"closed_form": "paper"})
-    assert alike.tuning == tuning.ALIKE
+    assert alike.tuning == tuning.WITHOUT_METRIC
 
 
 def test_a_custom_knob_changes_its_field_alone(pack, trce_settings):
@@ -398,7 +399,7 @@ def test_out_of_memory_halves_and_then_fails_with_a_sentence(erase, loaded, deno
 
     monkeypatch.setattr(denoiser.HostDenoiser, "__call__", tight)
     assert erase(loaded(), batch=2, trajectories=2, retrain=True)[1].tuned
-    assert "going on with 1 at a time" in caplog.text
+    assert "continuing with 1 pictures at a time" in caplog.text
     fits = 0
     model = loaded()
     before = bits(model)

@@ -102,13 +102,15 @@ def text_weights(model, readers: TextReaders) -> dict[str, dict[str, Tensor]]:
 
 
 @torch.no_grad()
-def metrics(model, readers: TextReaders) -> dict[str, Tensor]:
-    """G (d, d) of trce_ops.closed_form.metric by kind of text. Logs a warning for each that cannot be computed."""
+def metrics(model, readers: TextReaders) -> dict[str, Tensor | str]:
+    """By kind of text, how strongly MODEL responds to each of its directions (G (d, d) of closed_form/metric.py), or
+    the reason why that cannot be computed."""
     weights, found = ModelWeights(model), {}
     for kind, stream in readers.streams.items():
         try:
             found[kind] = _metric(weights, stream)
         except HostError as error:
+            found[kind] = str(error)
             log.warning("No metric for the %s text: %s", kind, error)
     return found
 
