@@ -1,4 +1,4 @@
-"""Erased deltas as things of their own: apply, save, load."""
+"""Nodes for erased deltas: apply, save, load."""
 
 import logging
 
@@ -8,11 +8,11 @@ from .host.apply import apply_delta
 from .host.encoders import text_fingerprint
 from .host.errors import HostError
 from .host.fingerprint import weight_type
-from .host.folders import delta_names, delta_stamp, read_delta, write_delta
+from .host.folders import DELTA_FOLDER, file_names, file_stamp, read_delta, write_delta
 from .host.limits import limits
 from .host.progress import show_text
 from .host.readers import find_text_readers
-from .inputs import ErasedDelta
+from .inputs import DELTA, ERASED_MODEL, ERASURE, MODEL, filename_input, strength_input
 from .ui.bounds import within_bounds
 
 log = logging.getLogger(__name__)
@@ -26,32 +26,20 @@ class TRCEApplyDelta(io.ComfyNode):
             display_name="Apply Erased Delta",
             category="model/trce",
             description="Puts an erasure on a model: one made by TRCE Erase in this workflow, or one that somebody "
-            "shared. Works on every model with the text encoder that the delta was made with.",
+            "shared. Works on every model with the text encoder that the delta was made with. Several of these nodes "
+            "in a row combine their erasures.",
             search_aliases=["apply erasure", "erased concept", "unlearn", "concept delta"],
             inputs=[
-                io.Model.Input(
-                    "model",
-                    tooltip="The model to erase from, with any LoRAs already on it. It is not changed; an erased "
-                    "copy comes out.",
-                ),
-                ErasedDelta.Input(
-                    "delta",
-                    tooltip="The erasure, from TRCE Erase or Load Erased Delta. Several of these nodes in a row add "
-                    "up.",
-                ),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=-2.0,
-                    max=2.0,
-                    step=0.05,
-                    tooltip="How much of the erasure goes on the model: 0 leaves it as it is, 1 erases, more "
-                    "overshoots, less than 0 draws more of the concept.",
+                MODEL,
+                DELTA,
+                strength_input(
+                    "How much of the erasure is applied to the model. 0 leaves the model as it is, 1 erases, more than "
+                    "1 overshoots, and less than 0 draws more of the concept."
                 ),
                 io.Clip.Input(
                     "clip",
                     optional=True,
-                    tooltip="Connect the text encoder that your prompts go through to have it checked: a delta "
+                    tooltip="Connect the text encoder that encodes your prompts to have it checked: a delta "
                     "erases properly only with the encoder it was made with.",
                 ),
                 io.Boolean.Input(
@@ -60,16 +48,10 @@ class TRCEApplyDelta(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip="On: apply the delta even when the connected 'clip' is not the encoder it was made with, "
-                    "and say so in the log. The concept may then survive and other things may change.",
+                    "and log a warning. The concept may then survive and other things may change.",
                 ),
             ],
-            outputs=[
-                io.Model.Output(
-                    "erased_model",
-                    display_name="model",
-                    tooltip="The model with the erasure on it. Goes wherever a MODEL goes.",
-                )
-            ],
+            outputs=[ERASED_MODEL],
             hidden=[io.Hidden.unique_id],
         )
 
@@ -102,15 +84,7 @@ class TRCESaveDelta(io.ComfyNode):
             "workflows or to share. The file holds the concepts, the keep list and the settings in readable form.",
             search_aliases=["export erasure", "save erased concept"],
             is_output_node=True,
-            inputs=[
-                ErasedDelta.Input("delta", tooltip="The erasure to save, from TRCE Erase."),
-                io.String.Input(
-                    "filename_prefix",
-                    default="erased",
-                    tooltip="Name of the file in models/erased_deltas, sub-folders allowed. A number is added; no "
-                    "file is ever overwritten.",
-                ),
-            ],
+            inputs=[DELTA, filename_input("erased", "models/erased_deltas")],
             outputs=[],
             hidden=[io.Hidden.unique_id],
         )
@@ -136,22 +110,18 @@ class TRCELoadDelta(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "delta_name",
-                    options=delta_names(),
+                    options=file_names(DELTA_FOLDER),
                     tooltip="A file in models/erased_deltas. Press R to see files that were added since the page was "
                     "opened.",
-                ),
-            ],
-            outputs=[
-                ErasedDelta.Output(
-                    "delta", display_name="delta", tooltip="The erasure: connect it to Apply Erased Delta."
                 )
             ],
+            outputs=[ERASURE],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def fingerprint_inputs(cls, delta_name):
-        return delta_stamp(delta_name)
+        return file_stamp(DELTA_FOLDER, delta_name)
 
     @classmethod
     @within_bounds

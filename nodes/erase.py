@@ -16,7 +16,7 @@ from .host.folders import cache_folder
 from .host.lend import lend
 from .host.limits import limits
 from .host.progress import node_progress, show_text
-from .inputs import CLIP, CONCEPTS, ERASED, KEEP, MODEL, STRENGTH, settings_from
+from .inputs import ERASED, erasing_inputs, output, settings_from
 from .settings import Settings, TrceSettingsType
 from .ui.bounds import within_bounds
 from .ui.curve import show_tuning
@@ -31,9 +31,9 @@ class TRCEErase(io.ComfyNode):
             node_id="TRCEErase",
             display_name="TRCE Erase",
             category="model/trce",
-            description="Makes a model stop drawing what you name. It computes one matrix that turns the concept into "
-            "something safe, and applies it to every weight that reads the text. This takes seconds and needs no "
-            "images. In mode 'tuned' it then trains the attention on what the model draws, which takes minutes.",
+            description="Makes a model stop drawing what you name. It computes one matrix that maps the concept to "
+            "a safe target, and applies it to every weight that reads the text. This takes seconds and needs no "
+            "images. In mode 'tuned' it also trains cross-attention on early denoising steps, which takes minutes.",
             search_aliases=[
                 "unlearn",
                 "remove concept",
@@ -45,11 +45,7 @@ class TRCEErase(io.ComfyNode):
                 "safety",
                 "negative concept",
             ],
-            inputs=[
-                MODEL,
-                CLIP,
-                CONCEPTS,
-                KEEP,
+            inputs=erasing_inputs(
                 io.Combo.Input(
                     "mode",
                     options=[CLOSED_FORM, TUNED],
@@ -59,20 +55,19 @@ class TRCEErase(io.ComfyNode):
                     "model as well: this also erases what is only described, and takes minutes on a GPU. For a colour "
                     "or a style, name in 'keep' what shows it (a car, a dress).",
                 ),
-                STRENGTH,
                 TrceSettingsType.Input(
                     "settings",
                     optional=True,
                     tooltip="Connect TRCE Settings to change how the concepts are erased. Without it, the defaults are "
                     "used.",
                 ),
-            ],
+            ),
             outputs=[
                 *ERASED,
-                io.LossMap.Output(
+                output(
+                    io.LossMap,
                     "loss_map",
-                    display_name="loss_map",
-                    tooltip="The loss of every training step, for Plot Loss Graph. Nothing in mode 'closed form'.",
+                    "The loss of every training step, for Plot Loss Graph. Empty in mode 'closed form'.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],

@@ -1,4 +1,4 @@
-"""Erase by Another Method: what TRCE Erase does, by the methods of other papers."""
+"""Erase by Another Method: the inputs of TRCE Erase, other published methods."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .host.folders import cache_folder
 from .host.lend import lend
 from .host.limits import limits
 from .host.progress import node_progress, show_text
-from .inputs import CLIP, CONCEPTS, ERASED, KEEP, MODEL, STRENGTH, settings_from
+from .inputs import ERASED, erasing_inputs, settings_from
 from .method_settings import OFFERED, MethodSettings, MethodSettingsType
 from .ui.bounds import within_bounds
 
@@ -28,11 +28,7 @@ class TRCEEraseByMethod(io.ComfyNode):
             description="Erases as other papers do, to compare with TRCE Erase: UCE, RECE, MACE, RealEra, SPEED, LEACE "
             "and ESD, each written from its equations. Its delta works wherever one of TRCE Erase does.",
             search_aliases=["UCE", "RECE", "MACE", "RealEra", "SPEED", "LEACE", "ESD", "unlearn", "baseline"],
-            inputs=[
-                MODEL,
-                CLIP,
-                CONCEPTS,
-                KEEP,
+            inputs=erasing_inputs(
                 io.Combo.Input(
                     "method",
                     options=OFFERED,
@@ -41,14 +37,13 @@ class TRCEEraseByMethod(io.ComfyNode):
                     tooltip="How to erase. ESD trains, which takes minutes, and ignores 'keep'; all others take "
                     "seconds. LEACE and ESD ignore the safe targets.",
                 ),
-                STRENGTH,
                 MethodSettingsType.Input(
                     "settings",
                     optional=True,
-                    tooltip="Connect Method Settings for the same method to change its knobs. Without it, the values "
-                    "of its paper are used.",
+                    tooltip="Connect Method Settings for the same method to change its settings. Without it, "
+                    "the values of its paper are used.",
                 ),
-            ],
+            ),
             outputs=ERASED,
             hidden=[io.Hidden.unique_id],
         )

@@ -1,4 +1,4 @@
-"""Taking an erasure elsewhere: Delta to LoRA, and Save Erased Weights for diffusers."""
+"""Nodes that take an erasure elsewhere: Delta to LoRA, and Save Erased Weights for Diffusers."""
 
 import torch
 from comfy_api.latest import io
@@ -9,12 +9,30 @@ from .host.exchange import write_diffusers
 from .host.progress import node_progress, show_text
 from .host.weight_names import portable_module
 from .host.weights import changed_weights
-from .inputs import ErasedDelta
+from .inputs import DELTA, filename_input, output, setting_inputs
 from .ui.bounds import within_bounds
 
 WHOLE, LOW_RANK = "whole (exact)", "low rank"
 COMFYUI, PORTABLE = "ComfyUI (every model)", "portable (SD1.x, SD2.x, SDXL)"
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DEFAULTS = {"form": WHOLE, "energy": 0.999, "max_rank": 0, "spelling": COMFYUI, "precision": "fp32"}
+TOOLTIPS = {
+    "form": "'whole': one matrix per projection, exact, 77 MB for SD1.x in fp32. 'low rank': factors, often smaller, "
+    "with the error in the report.",
+    "energy": "Form 'low rank': how much of every change its factors keep, as a share of its squared size. Raising it "
+    "makes the file larger and the error smaller.",
+    "max_rank": "Form 'low rank': highest rank of the factors, whatever the error; 0 sets no limit.",
+    "spelling": "How the projections are named. 'ComfyUI' works here for every model, 'portable' (lora_unet_...) here "
+    "and in other programs that read kohya's LoRAs.",
+    "precision": "The type of the numbers in the LoRA. fp16 halves the file; the report gives the error.",
+}
+LIMITS = {
+    "form": (WHOLE, LOW_RANK),
+    "energy": (0.5, 0.999999, 0.001, 0.000001),
+    "max_rank": (0, 4096),
+    "spelling": (COMFYUI, PORTABLE),
+    "precision": PRECISIONS,
+}
 
 
 class TRCEDeltaToLoRA(io.ComfyNode):
@@ -24,77 +42,31 @@ class TRCEDeltaToLoRA(io.ComfyNode):
             node_id="TRCEDeltaToLoRA",
             display_name="Delta to LoRA",
             category="model/trce",
-            description="Turns an erasure into a LoRA for one model, for programs and nodes that know LoRAs and not "
+            description="Turns an erasure into a LoRA for one model, for programs and nodes that read LoRAs and not "
             "deltas. Save it with Save LoRA Weights; Load LoRA then erases without this pack.",
             search_aliases=["export lora", "erasure to lora", "convert delta", "extract lora"],
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="The model that the LoRA is for. It holds for this model with the LoRAs that are on it "
-                    "here; load it after those, in any order.",
+                    tooltip="The model that the LoRA is for. The LoRA is exact for this model with its present LoRAs; "
+                    "load those too, in any order.",
                 ),
-                ErasedDelta.Input("delta", tooltip="The erasure, from TRCE Erase or Load Erased Delta."),
-                io.Combo.Input(
-                    "form",
-                    options=[WHOLE, LOW_RANK],
-                    default=WHOLE,
-                    tooltip="'whole': one matrix for every projection, 77 MB for SD1.x in fp32, exact. 'low rank': "
-                    "factors, often smaller, with the error in the report.",
-                ),
-                io.Float.Input(
-                    "energy",
-                    default=0.999,
-                    min=0.5,
-                    max=0.999999,
-                    step=0.001,
-                    round=0.000001,
-                    advanced=True,
-                    tooltip="Form 'low rank': how much of every change its factors keep, as a share of its squared "
-                    "size. Raising it makes the file larger and the error smaller.",
-                ),
-                io.Int.Input(
-                    "max_rank",
-                    default=0,
-                    min=0,
-                    max=4096,
-                    advanced=True,
-                    tooltip="Form 'low rank': no factors beyond this rank, whatever the error; 0 sets no limit.",
-                ),
-                io.Combo.Input(
-                    "spelling",
-                    options=[COMFYUI, PORTABLE],
-                    default=COMFYUI,
-                    advanced=True,
-                    tooltip="How the projections are named. 'ComfyUI' works here for every model, 'portable' "
-                    "(lora_unet_...) here and in other programs that read kohya's LoRAs.",
-                ),
-                io.Combo.Input(
-                    "precision",
-                    options=list(PRECISIONS),
-                    default="fp32",
-                    advanced=True,
-                    tooltip="The type of the numbers in the LoRA. fp16 halves the file; what it loses is in the "
-                    "report.",
-                ),
+                DELTA,
+                *setting_inputs(DEFAULTS, TOOLTIPS, LIMITS, advanced=TOOLTIPS.keys() - {"form"}),
             ],
             outputs=[
-                io.LoraModel.Output(
-                    "lora",
-                    display_name="lora",
-                    tooltip="The LoRA: connect it to Save LoRA Weights or Load LoRA Model.",
-                ),
-                io.String.Output(
-                    "report", display_name="report", tooltip="Size and rank of the LoRA, and its error if it has one."
-                ),
+                output(io.LoraModel, "lora", "The LoRA: connect it to Save LoRA Weights or Load LoRA Model."),
+                output(io.String, "report", "Size and rank of the LoRA, and its error if it has one."),
             ],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     @within_bounds
-    def execute(cls, model, delta, form, energy, max_rank, spelling, precision) -> io.NodeOutput:
-        node_id = cls.hidden.unique_id
-        progress = node_progress(node_id)
+    def execute(
+        cls, model, delta, form=WHOLE, energy=0.999, max_rank=0, spelling=COMFYUI, precision="fp32"
+    ) -> io.NodeOutput:
+        progress = node_progress(cls.hidden.unique_id)
         spell = portable_module(model) if spelling == PORTABLE else lambda key: key.removesuffix(".weight")
         settings = LoraSettings(*((1.0, 0) if form == WHOLE else (energy, max_rank)), PRECISIONS[precision])
 
@@ -106,10 +78,10 @@ class TRCEDeltaToLoRA(io.ComfyNode):
         lora, report = make_lora(changes(), settings)
         if not lora:
             raise HostError(
-                "The delta changes no weight of the connected 'model', so that there is no LoRA of it; connect a delta "
-                "that erases, and a model whose weights it goes on (Krea 2, LTX-2 and SD3 take it on the text)."
+                "The delta changes no weight of the connected 'model', so there is no LoRA. Krea 2, LTX-2 and SD3 take "
+                "deltas on the conditioning; for other models connect a delta that erases something."
             )
-        show_text(node_id, report.text())
+        show_text(cls.hidden.unique_id, report.text())
         return io.NodeOutput(lora, report.text())
 
 
@@ -127,16 +99,11 @@ class TRCESaveDiffusers(io.ComfyNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="The SD1.x, SD2.x or SDXL model to erase in, with any LoRAs already on it. The file "
+                    tooltip="The SD1.x, SD2.x or SDXL model to erase from, with any LoRAs already on it. The file "
                     "holds weights of this model, LoRAs included.",
                 ),
-                ErasedDelta.Input("delta", tooltip="The erasure, from TRCE Erase or Load Erased Delta."),
-                io.String.Input(
-                    "filename_prefix",
-                    default="trce/erased_unet",
-                    tooltip="Name of the file in the output folder, sub-folders allowed. A number is added; no file "
-                    "is ever overwritten.",
-                ),
+                DELTA,
+                filename_input("trce/erased_unet", "the output folder"),
             ],
             outputs=[],
             hidden=[io.Hidden.unique_id],

@@ -1,8 +1,8 @@
-"""Inputs and outputs that several nodes share."""
+"""Inputs and outputs that several nodes share, and widgets for the fields of settings."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from comfy_api.latest import io
@@ -12,67 +12,66 @@ from .host.errors import HostError
 NO_PRESET = "none"
 ErasedDelta = io.Custom("ERASED_DELTA")
 
+
+def output(kind: Any, name: str, tooltip: str, shown: str = "") -> io.Output:
+    """An output that is called by its name, or as `shown`."""
+    return kind.Output(name, display_name=shown or name, tooltip=tooltip)
+
+
+def text_input(name: str, placeholder: str, tooltip: str, optional: bool = False) -> io.Input:
+    return io.String.Input(
+        name, multiline=True, default="", optional=optional, placeholder=placeholder, tooltip=tooltip
+    )
+
+
 MODEL = io.Model.Input(
     "model",
     tooltip="The model to erase from, with the LoRAs that are already on it. It is not changed: an erased copy comes "
     "out.",
 )
-CLIP = io.Clip.Input(
-    "clip",
-    tooltip="The text encoder that encodes your prompts, with its LoRAs and its clip skip.",
-)
-CONCEPTS = io.String.Input(
-    "concepts",
-    multiline=True,
-    default="",
-    placeholder="Van Gogh -> a painting\na gun -> an umbrella\nblood\n# one per line; alone = nothing in its place",
-    tooltip="What to erase, one concept per line. 'concept -> safe' draws the safe target instead; 'concept' alone "
-    "draws nothing in its place. Synonyms on lines of their own make the erasure wider. '#' starts a comment.",
-)
-KEEP = io.String.Input(
+CLIP = io.Clip.Input("clip", tooltip="The text encoder that encodes your prompts, with its LoRAs and its clip skip.")
+DELTA = ErasedDelta.Input("delta", tooltip="The erasure, from TRCE Erase or Load Erased Delta.")
+KEEP = text_input(
     "keep",
-    multiline=True,
-    default="",
+    "an umbrella\na water pistol\n# one caption per line",
+    "What must stay as it is, one caption per line. Name the things that are close to the concept; everyday "
+    "captions are always kept. Every line keeps more and weakens the erasure a little. '#' starts a comment.",
     optional=True,
-    placeholder="an umbrella\na water pistol\n# one caption per line",
-    tooltip="What must stay as it is, one caption per line. Name the things that are close to the concept; everyday "
-    "things are kept anyway. Every line keeps more and weakens the erasure a little.",
 )
-STRENGTH = io.Float.Input(
-    "strength",
-    default=1.0,
-    min=-2.0,
-    max=2.0,
-    step=0.05,
-    optional=True,
-    tooltip="How much of the erasure is applied to the model. 0 leaves the model as it is, 1 erases, more than 1 "
-    "overshoots, and less than 0 draws more of the concept. The delta does not depend on it.",
+ERASED_MODEL = output(
+    io.Model, "erased_model", "The model without the concepts. It goes wherever a MODEL goes.", shown="model"
 )
-ERASED = [  # the outputs of every node that erases
-    io.Model.Output(
-        "erased_model",
-        display_name="model",
-        tooltip="The model without the concepts. It goes wherever a MODEL goes.",
-    ),
-    ErasedDelta.Output(
-        "delta",
-        display_name="delta",
-        tooltip="The erasure alone: save it, or apply it to other models with the same text encoder.",
-    ),
-    io.String.Output(
-        "report",
-        display_name="report",
-        tooltip="How far the concepts moved, how well the rest was kept, and how long it took.",
-    ),
-]
+ERASURE = output(
+    ErasedDelta, "delta", "The erasure alone: save it, or apply it to other models with the same text encoder."
+)
 
 
-def knob(kind: Any, defaults: object, name: str, tooltip: str, **options: Any) -> io.Input:
-    """A widget for the field `name` of a settings dataclass, with that field's value as its default.
+def concepts_input(optional: bool = False) -> io.Input:
+    return text_input(
+        "concepts",
+        "Van Gogh -> a painting\na gun | a pistol -> an umbrella\nblood\n# one concept per line",
+        "What to erase, one concept per line. 'concept -> safe' draws the safe target instead; 'concept' alone "
+        "erases towards the empty prompt. A bar between names gives them one safe target. Synonyms make the erasure "
+        "wider. '#' starts a comment.",
+        optional=optional,
+    )
 
-    Optional, so that API workflows name only the knobs that they change.
-    """
-    return kind(name, default=getattr(defaults, name), tooltip=tooltip, optional=True, **options)
+
+def strength_input(tooltip: str, optional: bool = False) -> io.Input:
+    return io.Float.Input("strength", default=1.0, min=-2.0, max=2.0, step=0.05, optional=optional, tooltip=tooltip)
+
+
+def filename_input(default: str, folder: str) -> io.Input:
+    return io.String.Input(
+        "filename_prefix",
+        default=default,
+        tooltip=f"Name of the file in {folder}, sub-folders allowed. A number is added; no file is ever overwritten.",
+    )
+
+
+def linked_text(name: str, tooltip: str) -> io.Input:
+    """Text that another node gives."""
+    return io.String.Input(name, force_input=True, optional=True, tooltip=tooltip)
 
 
 def preset_input(presets: Mapping[str, str], tooltip: str) -> io.Input:
@@ -80,11 +79,54 @@ def preset_input(presets: Mapping[str, str], tooltip: str) -> io.Input:
     return io.Combo.Input("preset", options=[NO_PRESET, *presets], default=NO_PRESET, optional=True, tooltip=tooltip)
 
 
-def seed(tooltip: str) -> io.Input:
-    """A seed that stays as it is from one run to the next, so that the same run is found in the cache."""
+def seed_input(tooltip: str) -> io.Input:
+    """A seed that does not change between runs, so that a cached result can be reused."""
     return io.Int.Input(
         "seed", default=0, min=0, max=0xFFFFFFFF, control_after_generate=False, optional=True, tooltip=tooltip
     )
+
+
+def erasing_inputs(choice: io.Input, settings: io.Input) -> list[io.Input]:
+    """The inputs of a node that erases: those that all of them have, its choice of how to erase, and its settings."""
+    strength = strength_input(
+        "How much of the erasure is applied to the model. 0 leaves the model as it is, 1 erases, more than 1 "
+        "overshoots, and less than 0 draws more of the concept. The delta does not depend on it.",
+        optional=True,
+    )
+    return [MODEL, CLIP, concepts_input(), KEEP, choice, strength, settings]
+
+
+ERASED = [  # the outputs of a node that erases
+    ERASED_MODEL,
+    ERASURE,
+    output(io.String, "report", "How far the concepts moved, how well the rest was kept, and how long it took."),
+]
+
+
+def setting_inputs(
+    defaults: Mapping[str, Any],
+    tooltips: Mapping[str, str],
+    limits: Mapping[str, Iterable],
+    advanced: Collection[str] = (),
+) -> list[io.Input]:
+    """A widget for every setting that has a tooltip, of the type of its default.
+
+    limits: (least, most, step, precision) of a number, or fewer of them; the options of a choice. All widgets are
+    optional, so that API workflows name only the settings that they change.
+    """
+    return [_setting(name, defaults[name], tooltips[name], limits, name in advanced) for name in tooltips]
+
+
+def _setting(name: str, default: Any, tooltip: str, limits: Mapping[str, Iterable], advanced: bool) -> io.Input:
+    options = {"default": default, "tooltip": tooltip, "optional": True, "advanced": advanced or None}
+    if isinstance(default, bool):
+        return io.Boolean.Input(name, **options)
+    if isinstance(default, str) and name in limits:
+        return io.Combo.Input(name, options=list(limits[name]), **options)
+    if isinstance(default, str):
+        return io.String.Input(name, **options)
+    number = io.Int if isinstance(default, int) else io.Float
+    return number.Input(name, **options, **dict(zip(("min", "max", "step", "round"), limits[name])))
 
 
 def settings_from(value: Any, kind: type, node: str) -> Any:

@@ -18,7 +18,7 @@ from ..trce_ops.text.embeddings import TextEncoder
 from ..trce_ops.text.prompts import mentions
 from .host.encoders import nearness_encoder
 from .host.progress import node_progress, show_text
-from .inputs import NO_PRESET, preset_input
+from .inputs import KEEP, NO_PRESET, linked_text, output, preset_input
 from .ui.bounds import within_bounds
 from .ui.lists import listed
 
@@ -39,26 +39,14 @@ class TRCEKeepConcepts(io.ComfyNode):
                     KEEP_PRESETS,
                     "A list to start from. Its lines come first, then yours. The whole list is shown on the node.",
                 ),
-                io.String.Input(
-                    "keep",
-                    multiline=True,
-                    default="",
-                    optional=True,
-                    placeholder="an umbrella\na water pistol\n# one caption per line",
-                    tooltip="What must stay as it is, one caption per line. Name the things that are close to the "
-                    "concept; everyday things are kept anyway. '#' starts a comment.",
-                ),
-                io.String.Input(
+                KEEP,
+                linked_text(
                     "generated",
-                    force_input=True,
-                    optional=True,
-                    tooltip="Captions from a language model: connect Generate Text. Read in the report what was added.",
+                    "Captions from a language model: connect Generate Text. Read in the report what was added.",
                 ),
-                io.String.Input(
+                linked_text(
                     "concepts",
-                    force_input=True,
-                    optional=True,
-                    tooltip="What is erased: connect Erase Concepts, or the text that TRCE Erase gets. Lines that "
+                    "What is erased: connect Erase Concepts, or the text that TRCE Erase gets. Lines that "
                     "mention it are left out, because they would preserve what should go.",
                 ),
                 io.Clip.Input(
@@ -74,20 +62,17 @@ class TRCEKeepConcepts(io.ComfyNode):
                     max=100,
                     optional=True,
                     tooltip="How many everyday captions to add at most, with 'clip' and 'concepts' connected. More "
-                    "preserve more and weaken the erasure.",
+                    "captions preserve more and weaken the erasure.",
                 ),
             ],
             outputs=[
-                io.String.Output(
+                output(
+                    io.String,
                     "keep_list",
-                    display_name="keep",
-                    tooltip="The whole list, one caption per line: connect it to 'keep' of TRCE Erase.",
+                    "The whole list, one caption per line: connect it to 'keep' of TRCE Erase.",
+                    shown="keep",
                 ),
-                io.String.Output(
-                    "report",
-                    display_name="report",
-                    tooltip="The whole list, where each line comes from, and what was left out.",
-                ),
+                output(io.String, "report", "The whole list, where each line comes from, and what was left out."),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -97,12 +82,12 @@ class TRCEKeepConcepts(io.ComfyNode):
     def execute(
         cls, preset=NO_PRESET, keep="", generated=None, concepts=None, clip=None, neighbours=10
     ) -> io.NodeOutput:
-        node_id = cls.hidden.unique_id
+        node_id, answer = cls.hidden.unique_id, generated or ""
         chosen = parse_keep(KEEP_PRESETS.get(preset, ""))
         written = tuple(line for line in parse_keep(keep) if line not in chosen)
         both = (*chosen, *written)
         erased = [pair.concept for pair in parse_concepts(concepts)] if concepts and concepts.strip() else []
-        items = [item.text for item in read_answer(generated or "", captions=True)]
+        items = [item.text for item in read_answer(answer, captions=True)]
         kept, synonyms = widen_keep(both, items, erased)
         near = ()
         if clip is not None and erased and neighbours:
@@ -115,10 +100,9 @@ class TRCEKeepConcepts(io.ComfyNode):
         lines += listed(f"From the preset '{preset}'", [line for line in kept if line in chosen])
         lines += listed("Written", [line for line in kept if line not in chosen])
         lines += listed("From the language model", synonyms)
-        lines += listed("Everyday captions near what is erased", near)
-        lines += listed("Left out, because they mention what is erased", left_out)
-        rejected = not_understood(generated or "", captions=True)
-        lines += listed("Not understood in 'generated', and left out", rejected)
+        lines += listed("Everyday captions similar to what is erased", near)
+        lines += listed("Left out because they mention what is erased", left_out)
+        lines += listed("Not understood in 'generated', and left out", not_understood(answer, captions=True))
         report = "\n".join(lines)
         show_text(node_id, report)
         return io.NodeOutput(format_keep((*kept, *synonyms, *near)), report, ui={"text": [report]})
@@ -131,6 +115,6 @@ def _nearest_to_any(
     found = nearest(concepts, captions, encoder, len(captions), progress=progress)
     best = {}
     for near in found:
-        for caption, likeness in near:
-            best[caption] = max(likeness, best.get(caption, likeness))
+        for caption, similarity in near:
+            best[caption] = max(similarity, best.get(caption, similarity))
     return sorted(best, key=best.__getitem__, reverse=True)

@@ -1,19 +1,37 @@
-"""Erasure Report: the same prompts and seeds through a MODEL before and after, as pictures and as figures."""
+"""Erasure Report: pictures and figures of the same prompts and seeds before and after an erasure."""
 
 from __future__ import annotations
 
-import comfy.sample
-import comfy.samplers
 from comfy_api.latest import io
 
 from ..trce_ops.evaluation.comparison import CONCEPT, KEPT, report_text
 from .host.errors import HostError
 from .host.progress import node_progress, show_text
-from .host.sampling import Sampling, compare
+from .host.sampling import SAMPLERS, SCHEDULERS, Sampling, compare
+from .inputs import output, setting_inputs, text_input
 from .ui.bounds import within_bounds
 from .ui.contact_sheet import draw_sheet
+from .ui.lists import lines
 
 MAX_PROMPTS = 64
+TOOLTIPS = {
+    "steps": "Sampling steps, as in KSampler.",
+    "cfg": "Guidance, as in KSampler.",
+    "sampler_name": "Sampler, as in KSampler. Samplers that add noise also change pictures by chance.",
+    "scheduler": "Noise schedule, as in KSampler.",
+    "width": "Width of the pictures in pixels.",
+    "height": "Height of the pictures in pixels.",
+    "thumbnail": "Longer side of every picture on the contact sheet, in pixels.",
+}
+LIMITS = {
+    "steps": (1, 1000),
+    "cfg": (0.0, 100.0, 0.1, 0.01),
+    "sampler_name": SAMPLERS,
+    "scheduler": SCHEDULERS,
+    "width": (16, 8192, 8),
+    "height": (16, 8192, 8),
+    "thumbnail": (32, 2048),
+}
 
 
 class TRCEReport(io.ComfyNode):
@@ -24,31 +42,27 @@ class TRCEReport(io.ComfyNode):
             display_name="Erasure Report",
             category="model/trce",
             description="Draws the same prompts and seeds with a model before and after an erasure, side by side, and "
-            "says how far the concept and what is to be kept have moved on this very model.",
+            "measures how far concept prompts and kept prompts moved on this model.",
             search_aliases=["compare", "before after", "contact sheet", "evaluate", "erase concept", "unlearn"],
             inputs=[
                 io.Model.Input("before", tooltip="The model before the erasure. It is not changed."),
                 io.Model.Input("after", tooltip="The model after the erasure. It is not changed."),
                 io.Clip.Input("clip", tooltip="The text encoder for the prompts below."),
-                io.Vae.Input("vae", tooltip="What makes pictures of latents."),
-                io.String.Input(
+                io.Vae.Input("vae", tooltip="The VAE that decodes the pictures."),
+                text_input(
                     "concept_prompts",
-                    multiline=True,
-                    default="",
-                    placeholder="a photo of a star\na sheriff badge",
-                    tooltip="Prompts for what was erased, one per line. Add descriptions that do not name it.",
+                    "a photo of a star\na sheriff badge",
+                    "Prompts for what was erased, one per line. Add descriptions that do not name it.",
                 ),
-                io.String.Input(
+                text_input(
                     "kept_prompts",
-                    multiline=True,
-                    default="",
-                    placeholder="a photo of a circle\na portrait of a woman",
-                    tooltip="Prompts for what must stay, one per line: things close to the concept, and everyday ones.",
+                    "a photo of a circle\na portrait of a woman",
+                    "Prompts for what must stay, one per line: things close to the concept, and everyday ones.",
                 ),
                 io.String.Input(
                     "negative",
                     default="",
-                    tooltip="The negative prompt for all of them. 'Prediction' is measured against it.",
+                    tooltip="The negative prompt of all pictures. 'Prediction' is measured against it.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -61,47 +75,18 @@ class TRCEReport(io.ComfyNode):
                 io.Int.Input(
                     "seeds", default=2, min=1, max=16, tooltip="How many pictures of every prompt, before and after."
                 ),
-                io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Sampling steps, as in KSampler."),
-                io.Float.Input(
-                    "cfg", default=7.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Guidance, as in KSampler."
-                ),
-                io.Combo.Input(
-                    "sampler_name",
-                    options=comfy.samplers.KSampler.SAMPLERS,
-                    default="euler",
-                    tooltip="Sampler, as in KSampler. Those that add noise make pictures that differ by chance.",
-                ),
-                io.Combo.Input(
-                    "scheduler",
-                    options=comfy.samplers.KSampler.SCHEDULERS,
-                    default="normal",
-                    tooltip="Noise schedule, as in KSampler.",
-                ),
-                io.Int.Input(
-                    "width", default=512, min=16, max=8192, step=8, tooltip="Width of the pictures in pixels."
-                ),
-                io.Int.Input(
-                    "height", default=512, min=16, max=8192, step=8, tooltip="Height of the pictures in pixels."
-                ),
-                io.Int.Input(
-                    "thumbnail",
-                    default=192,
-                    min=32,
-                    max=2048,
-                    advanced=True,
-                    tooltip="Longer side of every picture on the contact sheet, in pixels.",
-                ),
+                *setting_inputs(vars(Sampling()) | {"thumbnail": 192}, TOOLTIPS, LIMITS, advanced=("thumbnail",)),
             ],
             outputs=[
-                io.Image.Output(
+                output(
+                    io.Image,
                     "sheet",
-                    display_name="sheet",
-                    tooltip="One picture: a row for each prompt, before and after side by side for every seed.",
+                    "One picture: a row for each prompt, before and after side by side for every seed.",
                 ),
-                io.String.Output(
+                output(
+                    io.String,
                     "report",
-                    display_name="report",
-                    tooltip="How far the predictions and the pictures moved, for concept prompts and for kept ones.",
+                    "How far the predictions and the pictures moved, for concept prompts and for kept ones.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
@@ -110,46 +95,17 @@ class TRCEReport(io.ComfyNode):
     @classmethod
     @within_bounds
     def execute(
-        cls,
-        before,
-        after,
-        clip,
-        vae,
-        concept_prompts,
-        kept_prompts,
-        negative,
-        seed,
-        seeds,
-        steps,
-        cfg,
-        sampler_name,
-        scheduler,
-        width,
-        height,
-        thumbnail,
+        cls, before, after, clip, vae, concept_prompts, kept_prompts, negative, seed, seeds, thumbnail=192, **sampling
     ) -> io.NodeOutput:
-        prompts = [
-            (kind, line.strip())
-            for kind, text in ((CONCEPT, concept_prompts), (KEPT, kept_prompts))
-            for line in text.splitlines()
-            if line.strip()
-        ]
+        prompts = [(CONCEPT, line) for line in lines(concept_prompts)] + [(KEPT, line) for line in lines(kept_prompts)]
         if not prompts or len(prompts) > MAX_PROMPTS:
             raise HostError(
                 f"'concept_prompts' and 'kept_prompts' have {len(prompts)} lines together; write 1 to {MAX_PROMPTS}."
             )
         node_id = cls.hidden.unique_id
-        rows, changes = compare(
-            before,
-            after,
-            vae,
-            lambda text: clip.encode_from_tokens_scheduled(clip.tokenize(text)),
-            prompts,
-            negative,
-            [(seed + i) % 2**64 for i in range(seeds)],
-            Sampling(steps, cfg, sampler_name, scheduler, width, height),
-            node_progress(node_id),
-        )
+        numbers = [(seed + i) % 2**64 for i in range(seeds)]
+        progress = node_progress(node_id)
+        rows, changes = compare((before, after), vae, clip, prompts, negative, numbers, Sampling(**sampling), progress)
         text = report_text(changes)
         show_text(node_id, text)
         return io.NodeOutput(draw_sheet(rows, thumbnail), text)

@@ -1,4 +1,4 @@
-"""TRCE Settings: how TRCE Erase erases, for those who want it otherwise than by default."""
+"""TRCE Settings: the settings of TRCE Erase, presets first."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ..trce_ops.closed_form.erase import EraseSettings
 from ..trce_ops.methods.trce import PAPER as PAPER_CLOSED_FORM
 from ..trce_ops.tuning.settings import PAPER as PAPER_TUNING
 from ..trce_ops.tuning.settings import QUICK, WITHOUT_METRIC, TuneSettings
-from .inputs import seed
-from .knobs import CLOSED_FORM, CLOSED_FORM_KNOBS, TUNING_KNOBS
+from .inputs import output, seed_input
+from .setting_widgets import CLOSED_FORM, CLOSED_FORM_WIDGETS, TUNING_WIDGETS
 from .ui.bounds import within_bounds
 
 DEFAULT, PAPER, CUSTOM = "default", "paper", "custom"
@@ -21,7 +21,7 @@ DEFAULT, PAPER, CUSTOM = "default", "paper", "custom"
 
 @dataclass(frozen=True)
 class Settings:
-    """What TRCE Settings hands to TRCE Erase. resolution: in pixels, 0 for what the model family draws."""
+    """The output of TRCE Settings. resolution: in pixels; 0 means the model family's own."""
 
     closed_form: EraseSettings = CLOSED_FORM
     tuning: TuneSettings = QUICK
@@ -32,6 +32,17 @@ class Settings:
 TrceSettingsType = io.Custom("TRCE_SETTINGS")
 
 
+def _presets(name: str, widgets: list[io.Input], tooltip: str, more: str = "") -> io.Input:
+    options = [(DEFAULT, []), (PAPER, []), (CUSTOM, widgets)]
+    return io.DynamicCombo.Input(
+        name,
+        options=[io.DynamicCombo.Option(choice, inputs) for choice, inputs in options],
+        optional=True,
+        tooltip=f"{tooltip} 'default' is what measured best, 'paper' is what the authors published, 'custom' shows "
+        f"every setting.{more}",
+    )
+
+
 class TRCESettings(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -40,30 +51,15 @@ class TRCESettings(io.ComfyNode):
             display_name="TRCE Settings",
             category="model/trce",
             description="Settings for TRCE Erase. Choose a preset for the closed form and for tuning, or 'custom' to "
-            "set every knob. TRCE Erase works without this node, with the defaults.",
+            "change every setting. TRCE Erase works without this node, with the defaults.",
             search_aliases=["erase settings", "tuning", "hyperparameters", "unlearn", "erase concept"],
             inputs=[
-                io.DynamicCombo.Input(
-                    "closed_form",
-                    options=[
-                        io.DynamicCombo.Option(DEFAULT, []),
-                        io.DynamicCombo.Option(PAPER, []),
-                        io.DynamicCombo.Option(CUSTOM, CLOSED_FORM_KNOBS),
-                    ],
-                    optional=True,
-                    tooltip="How the closed form works. 'default' is what measured best, 'paper' is what the authors "
-                    "published, 'custom' opens every knob.",
-                ),
-                io.DynamicCombo.Input(
+                _presets("closed_form", CLOSED_FORM_WIDGETS, "How the closed form works."),
+                _presets(
                     "tuning",
-                    options=[
-                        io.DynamicCombo.Option(DEFAULT, []),
-                        io.DynamicCombo.Option(PAPER, []),
-                        io.DynamicCombo.Option(CUSTOM, TUNING_KNOBS),
-                    ],
-                    optional=True,
-                    tooltip="How tuning works, in mode 'tuned' of TRCE Erase. 'default' is what measured best, 'paper' "
-                    "is what the authors published, 'custom' opens every knob.",
+                    TUNING_WIDGETS,
+                    "How tuning works, in mode 'tuned' of TRCE Erase.",
+                    " With 'metric' off in the closed form, 'default' uses the values that measured best without it.",
                 ),
                 io.Int.Input(
                     "resolution",
@@ -76,23 +72,17 @@ class TRCESettings(io.ComfyNode):
                     "SD1.x, 768 for SD2.x with v-prediction, 1024 for SDXL. Set it for a model that draws another "
                     "size; smaller is faster and less exact.",
                 ),
-                seed("Seed of everything that is random in tuning. The same seed gives the same delta."),
+                seed_input("Seed of everything that is random in tuning. The same seed gives the same delta."),
                 io.Boolean.Input(
                     "retrain",
                     default=False,
                     optional=True,
                     advanced=True,
-                    tooltip="Off: reuse a tuning that was done before with the same inputs and is kept on disk. On: "
+                    tooltip="Off: reuse a tuning that was done before with the same inputs and is cached on disk. On: "
                     "tune again and replace it.",
                 ),
             ],
-            outputs=[
-                TrceSettingsType.Output(
-                    "settings",
-                    display_name="settings",
-                    tooltip="Connect it to 'settings' of TRCE Erase.",
-                )
-            ],
+            outputs=[output(TrceSettingsType, "settings", "Connect it to 'settings' of TRCE Erase.")],
         )
 
     @classmethod
@@ -104,23 +94,23 @@ class TRCESettings(io.ComfyNode):
 
 
 def closed_form_settings(given: Mapping[str, Any]) -> EraseSettings:
-    """The preset that a choice in 'closed_form' names, with the knobs of 'custom'."""
-    knobs = dict(given)
-    if knobs.pop("closed_form") == PAPER:
+    """The preset that a choice in 'closed_form' names, with the settings of 'custom'."""
+    changes = dict(given)
+    if changes.pop("closed_form") == PAPER:
         return PAPER_CLOSED_FORM
-    weights = {name.removeprefix("weight_"): knobs.pop(name) for name in list(knobs) if name.startswith("weight_")}
-    return replace(CLOSED_FORM, weights=replace(CLOSED_FORM.weights, **weights), **knobs)
+    weights = {name.removeprefix("weight_"): changes.pop(name) for name in given if name.startswith("weight_")}
+    return replace(CLOSED_FORM, weights=replace(CLOSED_FORM.weights, **weights), **changes)
 
 
 def tuning_settings(given: Mapping[str, Any], metric: bool) -> TuneSettings:
-    """The preset that a choice in 'tuning' names, with the knobs of 'custom'.
+    """The preset that a choice in 'tuning' names, with the settings of 'custom'.
 
-    metric: of the closed form. Without it 'default' is the preset that measured best without the metric.
+    metric: whether the closed form uses it. If not, 'default' means WITHOUT_METRIC, the best preset without the metric.
     """
-    knobs = dict(given)
-    choice = knobs.pop("tuning")
+    changes = dict(given)
+    choice = changes.pop("tuning")
     if choice == PAPER:
         return PAPER_TUNING
     if choice == CUSTOM:
-        return replace(QUICK, **knobs)
+        return replace(QUICK, **changes)
     return QUICK if metric else WITHOUT_METRIC

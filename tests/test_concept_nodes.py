@@ -77,7 +77,7 @@ def test_nothing_to_erase_is_one_sentence(run, inputs, says):
 
 def test_neighbours_come_from_the_text_encoder(run, pack, make_clip):
     clip = make_clip()
-    concepts, report = erase(run, concepts="a gun -> a kite\ndog", clip=clip, neighbours=2, min_likeness=-1.0)
+    concepts, report = erase(run, concepts="a gun -> a kite\ndog", clip=clip, neighbours=2, min_similarity=-1.0)
     lines = concepts.splitlines()
     assert lines[:2] == ["a gun -> a kite", "dog"]
     found = pack.ops.lists.neighbours.nearest(
@@ -86,16 +86,16 @@ def test_neighbours_come_from_the_text_encoder(run, pack, make_clip):
     assert {line.split(" -> ")[0] for line in lines[2:]} == {word for near in found for word, _ in near}
     assert "Neighbours (" in report
     kept = lines[2].split(" -> ")[0]
-    fewer, _ = erase(run, concepts="a gun -> a kite\ndog", clip=clip, neighbours=2, min_likeness=-1.0, keep=kept)
+    fewer, _ = erase(run, concepts="a gun -> a kite\ndog", clip=clip, neighbours=2, min_similarity=-1.0, keep=kept)
     assert kept not in [line.split(" -> ")[0] for line in fewer.splitlines()]
     assert erase(run, concepts="dog", clip=clip, neighbours=0)[0] == "dog"
-    assert erase(run, concepts="dog", clip=clip, min_likeness=1.0)[0] == "dog"
+    assert erase(run, concepts="dog", clip=clip, min_similarity=1.0)[0] == "dog"
 
 
 @pytest.mark.parametrize("kind", ["sdxl", "flux", "z-image"])
 def test_neighbours_in_other_encoders(run, pack, make_clip, kind, monkeypatch):
     monkeypatch.setattr(pack.module.nodes.erase_concepts, "WORDS", pack.ops.lists.words.WORDS[::100])
-    concepts, _ = erase(run, concepts="dog", clip=make_clip(kind=kind), neighbours=2, min_likeness=-1.0)
+    concepts, _ = erase(run, concepts="dog", clip=make_clip(kind=kind), neighbours=2, min_similarity=-1.0)
     assert len(concepts.splitlines()) == 3
 
 
@@ -105,11 +105,11 @@ def test_a_keep_list_holds_nothing_of_what_is_erased(run, make_clip):
     )
     kept, report = keep(run, **inputs)
     assert kept.splitlines() == ["a kite", "an umbrella"]
-    assert "Left out, because they mention what is erased (2)" in report
+    assert "Left out because they mention what is erased (2)" in report
     more, report = keep(run, **inputs, clip=make_clip(), neighbours=4)
     assert more.splitlines()[:2] == kept.splitlines()
     assert len(more.splitlines()) == 6
-    assert "Everyday captions near what is erased (4)" in report
+    assert "Everyday captions similar to what is erased (4)" in report
     assert keep(run, keep="")[0] == ""
 
 

@@ -209,7 +209,7 @@ def test_a_model_whose_layers_are_not_where_its_family_has_them_is_refused(pack,
 
     model = build("sd1").model
     model.model.model_config = object.__new__(comfy.supported_models.Flux)
-    with pytest.raises(pack.host.errors.HostError, match="'model' is a Flux, but its text does not go where"):
+    with pytest.raises(pack.host.errors.HostError, match="'model' is a Flux, but its layers differ from"):
         pack.host.readers.find_text_readers(model)
 
 

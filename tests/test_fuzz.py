@@ -307,7 +307,11 @@ def test_numbers_at_their_bounds_are_taken(pack, run, make_model, clip, end, mon
     monkeypatch.setattr(erase, "BENIGN_CAPTIONS", ("a cat", "two boats by the sea"))
     monkeypatch.setattr(pack.host.folders.folder_paths, "get_system_user_directory", lambda _: str(tmp_path))
     model = make_model()
-    bounds = {knob.id: getattr(knob, end) for knob in pack.module.nodes.knobs.CLOSED_FORM_KNOBS if hasattr(knob, end)}
+    bounds = {
+        knob.id: getattr(knob, end)
+        for knob in pack.module.nodes.setting_widgets.CLOSED_FORM_WIDGETS
+        if hasattr(knob, end)
+    }
 
     def check(given):
         try:

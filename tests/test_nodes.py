@@ -226,7 +226,7 @@ def test_save_and_load_give_the_delta_back_and_never_overwrite(run, pack, make_m
     _, delta, *_ = run("TRCEErase", model=make_model(), clip=make_clip(), concepts=CONCEPTS, keep=KEEP)
     for _ in range(2):
         run("TRCESaveDelta", delta=delta, filename_prefix="set/no-guns")
-    names = pack.host.folders.delta_names()
+    names = pack.host.folders.file_names("erased_deltas")
     assert [Path(name).as_posix() for name in names] == [f"set/no-guns_0000{n}_.safetensors" for n in (1, 2)]
     (loaded,) = run("TRCELoadDelta", delta_name=names[1])
     assert loaded.info == delta.info
@@ -275,7 +275,7 @@ def test_the_metric_is_that_of_the_weights_with_their_loras(pack, run, make_mode
     for model in (plain, patched):
         if model is patched:
             weights[readers.keys[0]] += 0.5 * change
-        expected = gram(weights.values(), len(weights), readers.width)
+        expected = gram(weights.values(), len(weights), readers.streams["context"].width)
         assert torch.allclose(module.metrics(model, readers)["context"], expected, atol=1e-5)
         sample(model, conditioning(clip, "a gun"), conditioning(clip, ""))
         assert torch.allclose(module.metrics(model, readers)["context"], expected, atol=1e-5)

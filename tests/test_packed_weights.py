@@ -35,7 +35,9 @@ def importable(comfy_host):
 def lora(pack, model):
     """MODEL with a change on the first weight that reads the text."""
     key = pack.host.readers.find_text_readers(model).keys[0]
-    change = torch.randn(pack.host.weights.ModelWeights(model).shape(key), generator=torch.Generator().manual_seed(3))
+    change = torch.randn(
+        pack.host.weights.ModelWeights(model).shapes()[key], generator=torch.Generator().manual_seed(3)
+    )
     patched = model.clone()
     assert patched.add_patches({key: ("diff", (change,))}, 0.5)
     return patched

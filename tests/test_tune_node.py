@@ -24,7 +24,7 @@ def small(pack, monkeypatch, cache, few_captions):
     module = pack.module.nodes.settings
     fewer = dict(draws=1, sampling_steps=3)
     fewer |= dict(empty_trajectories=1, empty_draws=2, empty_batch=1, keep_trajectories=3, keep_draws=1, keep_batch=1)
-    for preset in ("QUICK", "ALIKE", "PAPER_TUNING"):
+    for preset in ("QUICK", "WITHOUT_METRIC", "PAPER_TUNING"):
         monkeypatch.setattr(module, preset, replace(getattr(module, preset), **fewer))
     monkeypatch.setattr(pack.host.folders.folder_paths, "get_system_user_directory", lambda _: str(cache))
 
@@ -285,19 +285,19 @@ def test_the_presets_are_the_ones_of_trce_ops(pack, run, trce_settings, monkeypa
     (paper,) = run("TRCESettings", closed_form={"closed_form": "paper"}, tuning={"tuning": "paper"}, seed=5)
     assert (paper.closed_form, paper.tuning) == (ops.methods.trce.PAPER, replace(tuning.PAPER, seed=5))
     # without the metric tuning needs other values for the same effect
-    assert trce_settings(closed_form=dict(metric=False)).tuning == tuning.ALIKE
+    assert trce_settings(closed_form=dict(metric=False)).tuning == tuning.WITHOUT_METRIC
     (alike,) = run("TRCESettings", closed_form={"closed_form": "paper"})
-    assert alike.tuning == tuning.ALIKE
+    assert alike.tuning == tuning.WITHOUT_METRIC
 
 
 def test_a_custom_knob_changes_its_field_alone(pack, trce_settings):
     """All of the other fields stay at the default, and every knob arrives at the field of its name."""
     nodes = pack.module.nodes
     default = trce_settings()
-    for knob in nodes.knobs.TUNING_KNOBS:
+    for knob in nodes.setting_widgets.TUNING_WIDGETS:
         value = other_value(knob)
         assert trce_settings(tuning={knob.id: value}).tuning == replace(default.tuning, **{knob.id: value})
-    for knob in nodes.knobs.CLOSED_FORM_KNOBS:
+    for knob in nodes.setting_widgets.CLOSED_FORM_WIDGETS:
         value = other_value(knob)
         if knob.id.startswith("weight_"):
             weights = replace(default.closed_form.weights, **{knob.id.removeprefix("weight_"): value})

@@ -1,22 +1,20 @@
-"""What all probes share: the MODEL under attack with its pictures and texts, and the frame of a run."""
+"""The MODEL under attack with its pictures and texts, and the steps that all probes share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from time import perf_counter
 
 import torch
-from comfy_api.latest import io
 from torch import Tensor
 
 from ...trce_ops.attacks.evidence import Evidence, denoising_loss
 from ...trce_ops.attacks.soft_prompts import ProbeError
+from ...trce_ops.progress import StepProgress
 from ...trce_ops.tuning.text_batch import Texts
-from ...trce_ops.tuning.trajectories import OutOfMemory
 from ..host.denoiser import HostDenoiser, check_differentiable, downscale, open_denoiser
 from ..host.encoders import text_encoders
-from ..host.progress import node_progress, show_text
 from ..host.readers import POOLED
 from ..host.soft_prompts import HostSoftEncoder, open_encoder
 
@@ -31,15 +29,17 @@ class Target:
     Only one of the two models is open at a time, so that SDXL is not in memory twice.
     """
 
-    def __init__(self, model, clip, pictures: dict | None, unedited, progress):
+    def __init__(self, model, clip, pictures: dict | None, unedited, progress: StepProgress):
         self.model, self.clip, self.unedited, self.progress = model, clip, unedited, progress
+        self.has_pictures = pictures is not None
         readers = check_differentiable(model, "probing", REMEDY)
         if unedited is not None:
             check_differentiable(unedited, "probing", REMEDY)
         self.pools = POOLED in readers.streams
         text_encoders(clip, readers)  # raises when the CLIP does not fit
-        latents = torch.zeros(1, 4, 64, 64) if pictures is None else pictures[LATENT]
-        if latents.ndim != 4 or latents.shape[1] != model.model.latent_format.latent_channels:
+        channels = model.model.latent_format.latent_channels
+        latents = torch.zeros(1, channels, 64, 64) if pictures is None else pictures[LATENT]
+        if latents.ndim != 4 or latents.shape[1] != channels:
             raise ProbeError(
                 f"'pictures' are latents of shape {tuple(latents.shape)}; connect the latents of pictures that this "
                 "kind of model draws."
@@ -70,7 +70,7 @@ class Target:
         """The losses for the empty prompt, the prompt and the attack, and before the erasure. Closes the model."""
         empty, plain = encode(encoder, ""), encode(encoder, prompt)
         found = self.losses(denoise, [empty, plain, attack], seed)
-        return Evidence(*found, self.before([empty, plain], seed))
+        return Evidence(*found, unedited=self.before([empty, plain], seed))
 
     def before(self, texts: list[Texts], seed: int, pictures: Tensor | None = None) -> list[Tensor]:
         """The losses of the unedited model, if there is one. Closes the attacked model."""
@@ -90,13 +90,9 @@ def encode(encoder: HostSoftEncoder, text: str) -> Texts:
 
 
 def conditioning(texts: Texts) -> list:
-    """As CLIP Text Encode makes it."""
+    """Conditioning in the format of CLIP Text Encode."""
     options = {} if texts.pooled is None else {"pooled_output": texts.pooled.detach().cpu()}
     return [[texts.sequence.detach().cpu(), options]]
-
-
-def lines(text: str) -> list[str]:
-    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def one_line(prompt: str) -> str:
@@ -104,17 +100,3 @@ def one_line(prompt: str) -> str:
     if not prompt:
         raise ProbeError("'prompt' is empty; write what the pictures show, such as 'a photo of a star'.")
     return prompt
-
-
-def attack(node, execute: Callable, model, clip, pictures, unedited_model) -> io.NodeOutput:
-    """Run a probe and show its report on the node; memory errors become a sentence."""
-    node_id = node.hidden.unique_id
-    target = Target(model, clip, pictures, unedited_model, node_progress(node_id))
-    try:
-        *outputs, report = execute(target)
-    except (torch.OutOfMemoryError, OutOfMemory):
-        report = None
-    if report is None:
-        raise ProbeError("The device has not enough memory for the probe; connect smaller 'pictures'.")
-    show_text(node_id, report)
-    return io.NodeOutput(*outputs, report)

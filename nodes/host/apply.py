@@ -25,13 +25,13 @@ WRAPPER = "trce_context_map"
 class ContextMapPatch(WeightAdapterBase):
     """W + strength * W D on every weight that reads the text; one object serves all of them.
 
-    Columns beyond the width of D, which read something else, do not change. ComfyUI may move and copy the factors
-    (`weights`); no copy is kept on any device.
+    Columns past the width of D read other inputs and do not change. ComfyUI may move and copy the factors
+    (`weights`); no copy stays on any device.
     """
 
     name = "trce_context_map"
 
-    def __init__(self, loaded_keys, weights):  # the signature with which ComfyUI rebuilds adapters
+    def __init__(self, loaded_keys, weights):  # ComfyUI recreates adapters with this signature
         self.loaded_keys = loaded_keys
         self.weights = weights  # (D,) or (up, down)
 
@@ -57,10 +57,10 @@ class ContextMapPatch(WeightAdapterBase):
 
 
 class ConditioningMap:
-    """c + strength * D c on the sequence of embeddings, for models where no weight can take the map.
+    """c + strength * D c on the sequence of embeddings, for models without a weight that can hold the map.
 
-    A map for `clip` applies to the rows of CLIP, and the `context` map to the others. Rows of CLIP are those that are
-    zero beyond its width. The maps are uploaded at the first call on a device, not at every step of the sampler.
+    With a `clip` map too, the rows of CLIP (those that are zero past its width) get that map and all others the
+    `context` map. The maps are uploaded at the first call on a device, not at every step of the sampler.
     """
 
     def __init__(self, maps: Mapping[str, ContextMap], strength: float):
@@ -92,7 +92,7 @@ class ConditioningMap:
         return (c + self.strength * shift).to(context.dtype)
 
     def __call__(self, executor, x, t, c_concat=None, c_crossattn=None, *args, **kwargs):
-        """As a wrapper around BaseModel.apply_model."""
+        """Wraps BaseModel.apply_model."""
         mapped = c_crossattn if c_crossattn is None else self.apply(c_crossattn)
         return executor(x, t, c_concat, mapped, *args, **kwargs)
 
@@ -117,9 +117,9 @@ def apply_delta(model, delta: ErasedDelta, strength: float):
     for kind, context_map in maps.items():
         if context_map.rank and kind in readers.streams:
             patch = ContextMapPatch(set(), context_map.factors)
-            _add(erased, dict.fromkeys(readers.streams[kind].keys, patch), strength)
+            add_patches(erased, dict.fromkeys(readers.streams[kind].keys, patch), strength)
     if tuned:
-        _add(erased, tuned, strength)  # after the map: W + s W D + s dW
+        add_patches(erased, tuned, strength)  # after the map: W + s W D + s dW
     return erased
 
 
@@ -155,7 +155,8 @@ def _map_conditioning(model, conditioning_map: ConditioningMap) -> None:
         model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, WRAPPER, wrapper)
 
 
-def _add(model, patches: dict, strength: float) -> None:
+def add_patches(model, patches: dict, strength: float) -> None:
+    """Put patches on MODEL. Raises HostError when it does not take one."""
     missed = set(patches) - set(model.add_patches(patches, strength))
     if missed:
         raise HostError(

@@ -1,17 +1,16 @@
-"""A MODEL as a differentiable function of its weights, for tuning and attacks.
+"""A MODEL as a differentiable function of its weights, for trce_ops.tuning and trce_ops.attacks.
 
-ComfyUI computes in inference mode on weights that all clones of a MODEL share. Here the network is called with other
-tensors in place of its parameters for one call at a time (torch.func.functional_call). The module does not change,
-nothing is read from disk, and weights in inference mode are used without copying them.
+ComfyUI computes in inference mode, on weights that all clones of a MODEL share. Here the network is called with
+replacement tensors for the length of one call (torch.func.functional_call): the module does not change, nothing is read
+from disk, and weights made in inference mode are not copied.
 
-Tuning sees the MODEL's weights with their LoRAs, and its parameterisation (eps or v). Functions that other nodes hook
-into attention or blocks (FreeU, IP-Adapter, ...) are left out: many have no gradient, and they still work on the tuned
-model afterwards.
+The weights are those of MODEL with its LoRAs. Hooks of other nodes in attention or blocks (FreeU, IP-Adapter) are left
+out, because many have no gradient; they act on the tuned model afterwards.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
@@ -35,7 +34,7 @@ from .readers import TextReaders, find_text_readers
 TUNED_FAMILIES = ("sd1", "sd2", "sdxl")
 FLOATS = ("torch.float32", "torch.float16", "torch.bfloat16")
 BASE = "base."  # where Network has the model
-MEMORY = 12  # a graph takes about this many times the memory of sampling the same picture
+MEMORY = 12  # memory of a training graph, as a multiple of what sampling the same picture takes
 
 
 class Network(torch.nn.Module):
@@ -50,24 +49,24 @@ class Network(torch.nn.Module):
 
 
 class HostDenoiser:
-    """Implements trajectories.Denoiser for a loaded MODEL. `weights` include its LoRAs; width and height in pixels."""
+    """trce_ops.tuning.trajectories.Denoiser for a loaded MODEL. weights: with LoRAs; width, height: in pixels."""
 
     def __init__(self, model, weights: dict[str, Tensor], width: int, height: int):
         base = model.model
         self.network = Network(base)
-        self.weights = weights
+        self.weights: Mapping[str, Tensor] = weights
         self.sampling = base.model_sampling
         self.device = model.load_device
         self.dtype = base.get_dtype_inference()
         self.base, self.width, self.height = base, width, height
         ratio = downscale(model)
         self.shape = (base.latent_format.latent_channels, height // ratio, width // ratio)
-        # Some faster attention functions have no gradient; this one has on every device.
+        # Some faster attention functions have no gradient; this one always has.
         self.options = {"optimized_attention_override": lambda _, *args, **kwargs: attention_pytorch(*args, **kwargs)}
 
     def close(self) -> None:
-        """Give up the weights; the denoiser cannot be called any more."""
-        self.weights = None
+        """Release the weights. The denoiser cannot be called any more."""
+        del self.weights
 
     def schedule(self, steps: int) -> Tensor:  # (steps + 1,)
         return comfy.samplers.calculate_sigmas(self.sampling, "normal", steps).clone().cpu()
@@ -82,13 +81,8 @@ class HostDenoiser:
         if texts.pooled is not None:
             size = {"width": self.width, "height": self.height}
             conditions["y"] = self.base.encode_adm(pooled_output=texts.pooled, device=self.device, **size)
-        weights = {**self.weights, **overrides}
-        denoised = torch.func.functional_call(
-            self.network,
-            {BASE + name: W for name, W in weights.items()},
-            (x, sigma),
-            conditions,
-        )
+        weights = {BASE + name: W for name, W in {**self.weights, **overrides}.items()}
+        denoised = torch.func.functional_call(self.network, weights, (x, sigma), conditions)
         return (x - denoised) / sigma.view(-1, 1, 1, 1)
 
 
@@ -98,7 +92,7 @@ def downscale(model) -> int:
 
 
 def normal(tensor: Tensor) -> Tensor:
-    """The same memory as a tensor that a graph may save. Tensors made in inference mode may not be saved."""
+    """A view of the tensor that autograd may save. Tensors made in inference mode may not be saved."""
     tensor = tensor.detach()
     if not tensor.is_inference():
         return tensor
@@ -108,7 +102,7 @@ def normal(tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def effective_weights(model, bare, device: torch.device) -> dict[str, Tensor]:
-    """All weights of MODEL with its patches, on the device. `bare` is MODEL without patches, loaded."""
+    """All weights of MODEL with its patches, on the device. bare: the loaded MODEL without patches."""
     weights = {}
     for name, tensor in chain(bare.model.named_parameters(), bare.model.named_buffers()):
         if name in model.patches:
@@ -123,8 +117,8 @@ def effective_weights(model, bare, device: torch.device) -> dict[str, Tensor]:
 def open_denoiser(model, width: int, height: int | None = None) -> Iterator[HostDenoiser]:
     """Load MODEL for pictures of this size in pixels, square if only the width is given.
 
-    Patches are applied to copies of the weights. Restores ComfyUI's state and gives up the weights at the end, also
-    after an error, so that ComfyUI can unload them even if the caller still holds the denoiser.
+    Patches are applied to copies of the weights. At the end, also after an error, ComfyUI's state is restored and the
+    weights are released, so that ComfyUI can unload them even if the caller still holds the denoiser.
     """
     height = height or width
     bare = model.clone()
@@ -155,8 +149,8 @@ def check_differentiable(model, job: str = "tuning", remedy: str = "set 'mode' t
         )
     if base.concat_keys or base.adm_channels and readers.family != "sdxl":
         raise HostError(
-            f"The connected 'model' wants more than a text (a picture to inpaint, a depth map, ...), which {job} does "
-            f"not have; connect a text-to-image model, or {remedy}."
+            f"The connected 'model' needs a picture besides the text (to inpaint, a depth map, ...), which {job} does "
+            f"not support; connect a text-to-image model, or {remedy}."
         )
     for weight in base.parameters():
         kind = type(weight.data).__name__ if type(weight.data) is not Tensor else str(weight.dtype)
@@ -169,13 +163,13 @@ def check_differentiable(model, job: str = "tuning", remedy: str = "set 'mode' t
 
 
 def drawn_resolution(model) -> int:
-    """The pixels a side that models of this family draw. 0 for families that cannot be tuned."""
+    """The side of the pictures that this family draws, in pixels; 0 for families that cannot be tuned."""
     row = find_text_readers(model).row
     v_prediction = isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.V_PREDICTION)
     return row.v_resolution if v_prediction and row.v_resolution else row.resolution
 
 
 def tunable(model, resolution: int) -> TunableModel:
-    """MODEL in the form that stage 2 trains. Raises HostError when it cannot be trained."""
+    """MODEL in the form that trce_ops.tuning trains. Raises HostError when it cannot be trained."""
     readers = check_differentiable(model)
     return TunableModel(model_fingerprint(model), readers.keys, partial(open_denoiser, model, resolution))

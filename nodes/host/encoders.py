@@ -1,4 +1,4 @@
-"""ComfyUI's CLIPs, as trce_ops.embeddings.TextEncoder, and which encoder serves which kind of a model's text.
+"""ComfyUI's CLIPs as trce_ops.text.embeddings.TextEncoder, and which encoder serves which kind of a model's text.
 
 LoRAs on the CLIP and clip skip are honoured.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import comfy.clip_model
 import comfy.model_management
@@ -16,7 +17,7 @@ from torch import Tensor
 from ...trce_ops.delta.file import MAX_WIDTH
 from ...trce_ops.text.embeddings import BATCH, EotEncoder, Pooled, TextEncoder
 from ...trce_ops.text.prefix_tree import PrefixTree
-from ...trce_ops.text.tokens import CHUNK, Ids, Roles, TokenError, first_eot
+from ...trce_ops.text.tokens import CHUNK, Ids, TokenError, first_eot
 from .errors import HostError
 from .fingerprint import encoder_fingerprint, encoding_key
 from .literal import check_literal
@@ -32,18 +33,16 @@ POSITIONS = "transformer.text_model.embeddings.position_embedding.weight"
 class ClipEncoder(EotEncoder):
     """One CLIP text encoder, or several whose embeddings stand side by side, as L and G do in SDXL.
 
-    The streams of a prompt hold the same ids but for their padding (CLIP-L pads with EoT, CLIP-G with 0), so that the
-    ids of the first stand for all.
+    All encoders get the same ids except for padding (CLIP-L pads with EoT, CLIP-G with 0), so the ids of the first
+    encoder represent them all.
     """
 
     def __init__(self, clip, streams: Sequence[str] = ()):
         model = clip.cond_stage_model
         self.clip = clip
-        # A tokenizer may give more streams than there are encoders: the refiner's does.
-        given = streams or [name for name in clip.tokenize("") if getattr(model, f"clip_{name}", None)]
-        names = [name for name in ORDER if name in given]
-        self.encoders = {name: getattr(model, f"clip_{name}", None) for name in names}
-        transformers = [getattr(encoder, "transformer", None) for encoder in self.encoders.values()]
+        names = streams or clip_streams(clip)
+        self.encoders = {name: _clip(model, name) for name in names}
+        transformers: list[Any] = [getattr(encoder, "transformer", None) for encoder in self.encoders.values()]
         if not transformers or not all(isinstance(t, comfy.clip_model.CLIPTextModel) for t in transformers):
             raise HostError(
                 f"The connected 'clip' is a {type(model).__name__} without the CLIP text encoders that 'model' reads; "
@@ -73,8 +72,8 @@ class ClipEncoder(EotEncoder):
         for name, ids in others:
             if ids != self._in_stream(first[1], name):
                 raise TokenError(
-                    f"'{text[:60]}' has other tokens in CLIP-{name.upper()} than in CLIP-{first[0].upper()}, "
-                    "so that its end of text stands in two places; connect a CLIP with one vocabulary."
+                    f"'{text[:60]}' is tokenised differently by CLIP-{first[0].upper()} and CLIP-{name.upper()}; "
+                    "connect a CLIP whose encoders share a vocabulary."
                 )
         return first[1]
 
@@ -84,7 +83,7 @@ class ClipEncoder(EotEncoder):
         return ids if len(self.encoders) == 1 else ids[:end] + (self.pads[name],) * (len(ids) - end)
 
     def load(self) -> torch.device:
-        """Put the encoders where they run, with the clip skip of this CLIP."""
+        """Load the encoders on their device, with this CLIP's clip skip."""
         model = self.clip.cond_stage_model
         model.reset_clip_options()
         if self.clip.layer_idx is not None:
@@ -97,14 +96,14 @@ class ClipEncoder(EotEncoder):
         device, embeddings = self.load(), []
         with device_context(device):
             for name, encoder in self.encoders.items():
-                # CLIPTextModel adds its whole position table to its input, whatever the length. For this one call it
-                # is lent a shorter table; the module itself is not touched.
+                # CLIPTextModel adds its whole position table to its input, whatever the length. For this call it
+                # is given a shorter table; the module is not changed.
                 table = {POSITIONS: self.tables[name][:length]}
                 chunks = [list(self._in_stream(ids, name)[:length]) for ids in rows]
                 z, pooled = torch.func.functional_call(encoder, table, (chunks,))[:2]
                 embeddings.append(z.float().cpu())
                 if name == POOLS:
-                    # Read at the EoT; of a prompt that is cut before it there is none.
+                    # It is taken at the EoT, so a prompt that is cut before its EoT has none.
                     ends = (first_eot(ids, self.eot_id) < length for ids in rows)
                     self.pooled.update((ids, p) for ids, p, ended in zip(rows, pooled.float().cpu(), ends) if ended)
         return torch.cat(embeddings, -1)
@@ -136,25 +135,17 @@ class ClipEncoder(EotEncoder):
 
 
 class NormedEncoder:
-    """An encoder as a model sees it that puts its text through a norm first: maps are learnt behind that norm."""
+    """A text encoder followed by the first norm of a model. Maps are fitted after that norm."""
 
     layers = 1
 
     def __init__(self, encoder: TextEncoder, norm: Norm):
         self.encoder = encoder
         self.norm = norm
+        self.tokenize, self.length, self.locate = encoder.tokenize, encoder.length, encoder.locate
         self.width = encoder.width
         self.fingerprint = _behind_norm(encoder.fingerprint, norm)
         self.cache_key = _behind_norm(encoder.cache_key, norm)
-
-    def tokenize(self, text: str) -> Ids:
-        return self.encoder.tokenize(text)
-
-    def length(self, ids: Ids) -> int:
-        return self.encoder.length(ids)
-
-    def locate(self, ids: Ids, keyword: str = "") -> Roles:
-        return self.encoder.locate(ids, keyword)
 
     def encode(self, rows: Sequence[Ids], length: int) -> Tensor:  # (n, length, d) float32, CPU
         return self.norm(self.encoder.encode(rows, length))
@@ -164,18 +155,29 @@ def _behind_norm(fingerprint: str, norm: Norm) -> str:
     return hashlib.sha256(f"{fingerprint} {norm.fingerprint}".encode()).hexdigest()
 
 
+def _clip(model, name: str) -> Any:
+    """One of the CLIP text encoders of a cond_stage_model, or None."""
+    return getattr(model, f"clip_{name}", None)
+
+
+def clip_streams(clip) -> list[str]:
+    """The token streams that a CLIP encoder of its own reads. The refiner's tokenizer gives more streams than that."""
+    streams = clip.tokenize("")
+    return [name for name in ORDER if name in streams and _clip(clip.cond_stage_model, name)]
+
+
 def text_fingerprint(clip, readers: TextReaders) -> str:
-    """Of a CLIP as MODEL sees it: what a delta made with the two says in its metadata."""
+    """Fingerprint of the CLIP together with the first norm of MODEL, as stored in a delta."""
     norm = readers.streams[CONTEXT].norm if CONTEXT in readers.streams else None
     fingerprint = encoder_fingerprint(clip)
     return _behind_norm(fingerprint, norm) if norm else fingerprint
 
 
 def text_encoders(clip, readers: TextReaders) -> dict[str, TextEncoder]:
-    """The encoder of every kind of text that MODEL reads, by kind. Raises HostError for what CLIP does not give."""
+    """The encoder of every kind of text that MODEL reads, by kind. Raises HostError for what CLIP lacks."""
     only_clip = clip.tokenize("").keys() <= CLIPS
     main = ClipEncoder(clip) if only_clip else SequenceEncoder(clip, readers.row.sequence)
-    encoders = {CONTEXT: main}
+    encoders: dict[str, TextEncoder] = {CONTEXT: main}
     if POOLED in readers.streams:
         encoders[POOLED] = Pooled(main)
     if readers.row.clip_rows:
@@ -183,7 +185,11 @@ def text_encoders(clip, readers: TextReaders) -> dict[str, TextEncoder]:
     if LLAMA in readers.streams:
         encoders[LLAMA] = LlamaEncoder(clip, LLAMA, readers.streams[LLAMA].layers)
     for kind, stream in readers.streams.items():
-        check_width(stream.width, encoders[kind].width, kind)
+        if stream.width != encoders[kind].width:
+            raise HostError(
+                f"The connected 'model' reads {kind} text of width {stream.width} and the connected 'clip' gives width "
+                f"{encoders[kind].width}; connect the CLIP of the same checkpoint."
+            )
         if stream.norm:
             encoders[kind] = NormedEncoder(encoders[kind], stream.norm)
     if main.width > MAX_WIDTH:
@@ -195,16 +201,6 @@ def text_encoders(clip, readers: TextReaders) -> dict[str, TextEncoder]:
 
 
 def nearness_encoder(clip) -> TextEncoder:
-    """The encoder to tell near texts from far ones by: the CLIPs where there are some, for they learnt that."""
-    clips = [name for name in ORDER if getattr(clip.cond_stage_model, f"clip_{name}", None)]
-    clips = [name for name in clips if name in clip.tokenize("")]
+    """The encoder that measures how similar two texts are: CLIP if there is one, because it was trained for that."""
+    clips = clip_streams(clip)
     return ClipEncoder(clip, clips) if clips else SequenceEncoder(clip)
-
-
-def check_width(read: int, given: int, kind: str = CONTEXT) -> None:
-    """Raises HostError when MODEL does not read the embeddings of this CLIP."""
-    if read != given:
-        raise HostError(
-            f"The connected 'model' reads {kind} text of width {read} and the connected 'clip' gives width "
-            f"{given}; connect the CLIP of the same checkpoint."
-        )

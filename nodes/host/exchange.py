@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import folder_paths
 from safetensors.torch import save
 from torch import Tensor
@@ -12,30 +10,26 @@ from ...trce_ops.delta.file import ErasedDelta
 from ...trce_ops.files.names import portable_name
 from ...trce_ops.files.weight_files import difference, differences, match, open_weights
 from ...trce_ops.progress import Progress, StepProgress
+from .apply import add_patches
 from .errors import HostError
-from .folders import write_numbered
+from .folders import WEIGHTS_FOLDER, write_numbered
 from .weight_names import diffusers_names, file_names
 from .weights import ModelWeights, changed_weights
 
-WEIGHTS_FOLDER = "diffusion_models"
-
 
 def import_weights(model, name: str, strength: float, progress: Progress):
-    """MODEL with the weights of a file in models/diffusion_models: its clone, and the changes by parameter.
+    """A clone of MODEL with the weights of a file in models/diffusion_models, the changes, and how many it holds.
 
-    The change is to MODEL's own weights without LoRAs, which stay where they are. Raises HostError and
-    WeightFileError.
+    The changes, by parameter, are relative to the weights of MODEL without patches, so LoRAs on it stay. Raises
+    HostError and WeightFileError.
     """
-    path = folder_paths.get_full_path_or_raise(WEIGHTS_FOLDER, name)
     weights = ModelWeights(model)
-    with open_weights(path) as file:
+    with open_weights(folder_paths.get_full_path_or_raise(WEIGHTS_FOLDER, name)) as file:
         found = match(file.shapes, file_names(model), weights.shapes())
         changes = dict(differences(file, found, weights.base, progress))
     patched = model.clone()
     if strength and changes:
-        missed = changes.keys() - set(patched.add_patches({k: ("diff", (dW,)) for k, dW in changes.items()}, strength))
-        if missed:
-            raise HostError(f"The connected 'model' takes no patch on {len(missed)} weights, such as {min(missed)}.")
+        add_patches(patched, {key: ("diff", (dW,)) for key, dW in changes.items()}, strength)
     return patched, changes, len(found)
 
 
@@ -54,20 +48,10 @@ def lora_of(changes: dict[str, Tensor]) -> dict[str, Tensor]:
     return lora
 
 
-def weight_file_names() -> list[str]:
-    return folder_paths.get_filename_list(WEIGHTS_FOLDER)
-
-
-def weight_file_stamp(name: str) -> tuple[int, int]:
-    """Changes whenever the file does."""
-    stat = os.stat(folder_paths.get_full_path_or_raise(WEIGHTS_FOLDER, name))
-    return stat.st_mtime_ns, stat.st_size
-
-
 def write_diffusers(model, delta: ErasedDelta, prefix: str, progress: StepProgress) -> str:
-    """The edited weights alone, under diffusers' names, in the output folder; the name of the file comes back.
+    """Save the changed weights alone, under diffusers' names and in MODEL's types, and return the name of the file.
 
-    In the type that MODEL's weights have. Raises HostError.
+    The file goes into the output folder. Raises HostError and FileNameError.
     """
     portable_name(prefix)  # before the work is done
     names = {key: name for name, key in diffusers_names(model).items()}

@@ -1,11 +1,10 @@
-"""Where the models that ComfyUI knows read their text: one row per family.
+"""Which weights read the text, one row per model family.
 
-A row names the weights that are the first to multiply the text, for the sequence of token embeddings ("context") and
-for the pooled vector, where there is one. On these, and on no others, W' = W T is the same as T on the text. Families
-that normalise the text before are mapped behind that norm: T is learnt on normed embeddings. Families that have no such
-weights are mapped on the conditioning, on its way into the model.
+A row names the weights that are the first to multiply the text: the sequence of token embeddings ("context") and, in
+some families, the pooled vector. On these, and on no others, W' = W T is the same as T on the text. Families that
+normalise the text first get a map after that norm. Families without such weights get the map on the conditioning.
 
-Width says nothing about who reads text: Anima, Mochi, LTX and others have weights of the same width further in.
+The width does not identify them: Anima, Mochi, LTX and others have weights of the same width further in.
 tests/test_families.py builds every family's own class and finds its readers by what they do.
 """
 
@@ -34,11 +33,16 @@ class Family:
     readers: Mapping[str, Reader] = field(default_factory=dict)  # by kind of text: context, pooled, llama
     has: str = ""  # the row is for models with this module
     conditioning: bool = False  # the map goes on the conditioning
-    clip_rows: bool = False  # rows of CLIP stand among the tokens of T5, zero beyond CLIP's own columns
-    sequence: str = ""  # the encoder whose tokens it reads, for a CLIP with several that are no CLIPs
+    clip_rows: bool = False  # CLIP's embeddings are rows among those of T5, padded with zeros
+    sequence: str = ""  # the encoder it reads, if the CLIP input has several besides CLIPs
     leaks: str = ""  # text that no map reaches
-    resolution: int = 0  # pixels a side that its models draw, where tuning is possible
-    v_resolution: int = 0  # the same for those with v-prediction, where it is another
+    resolution: int = 0  # side of the pictures it draws, in pixels, for families that can be tuned
+    v_resolution: int = 0  # the same with v-prediction, if it differs
+
+
+def _sdxl_pooled(numbers: int) -> Reader:
+    """The pooled vector, then sizes (and a score for the refiner) of 256 columns each."""
+    return Reader(r"label_emb\.0\.0", tail=256 * numbers)
 
 
 CROSS_ATTENTION = Reader(r".*\.transformer_blocks\.\d+\.attn2\.to_[kv]")
@@ -48,37 +52,16 @@ BYT5 = "words in quotation marks, which also go through ByT5"
 TXT_NORM = {"context": Reader(r"txt_in", norm=r"txt_norm")}
 LUMINA = Reader(r"cap_embedder\.1", norm=r"cap_embedder\.0")
 OMNIGEN = Reader(r"time_caption_embed\.caption_embedder\.1", norm=r"time_caption_embed\.caption_embedder\.0")
+SD3_POOLED = Reader(r"y_embedder\.mlp\.0")
 HIDREAM = r"caption_projection\.\d+\.linear"  # one per layer of Llama, then one for T5
 
 FAMILIES = (
     Family("sd1", ("SD15",), {"context": CROSS_ATTENTION}, resolution=512),
     Family("sd2", ("SD20",), {"context": CROSS_ATTENTION}, resolution=512, v_resolution=768),
-    # After the pooled vector come 6 sizes (refiner: 4 and a score) of 256 columns each.
-    Family(
-        "sdxl",
-        ("SDXL",),
-        {"context": CROSS_ATTENTION, "pooled": Reader(r"label_emb\.0\.0", tail=6 * 256)},
-        resolution=1024,
-    ),
-    Family(
-        "sdxl-refiner",
-        ("SDXLRefiner",),
-        {"context": CROSS_ATTENTION, "pooled": Reader(r"label_emb\.0\.0", tail=5 * 256)},
-    ),
-    Family(
-        "sd3",
-        ("SD3",),
-        {"pooled": Reader(r"y_embedder\.mlp\.0")},
-        has="context_processor",
-        conditioning=True,
-        clip_rows=True,
-    ),
-    Family(
-        "sd3",
-        ("SD3",),
-        {"context": Reader(r"context_embedder"), "pooled": Reader(r"y_embedder\.mlp\.0")},
-        clip_rows=True,
-    ),
+    Family("sdxl", ("SDXL",), {"context": CROSS_ATTENTION, "pooled": _sdxl_pooled(6)}, resolution=1024),
+    Family("sdxl-refiner", ("SDXLRefiner",), {"context": CROSS_ATTENTION, "pooled": _sdxl_pooled(5)}),
+    Family("sd3", ("SD3",), {"pooled": SD3_POOLED}, has="context_processor", conditioning=True, clip_rows=True),
+    Family("sd3", ("SD3",), {"context": Reader(r"context_embedder"), "pooled": SD3_POOLED}, clip_rows=True),
     Family("ovis", ("Flux",), TXT_NORM, has="txt_norm"),
     Family("flux", ("Flux",), {"context": Reader(r"txt_in"), "pooled": FLUX_POOLED}),
     Family("flux2", ("Flux2",), {"context": Reader(r"txt_in")}),
@@ -128,7 +111,7 @@ FAMILIES = (
     Family("joyimage", ("JoyImage",), {"context": Reader(r"condition_embedder\.text_embedder\.linear_1")}),
     Family("pixeldit", ("PixelDiTT2I",), {"context": Reader(r"y_embedder\.proj")}),
     Family("minimax-h3", ("MiniMaxH3",), {"context": Reader(r"condition_proj")}),
-    # Behind a norm
+    # Read the text after a norm
     Family(
         "newbie",
         ("Lumina2",),

@@ -21,7 +21,7 @@ _base_digests: WeakKeyDictionary[torch.nn.Module, dict[tuple[str, ...], bytes]] 
 
 
 def base_digest(patcher, ignored: tuple[str, ...] = ()) -> bytes:
-    """Hash of the unpatched weights, without those whose names end with one of `ignored`; cached per module."""
+    """Hash of the unpatched weights except names ending in `ignored`; cached per module."""
     cached = _base_digests.setdefault(patcher.model, {})
     if ignored not in cached:
         digest = hashlib.sha256()
@@ -101,7 +101,7 @@ def weight_type(clip) -> str:
 
 
 def encoding_key(clip) -> str:
-    """What else decides which embeddings a CLIP gives for a text: its classes, their switches, and tokenizer options.
+    """Hash of what else decides the embeddings of a text: a CLIP's classes, their switches, and tokenizer options.
 
     The same T5 weights are loaded for many model families, each with its own templates, padding and masks.
     """
@@ -121,7 +121,7 @@ def encoding_key(clip) -> str:
 
 
 def model_fingerprint(model) -> str:
-    """Fingerprint of a MODEL: its weights, the patches on them, and how it predicts."""
+    """Fingerprint of a MODEL: its weights, the patches on them, and its prediction type."""
     digest = hashlib.sha256(base_digest(model))
     hash_patches(digest, model)
     sampling = model.get_model_object("model_sampling")

@@ -1,4 +1,4 @@
-"""Folders that the pack reads and writes: models/erased_deltas, the output folder and the cache."""
+"""Folders that the pack reads and writes: models/erased_deltas, models/diffusion_models, the output folder, a cache."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ...trce_ops.files import atomic as files
 from ...trce_ops.files.names import portable_name
 from .errors import HostError
 
-DELTA_FOLDER = "erased_deltas"
+DELTA_FOLDER, WEIGHTS_FOLDER = "erased_deltas", "diffusion_models"  # as folder_paths names them
 
 
 def register_delta_folder() -> None:
@@ -27,7 +27,9 @@ def register_delta_folder() -> None:
 
 def _has_default_folder() -> bool:
     """Whether a file of extra paths names a default folder for deltas. ComfyUI only knows the paths."""
-    beside_comfyui = os.path.join(os.path.dirname(os.path.realpath(folder_paths.__file__)), "extra_model_paths.yaml")
+    beside_comfyui = os.path.join(
+        os.path.dirname(os.path.realpath(str(folder_paths.__file__))), "extra_model_paths.yaml"
+    )
     for path in (beside_comfyui, *chain.from_iterable(args.extra_model_paths_config or ())):
         if os.path.isfile(path):
             with open(path, encoding="utf-8") as file:
@@ -38,22 +40,22 @@ def _has_default_folder() -> bool:
 
 
 def cache_folder() -> str:
-    """Where preserve moments and tunings are kept: not reachable over HTTP, safe to delete."""
+    """Where preserve moments and tunings are cached: not reachable over HTTP, safe to delete."""
     return folder_paths.get_system_user_directory("trce")
 
 
-def delta_names() -> list[str]:
-    return folder_paths.get_filename_list(DELTA_FOLDER)
+def file_names(folder: str) -> list[str]:
+    return folder_paths.get_filename_list(folder)
+
+
+def file_stamp(folder: str, name: str) -> tuple[int, int]:
+    """Changes whenever the file does."""
+    stat = os.stat(folder_paths.get_full_path_or_raise(folder, name))
+    return stat.st_mtime_ns, stat.st_size
 
 
 def read_delta(name: str) -> ErasedDelta:
     return load_delta(folder_paths.get_full_path_or_raise(DELTA_FOLDER, name))
-
-
-def delta_stamp(name: str) -> tuple[int, int]:
-    """Changes whenever the file does."""
-    stat = os.stat(folder_paths.get_full_path_or_raise(DELTA_FOLDER, name))
-    return stat.st_mtime_ns, stat.st_size
 
 
 def write_delta(delta: ErasedDelta, prefix: str) -> str:
@@ -62,7 +64,7 @@ def write_delta(delta: ErasedDelta, prefix: str) -> str:
 
 
 def write_numbered(prefix: str, root: str, data: bytes) -> str:
-    """Save below `root` as the widget `filename_prefix` says, under the next free number, and return the name.
+    """Save in `root` under the name in `filename_prefix` and the next free number, and return the name.
 
     Never leaves the folder, never overwrites. Raises HostError and FileNameError; then nothing has been written.
     """

@@ -1,7 +1,7 @@
-"""A tree of the beginnings of prompts through one of ComfyUI's CLIP text encoders.
+"""Encodes a tree of prompts with common beginnings by one of ComfyUI's CLIP text encoders.
 
-CLIPTextModel adds its whole table of positions to its input, whatever the length. For one call it is lent another
-table, with a row for every token that it is given; the module itself is not touched.
+CLIPTextModel adds its whole position table to its input, whatever the length. For one call it is given another table,
+with a row for every token of the tree; the module is not changed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...trce_ops.text.prefix_tree import PrefixTree
 
-# ComfyUI before 0.24 has none, and computes on the current device.
+# ComfyUI before 0.24 has no such function and computes on the current device.
 device_context = getattr(comfy.model_management, "cuda_device_context", nullcontext)
 
 POSITIONS = "text_model.embeddings.position_embedding.weight"
@@ -26,8 +26,8 @@ def encode_tree(
 ) -> tuple[Tensor, Tensor]:  # (n, d) float32, CPU, twice
     """All tokens of the tree through `encoder`, an SDClipModel with a CLIPTextModel, on `device`.
 
-    ids: of the tokens, in the vocabulary of this encoder. Each token has the position it has in its prompts and sees
-    what comes before it there. Returns the layer that the diffusion model is given, and the last one.
+    ids: of the tokens, in the vocabulary of this encoder. Each token has the position that it has in its prompts, and
+    attends to what comes before it there. Returns the layer that the diffusion model is given, and the last layer.
     """
     transformer = encoder.transformer
     table = {POSITIONS: transformer.get_parameter(POSITIONS)[tree.places]}

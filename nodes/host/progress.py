@@ -13,7 +13,7 @@ from server import PromptServer
 def node_progress(node_id: str | None) -> Callable[[str, int, int], None]:
     """A callback for trce_ops: moves the bar, writes the step and the time left on the node, raises on cancel."""
     bar = comfy.utils.ProgressBar(1)
-    clock = {}  # when each total began to be worked on
+    clock = {}  # start time of each phase
 
     def progress(step: str, done: int, total: int) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
@@ -34,7 +34,7 @@ def _in_words(seconds: float) -> str:
 
 
 def show_text(node_id: str | None, text: str) -> None:
-    """Text below the node's widgets, where there is a server to show it."""
+    """Show text below the node's widgets, if there is a server to show it."""
     server = getattr(PromptServer, "instance", None)
     if server and node_id:
         server.send_progress_text(text, node_id)

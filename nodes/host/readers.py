@@ -14,7 +14,7 @@ from .errors import HostError
 from .families import Family, Reader, families_in_words, family_of
 
 PREFIX = "diffusion_model."
-CONTEXT, POOLED, CLIP_ROWS, LLAMA = "context", "pooled", "clip", "llama"  # kinds of text, each with a map of its own
+CONTEXT, POOLED, CLIP_ROWS, LLAMA = "context", "pooled", "clip", "llama"  # the kinds of text, each with its own map
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class Norm:
 
 @dataclass(frozen=True)
 class Stream:
-    """What reads one kind of text in a MODEL."""
+    """The weights of a MODEL that read one kind of text."""
 
     width: int  # of the vectors it reads
     keys: tuple[str, ...]  # weights (out, width), or (out, more) whose first columns read the text
-    norm: Norm | None = None  # what the vectors pass before
-    layers: tuple[int, ...] = ()  # of the text encoder, one for each of the keys, where it gives many
+    norm: Norm | None = None  # that the vectors pass first
+    layers: tuple[int, ...] = ()  # of the text encoder, one per key, if the model reads many
 
 
 @dataclass(frozen=True)
@@ -61,27 +61,18 @@ class TextReaders:
 
     @property
     def space(self) -> str:
-        """Where the maps act: on the text encoder's embeddings, or behind the norm that the model begins with."""
+        """Where the maps act: on the text encoder's embeddings, or after the norm that the model begins with."""
         return "post-norm" if any(stream.norm for stream in self.streams.values()) else "embedding"
 
     @property
-    def width(self) -> int:
-        """d of the sequence of embeddings."""
-        return self._context.width
-
-    @property
     def keys(self) -> tuple[str, ...]:
-        """The weights that read the sequence of embeddings."""
-        return self._context.keys
-
-    @property
-    def _context(self) -> Stream:
+        """The weights that read the sequence of embeddings. Raises HostError for a model without any."""
         if CONTEXT not in self.streams:
             raise HostError(
                 f"The connected 'model' ({self.family}) has no weights of its own for the text's tokens; "
                 "connect another one."
             )
-        return self.streams[CONTEXT]
+        return self.streams[CONTEXT].keys
 
 
 def find_text_readers(model) -> TextReaders:
@@ -110,7 +101,7 @@ def _stream(reader: Reader, modules: Mapping[str, nn.Module], row: Family, confi
     widths = {modules[name].weight.shape[1] - reader.tail for name in found}
     if len(widths) != 1:
         raise HostError(
-            f"The connected 'model' is a {config}, but its text does not go where that of a {row.name} model does; "
+            f"The connected 'model' is a {config}, but its layers differ from those of a {row.name} model; "
             "connect a model in its original layout."
         )
     norms = [modules[name] for name in _matching(reader.norm, modules)] if reader.norm else []

@@ -1,10 +1,11 @@
-"""Text encoders that are no CLIP: T5 and language models, whose tokens the diffusion model reads one by one.
+"""Text encoders other than CLIP: T5 and language models.
 
-They have no end-of-text token that gathers the sentence: T5 looks both ways, and the templates of language models end
-in tokens of their own. So all tokens of the prompt but the keyword's take the EoT's part. What a template puts before
-every prompt has SoT's part, as far as the diffusion model is given it, and padding is padding.
+None of their tokens summarises the sentence: T5 is bidirectional, and language models end prompts with tokens of a
+template. So all tokens of a prompt except the keyword's have the role of the EoT, and the template before the prompt,
+as far as the diffusion model is given it, has the role of the SoT.
 
-Prompts are encoded one by one, through ComfyUI's own path: encoders that cut their template off do so once a call.
+Prompts are encoded one at a time through ComfyUI's own code, because encoders that cut off their template do so once
+per call.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ QUOTED = {"byt5"}  # streams that only get the words in quotation marks
 
 
 class SequenceEncoder:
-    """A CLIP input with a T5 or a language model, as trce_ops.embeddings.TextEncoder."""
+    """A CLIP input with a T5 or a language model, as trce_ops.text.embeddings.TextEncoder."""
 
     layers = 1
 
@@ -53,7 +54,7 @@ class SequenceEncoder:
         a, b = (ids[slice(*self._attended(ids))] for ids in (empty, other))
         self.prefix = _in_common(a, b)
         self.suffix = _in_common(a[self.prefix :][::-1], b[self.prefix :][::-1])
-        self.cut = 0  # tokens whose embeddings the diffusion model does not get; less than 0: as many others before
+        self.cut = 0  # tokens that the diffusion model does not get; negative: extra embeddings before the tokens
         out = self._encode(empty)
         self.cut = len(empty) - out.shape[0]
         self.width = out.shape[1]
@@ -83,7 +84,7 @@ class SequenceEncoder:
         if keyword:  # written differently at the beginning and within a sentence
             ways = [non_empty(keyword, self._content(self.tokenize(text))) for text in (keyword, f" {keyword}")]
             found = tuple(first + i for i in find_runs(ids[first:last], *ways))
-        # A template is cut off from its beginning, and what is left to cut from its end.
+        # The template is cut first; a cut longer than it takes the last tokens of the prompt.
         offset = min(max(self.cut, 0), start + self.prefix)
         rows = self.length(ids)
 
@@ -120,13 +121,13 @@ class SequenceEncoder:
         before = max(-self.cut, 0)
         if self.cut and cond.shape[1] != self.length(ids) + before:
             raise HostError(
-                f"The connected 'clip' gives {cond.shape[1]} embeddings for {len(ids)} tokens, which TRCE cannot tell "
-                "apart; connect a CLIP in its original layout."
+                f"The connected 'clip' gives {cond.shape[1]} embeddings for {len(ids)} tokens, which TRCE cannot match "
+                "to the tokens; connect a CLIP in its original layout."
             )
         return cond[0, before:].float().cpu()
 
     def _attended(self, ids: Ids) -> tuple[int, int]:
-        """From the first to behind the last token that is no padding; a prompt of padding alone keeps one."""
+        """The range of the tokens that are not padding, at least one token long."""
         real = [p for p, token in enumerate(ids) if token != self.pad] or [0]
         return real[0], real[-1] + 1
 
@@ -136,12 +137,12 @@ class SequenceEncoder:
 
 
 class LlamaEncoder(SequenceEncoder):
-    """The Llama of HiDream's CLIP, of which the model is given the hidden states of many layers.
+    """The Llama of HiDream's CLIP. The model reads hidden states of many of its layers.
 
-    Each layer is read by weights of its own, but a delta has one map for them all: every layer that is read gives its
-    pairs and its moment, each layer once, however many weights read it. States grow with depth, so that the last ones
-    alone would make the map: the map is learnt on every layer at the size of CLIP's embeddings, about 1 in each
-    dimension, which is what 'ridge' is made for. T is linear and holds for the states as they are.
+    Each layer is read by its own weights, but a delta has one map for all of them. Every layer that is read gives its
+    pairs and its moment once, however many weights read it. Hidden states grow with depth, so the last layers would
+    dominate. Each layer is therefore scaled to the size of CLIP's embeddings (about 1 in each dimension), which `ridge`
+    is chosen for. T is linear, so it holds for the unscaled states too.
     """
 
     def __init__(self, clip, stream: str, layers: Sequence[int]):
@@ -152,7 +153,7 @@ class LlamaEncoder(SequenceEncoder):
         self.fingerprint = f"{self.fingerprint} {stream} {self.read}"
         ids = self.tokenize("a photo of a dog on a table")
         z = self._encode(ids)[slice(*self._attended(ids))].unflatten(-1, (self.layers, -1))
-        # The median, for the first token of a Llama is a hundred times as long as the others.
+        # The median, because Llama's first token is a hundred times as long as the others.
         self.scale = 1 / z.square().mean(-1).sqrt().median(0).values.clamp_min(1e-6)  # (layers,)
 
     def encode(self, rows: Sequence[Ids], length: int) -> Tensor:  # (n, length, layers * d) float32, CPU

@@ -1,4 +1,4 @@
-"""A CLIP as a function of the vectors of its tokens, to be differentiated: what trce_ops.probes learns words with."""
+"""A CLIP as a differentiable function of its token vectors, for trce_ops.attacks."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ WORD = re.compile(r"[a-z]+</w>")  # a token that is a whole word; the others con
 
 
 class HostSoftEncoder:
-    """trce_ops.probes.soft_prompts.SoftEncoder for a CLIP that is loaded. Vectors of several encoders stand side by
-    side. `weights`: of every encoder, as tensors that a graph may save."""
+    """trce_ops.attacks.soft_prompts.SoftEncoder for a loaded CLIP. Vectors of several encoders are concatenated.
+
+    weights: of every encoder, as tensors that autograd may save. pools: whether the model reads a pooled vector.
+    """
 
     def __init__(self, hard: ClipEncoder, weights: dict[str, dict[str, Tensor]], pools: bool):
         self.hard, self.weights, self.pools = hard, weights, pools
@@ -52,7 +54,7 @@ class HostSoftEncoder:
     def words(self) -> tuple[Tensor, list[str]]:
         name, table = next(iter(self.tables.items()))
         tokenizer = getattr(self.hard.clip.tokenizer, f"clip_{name}")
-        known = table.abs().sum(1).cpu() > 0  # small encoders may have learnt some words only
+        known = table.abs().sum(1).cpu() > 0  # small encoders may know only some words
         found = {
             token: spelled.removesuffix("</w>")
             for token, spelled in tokenizer.inv_vocab.items()
@@ -65,7 +67,7 @@ class HostSoftEncoder:
         for width, (name, encoder) in zip(self.widths, self.hard.encoders.items()):
             part = slice(start, start + width)
             start += width
-            given = [[x[part] if torch.is_tensor(x) else x for x in self._in_stream(row, name)] for row in rows]
+            given = [[x if isinstance(x, int) else x[part] for x in self._in_stream(row, name)] for row in rows]
             with torch.autograd.graph.saved_tensors_hooks(self._keep, lambda kept: kept):
                 z, one = torch.func.functional_call(encoder, self.weights[name], (given,))[:2]
             sequences.append(z.float())
@@ -73,7 +75,7 @@ class HostSoftEncoder:
         return Texts(torch.cat(sequences, -1), pooled)
 
     def _keep(self, saved: Tensor) -> Tensor:
-        """What a graph is to save: CLIP's layers add to their input in place, so a copy, but not of the weights."""
+        """CLIP's layers change their input in place, so autograd saves a copy of everything except the weights."""
         return saved if saved.untyped_storage().data_ptr() in self.storages else saved.clone()
 
     def _in_stream(self, row: Row, name: str) -> list[int | Tensor]:
@@ -84,7 +86,7 @@ class HostSoftEncoder:
 
 @contextmanager
 def open_encoder(clip, pools: bool) -> Iterator[HostSoftEncoder]:
-    """Load CLIP with its patches and lend it. pools: whether the diffusion model reads a pooled vector."""
+    """Load CLIP with its patches. pools: whether the diffusion model reads a pooled vector."""
     hard = ClipEncoder(clip)
     device = hard.load()
     with torch.inference_mode(False), torch.enable_grad(), device_context(device):

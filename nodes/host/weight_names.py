@@ -9,25 +9,24 @@ import comfy.model_base
 import comfy.utils
 
 from .errors import HostError
-
-PREFIX = "diffusion_model."
+from .readers import PREFIX
 
 
 def diffusers_names(model) -> dict[str, str]:
-    """Diffusers' names of a U-Net's parameters, ComfyUI's for each. Raises HostError for other architectures."""
+    """ComfyUI's name by diffusers' name of a U-Net's parameters. Raises HostError for other architectures."""
     config = model.model.model_config
     names = comfy.utils.unet_to_diffusers(config.unet_config)
     if not names:
         raise HostError(
-            f"The connected 'model' is a {type(config).__name__}, which has no other spelling here; connect an SD1.x, "
-            "SD2.x or SDXL model, or choose ComfyUI's spelling."
+            f"The connected 'model' is a {type(config).__name__}, which has no names in diffusers here; connect an "
+            "SD1.x, SD2.x or SDXL model, or choose ComfyUI's spelling."
         )
     state = model.model.state_dict()
     return {name: PREFIX + key for name, key in names.items() if PREFIX + key in state}
 
 
 def file_names(model) -> dict[str, str]:
-    """Every spelling in which weights are published, and the parameter each means."""
+    """All names under which weights are published, and the parameter that each means."""
     state = [key for key in model.model.state_dict() if key.startswith(PREFIX)]
     names = {prefix + key.removeprefix(PREFIX): key for key in state for prefix in (PREFIX, "model." + PREFIX)}
     if comfy.utils.unet_to_diffusers(model.model.model_config.unet_config):
@@ -37,9 +36,9 @@ def file_names(model) -> dict[str, str]:
 
 
 def portable_module(model) -> Callable[[str], str]:
-    """kohya's spelling of a parameter's module, which other programs read too; HostError as diffusers_names.
+    """kohya's name of a parameter's module, which other programs read too. Raises HostError like diffusers_names.
 
-    Underscores for dots, in diffusers' names, and for SDXL in those of the original checkpoint.
+    Diffusers' names, for SDXL those of the original checkpoint, with underscores instead of dots.
     """
     names = {key: name for name, key in diffusers_names(model).items()}
     if isinstance(model.model, comfy.model_base.SDXL):

@@ -36,19 +36,16 @@ class ModelWeights:
     def __init__(self, model):
         self.model = model
 
-    def shape(self, key: str) -> tuple[int, ...]:
-        """The shape of the weight, whatever it is packed into."""
-        return _shape(comfy.utils.get_attr(self.model.model, key))
-
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shapes of all parameters and buffers."""
+        """The shapes of all parameters and buffers, of packed ones the unpacked shapes."""
         module = self.model.model
-        return {name: _shape(tensor) for name, tensor in (*module.named_parameters(), *module.named_buffers())}
+        weights = (*module.named_parameters(), *module.named_buffers())
+        return {name: tuple(getattr(weight, "tensor_shape", weight.shape)) for name, weight in weights}
 
     def base(self, key: str) -> Tensor:
-        """The weight as it was loaded, without patches, also while ComfyUI has a patched one in its place.
+        """The weight as it was loaded, without patches, even while ComfyUI has patched it.
 
-        Raises HostError for a weight that is packed in a way that is not known.
+        Raises HostError for a weight in an unknown format.
         """
         # ModelPatcher.get_key_patches would do, but fails on the scales and settings that quantised layers have.
         weight, _, dequantize = get_key_weight(self.model.model, key)
@@ -68,7 +65,7 @@ class ModelWeights:
         return weight
 
     def patched(self, key: str) -> Tensor:
-        """The weight with the patches of MODEL: float32 on the CPU where there are any, else as it lies."""
+        """The weight with the patches of MODEL, float32 on the CPU; without patches in its own type and place."""
         patches = self.model.patches.get(key)
         return comfy.lora.calculate_weight(patches, _float(self.base(key)), key) if patches else self.base(key)
 
@@ -79,7 +76,7 @@ def is_packed(weight: Tensor) -> bool:
 
 
 def unpack(weight: Tensor, module: nn.Module) -> Tensor:
-    """The numbers of a packed weight in float32, without the patches that its loader has put on it."""
+    """The numbers of a packed weight in float32, without the patches of its loader."""
     if not hasattr(module, "get_weight"):
         raise HostError(
             f"The connected 'model' holds weights packed as {weight.tensor_type}, and their {type(module).__name__} "
@@ -88,10 +85,6 @@ def unpack(weight: Tensor, module: nn.Module) -> Tensor:
     bare = weight.data.as_subclass(type(weight))  # the same memory: the weight in the model keeps its patches
     bare.tensor_type, bare.tensor_shape, bare.patches = weight.tensor_type, weight.tensor_shape, []
     return module.get_weight(bare, torch.float32).as_subclass(Tensor).detach()
-
-
-def _shape(weight: Tensor) -> tuple[int, ...]:
-    return tuple(getattr(weight, "tensor_shape", weight.shape))
 
 
 def _float(W: Tensor) -> Tensor:
@@ -134,9 +127,9 @@ def _metric(weights: ModelWeights, stream: Stream) -> Tensor:  # (d, d)
 
 
 def changed_weights(model, delta: ErasedDelta) -> Iterator[tuple[str, Tensor, Tensor, int, int]]:
-    """(parameter, W, W', done, total) in float64 for all that the delta changes, of MODEL with its LoRAs.
+    """(parameter, W, W', done, total) for every weight that the delta changes, with the LoRAs of MODEL; in float64.
 
-    Both come from ComfyUI's own way of putting patches on weights. Raises HostError for a delta that does not fit.
+    W and W' are computed by ComfyUI's own patching. Raises HostError for a delta that does not fit.
     """
     erased, weights = apply_delta(model, delta, 1.0), ModelWeights(model)
     before = {key: model.patches.get(key, []) for key in erased.patches}

@@ -1,8 +1,4 @@
-"""The bounds of widgets, for what reaches a node past them.
-
-ComfyUI holds constants to the bounds of their widgets, but not what another node sends into them, and NaN is within
-any bounds.
-"""
+"""Enforces widget bounds on linked inputs, which ComfyUI does not check, and rejects NaN, which passes its check."""
 
 from __future__ import annotations
 
@@ -14,16 +10,16 @@ from comfy_api.latest import io
 
 from ..host.errors import HostError
 
-LARGE = 1e300  # whole numbers beyond may have too many digits to be written out
+LARGE = 1e300  # larger whole numbers may have too many digits to be written out
 
 
 def within_bounds(execute: Callable) -> Callable:
-    """For a node's execute, which then raises HostError, naming the widget, before anything else is done."""
+    """Decorator for execute: raises HostError, naming the widget, before anything else runs."""
     signature = inspect.signature(execute)
 
     @wraps(execute)
     def checked(cls, *args, **inputs):
-        given = dict(signature.bind_partial(cls, *args, **inputs).arguments)
+        given = {**signature.bind_partial(cls, *args, **inputs).arguments, **inputs}
         for widget in cls.define_schema().inputs:
             if widget.id in given:
                 _check(widget, widget.id, given[widget.id])
@@ -46,5 +42,5 @@ def _check(widget: io.Input, name: str, value) -> None:
             if inner.id in value:
                 _check(inner, f"{name}.{inner.id}", value[inner.id])
     elif isinstance(widget, io.Combo.Input) and widget.default is not None and value not in widget.options:
-        # those without a default choose a file, which is looked for where it is opened
+        # a Combo without a default names a file, and opening it checks the name
         raise HostError(f"'{name}' is '{value}'; choose one of {', '.join(widget.options)}.")

@@ -1,4 +1,4 @@
-"""The course of a tuning as a picture."""
+"""Plot of a tuning's curves."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ...trce_ops.tuning.train import Tuning
 
 WIDTH, HEIGHT = 640, 360
 LEFT, RIGHT, TOP, BOTTOM = 60, 60, 30, 30  # margins
-COLOURS = ("#3465a4", "#cc5500")  # readable on white, apart for the colour-blind
+COLOURS = ("#3465a4", "#cc5500")  # readable on white, and distinguishable for colour-blind people
 
 
 def show_tuning(tuning: Tuning, node: type[io.ComfyNode]) -> dict:
-    """The course of a tuning as a preview on the node; nothing where there was no step."""
+    """A preview of the tuning's curves on the node; nothing if there was no step."""
     if not tuning.losses:
         return {}
-    picture = draw_curves({"loss": tuning.losses, "place (1 = safe target)": tuning.positions})
+    picture = draw_curves({"loss": tuning.losses, "position (1 = safe target)": tuning.positions})
     # Not ui.PreviewImage, which draws its file name from the global random numbers.
     files = ui.ImageSaveHelper.save_images(picture, "trce_tuning", io.FolderType.temp, node, compress_level=1)
     return {"images": files, "animated": (False,)}
