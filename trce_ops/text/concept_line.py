@@ -15,15 +15,13 @@ from collections.abc import Callable, Sequence
 
 from .marks import (
     COMMENT,
-    DASH,
-    DOUBLE,
     EMPHASIS,
-    HEAD,
-    OTHER_ARROWS,
+    LIST,
     QUOTED,
-    RIGHT,
-    SINGLE,
+    REFUSED,
+    REFUSED_IN_NAMES,
     SPLIT,
+    TAGGED,
     WEIGHT,
     WRAPPED,
     without_bullet,
@@ -45,42 +43,6 @@ PLAIN = 0xF0000  # added to the code of an escaped character, so that no pattern
 
 class LineError(ValueError):
     """A line that cannot be read. The message continues "Line 3 of 'concepts' ...": it says what to write."""
-
-
-# What is refused in any text, and what in names of concepts and safe targets: (pattern, what to say).
-REFUSED = (
-    (r"\w+://|\bwww\.", "has a web address in it; write words"),
-    (r"<\w+:[^>]*>|(?<!\S)__[\w/*-]+?__(?!\S)|\$\$", "has a LoRA or a wildcard in it; write words"),
-    (rf"[{RIGHT}{OTHER_ARROWS}]|[{DASH}<]+[{HEAD}]|<[{DASH}]", "has an arrow that is not '->'; write '->'"),
-    (r"[()\[\]]", r"has brackets in it; leave them out, or write \( and \) where they belong to the name"),
-    (r"[{}]", r"has an unmatched brace; leave it out, or write \{ or \} where it belongs to the name"),
-    (r"\\", r"has a backslash in it; leave it out, or write \\ where it belongs to the name"),
-)
-REFUSED_IN_NAMES = (
-    (r"\t", "has a tab in it; write '->' between a concept and its safe target"),
-    (r"[<>=]", r"has '<', '>' or '=' in it; write '->' as the arrow, or put the name in quotation marks"),
-    (
-        rf"\s[{DASH}+/:]+\s",
-        "has punctuation between spaces; write '|' between names and '->' before a safe target, or put the name in "
-        "quotation marks",
-    ),
-    (
-        r":\s+[^\W\d_A-Z]|:\s*$|::|(?<!\d):\s*[-+]?[\d.]+$",
-        "has a colon in it; write '->' before a safe target and '#' before a comment, or put the name in quotation "
-        "marks",
-    ),
-    (r"\b(?:AND|OR|BREAK)\b(?=.*[a-z])|[a-z].*\b(?:AND|OR|BREAK)\b", "joins prompts; write a line for each"),
-    (
-        rf"^[{DOUBLE}]|^[{SINGLE}].*[{SINGLE}](?!\w)|^[^{DOUBLE}]*[^\d{DOUBLE}][{DOUBLE}]$",
-        "has a quotation mark on one side; put marks around the whole name, or write \\ before one that belongs to it",
-    ),
-    (
-        r"^[-!#%*+,/:;<=>?_|~\u2010-\u2015\u2212]|[-:=<>/*&\u2010-\u2015\u2212]$",
-        "begins or ends with punctuation; leave it out, or put the name in quotation marks",
-    ),
-)
-LIST = re.compile(r"[,;\uff0c\uff1b\u3001\u060c\u061b]")
-TAGGED = re.compile(r"\d\+?(?:girl|boy|other)s?\b")  # begins a prompt in tags, "1girl, holding gun": one concept
 
 
 def clean(text: str) -> str:

@@ -79,15 +79,8 @@ def cache_key(
 ) -> list[object]:
     """Everything that the result of a tuning depends on."""
     factors = {f"{kind}.{i}": factor for kind, D in maps.items() for i, factor in enumerate(D.factors)}
-    return [
-        VERSION,
-        __version__,
-        encoder.cache_key,
-        model.fingerprint,
-        checksum(factors),
-        asdict(request),
-        asdict(settings),
-    ]
+    versions = [VERSION, __version__]
+    return [*versions, encoder.cache_key, model.fingerprint, checksum(factors), asdict(request), asdict(settings)]
 
 
 def scaled_root(denoise: Denoiser, model: TunableModel, contexts: Contexts) -> Tensor:  # (d, d) float32
@@ -143,11 +136,7 @@ def tune(
         module: change.after(maps["context"]) if module in readers else change
         for module, change in tuning.tuned.items()
     }
-    seconds = {
-        "prompts": encoded - start,
-        "trajectories": sampled - encoded,
-        "tuning": perf_counter() - sampled,
-    }
+    seconds = {"prompts": encoded - start, "trajectories": sampled - encoded, "tuning": perf_counter() - sampled}
     return replace(tuning, tuned=tuned, data_evaluations=predict.evaluations, seconds=seconds)
 
 
