@@ -129,9 +129,7 @@ def erase(
         kept = keep_moments(keep, names, templates, encoder, cache_dir, progress, captions)
         preserved = perf_counter()
         D = solve_factors(
-            pairs.sources,
-            pairs.targets,
-            pairs.weights,
+            *(pairs.sources, pairs.targets, pairs.weights),
             torch.stack([part.moment for part in kept.values()]).mean(0),
             preserve_scale=settings.preserve,
             ridge=settings.ridge,
@@ -169,9 +167,7 @@ def erase(
         keep=tuple(keep),
         settings={
             **{f"weight_{role}": weight for role, weight in asdict(settings.weights).items()},
-            "preserve": settings.preserve,
-            "ridge": settings.ridge,
-            "templates": settings.templates,
+            **{name: getattr(settings, name) for name in ("preserve", "ridge", "templates")},
             "metric": settings.metric and "context" in metrics,
         },
         measured={

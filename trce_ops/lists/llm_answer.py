@@ -1,9 +1,9 @@
 """Reads the list in a language model's answer, and says what of the answer it does not understand.
 
 Understood are lines as the widgets have them, also with bullets or numbers and in one code fence, and JSON: a list of
-texts, of pairs, or of objects with fields of KEYS, and one object of either kind. In a list with bullets or numbers, lines
-without one are talk; elsewhere a line that ends like a sentence is. Tables, CSV and YAML are not understood. Nothing is
-guessed, because a misread line would be erased silently.
+texts, of pairs, or of objects with fields of KEYS, and one object of either kind. In a list with bullets or numbers,
+lines without one are talk; elsewhere a line that ends like a sentence is. Tables, CSV and YAML are not understood.
+Nothing is guessed, because a misread line would be erased silently.
 """
 
 from __future__ import annotations

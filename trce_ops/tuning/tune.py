@@ -64,10 +64,10 @@ class TuneReport:
             f"{last:.2f} at last.",
             f"UNet evaluations: {t.data_evaluations} for the data, {t.train_evaluations} in training.",
         ]
-        if self.cached:
-            lines.append("Taken from the cache; turn on 'retrain' to train again.")
-        else:
-            lines.append("Seconds: " + ", ".join(f"{step} {value:.2f}" for step, value in t.seconds.items()))
+        seconds = ", ".join(f"{step} {value:.2f}" for step, value in t.seconds.items())
+        lines.append(
+            "Taken from the cache; turn on 'retrain' to train again." if self.cached else f"Seconds: {seconds}"
+        )
         return "\n".join(lines)
 
 
