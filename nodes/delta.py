@@ -7,7 +7,9 @@ from comfy_api.latest import io
 from .host.apply import apply_delta
 from .host.encoders import text_fingerprint
 from .host.errors import HostError
+from .host.fingerprint import weight_type
 from .host.folders import delta_names, delta_stamp, read_delta, write_delta
+from .host.limits import limits
 from .host.progress import show_text
 from .host.readers import find_text_readers
 from .inputs import ErasedDelta
@@ -68,21 +70,24 @@ class TRCEApplyDelta(io.ComfyNode):
                     tooltip="The model with the erasure on it. Goes wherever a MODEL goes.",
                 )
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     @within_bounds
     def execute(cls, model, delta, strength, clip=None, allow_other_encoder=False) -> io.NodeOutput:
         erased = apply_delta(model, delta, strength)
+        lines = limits(model, delta, clip)
         if clip is not None and text_fingerprint(clip, find_text_readers(model)) != delta.info.encoder:
             if not allow_other_encoder:
                 raise HostError(
                     "The delta was made with another text encoder, LoRA on it or clip skip than the connected "
-                    "'clip'. Connect the CLIP it was made with, or turn on 'allow_other_encoder'."
+                    f"'clip', or in another precision than {weight_type(clip)}. Connect the CLIP it was made with, or "
+                    "turn on 'allow_other_encoder'."
                 )
-            log.warning(
-                "Applying an erased delta that was made with another text encoder, as 'allow_other_encoder' says."
-            )
+            lines.append("The delta was made with another text encoder, and 'allow_other_encoder' is on: look closely.")
+            log.warning("%s", lines[-1])
+        show_text(cls.hidden.unique_id, "\n".join(lines))
         return io.NodeOutput(erased)
 
 

@@ -14,8 +14,8 @@ from .host.apply import apply_delta
 from .host.denoiser import drawn_resolution
 from .host.folders import cache_folder
 from .host.lend import lend
+from .host.limits import limits
 from .host.progress import node_progress, show_text
-from .host.readers import find_text_readers
 from .inputs import CLIP, CONCEPTS, ERASED, KEEP, MODEL, STRENGTH, settings_from
 from .settings import Settings, TrceSettingsType
 from .ui.bounds import within_bounds
@@ -97,9 +97,7 @@ class TRCEErase(io.ComfyNode):
             **lent,
         )
         delta, report, tuned = erase_and_tune(job, TrceSettings(settings.closed_form, tuning))
-        text, losses, shown = report.text(), ExecutionBlocker(None), {}
-        if leaks := find_text_readers(model).row.leaks:
-            text += f"\nNot reached: {leaks}."
+        text, losses, shown = "\n".join([report.text(), *limits(model, delta, clip)]), ExecutionBlocker(None), {}
         if tuned:
             text += f"\n{tuned.text()}"
             losses = {"loss": list(tuned.tuning.losses)}

@@ -11,6 +11,7 @@ from .host.denoiser import drawn_resolution
 from .host.errors import HostError
 from .host.folders import cache_folder
 from .host.lend import lend
+from .host.limits import limits
 from .host.progress import node_progress, show_text
 from .inputs import CLIP, CONCEPTS, ERASED, KEEP, MODEL, STRENGTH, settings_from
 from .method_settings import OFFERED, MethodSettings, MethodSettingsType
@@ -71,6 +72,7 @@ class TRCEEraseByMethod(io.ComfyNode):
             progress=node_progress(node_id),
             **lend(model, clip),
         )
-        erased, text = apply_delta(model, delta, strength), report.text()
+        erased = apply_delta(model, delta, strength)
+        text = "\n".join([report.text(), *limits(model, delta, clip)])
         show_text(node_id, text)
         return io.NodeOutput(erased, delta, text, ui={"text": [text]})

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from .host.exchange import import_weights, lora_of, weight_file_names, weight_file_stamp
+from .host.exchange import from_another_checkpoint, import_weights, lora_of, weight_file_names, weight_file_stamp
 from .host.progress import node_progress, show_text
 from .ui.bounds import within_bounds
 
@@ -72,10 +72,10 @@ class TRCELoadWeights(io.ComfyNode):
             model, weights_name, strength, lambda *step: progress("Weights", *step)
         )
         report = f"{len(changes)} of the file's {total} weights differ from the model's."
-        if len(changes) == total and any(not key.endswith("weight") for key in changes):
+        if from_another_checkpoint(model, changes, total):
             report += (
-                " That is every one, norms and biases too: the file seems to be made from another checkpoint, whose "
-                "differences come along."
+                " That is every one, norms too: the file seems to be made from another checkpoint, whose differences "
+                "come along. Connect the checkpoint that it was made from."
             )
         show_text(node_id, report)
         return io.NodeOutput(patched, lora_of(changes), report)

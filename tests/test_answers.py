@@ -32,17 +32,12 @@ PAIRS = (Item("gun", "umbrella"), Item("knife", "spoon"))
         '{"synonyms": ["pistol", "hunting rifle", "great white shark"]}',
         '{"concepts": [{"name": "pistol"}, {"name": "hunting rifle"}, {"name": "great white shark"}]}',
         '[{"concept": "pistol"}, {"concept": "hunting rifle"}, {"concept": "great white shark"}]',
-        '[["pistol"], ["hunting rifle"], ["great white shark"]]',
-        '{"1": "pistol", "2": "hunting rifle", "3": "great white shark"}',
         '"pistol"\n"hunting rifle"\n"great white shark"',
         "<think>The user wants\n- a list\n- of words</think>\n1. pistol\n2. hunting rifle\n3. great white shark",
         "first I thought:\n- of this\n</think>pistol\nhunting rifle\ngreat white shark",
-        "| synonym |\n|---|\n| pistol |\n| hunting rifle |\n| great white shark |",
-        "synonyms\npistol\nhunting rifle\ngreat white shark",
         "# Names\npistol\nhunting rifle\ngreat white shark",
         "a) pistol\nb) hunting rifle\nc) great white shark\nd) hunting rifle",
         "pistol | hunting rifle\ngreat white shark",
-        "- name: pistol\n- name: hunting rifle\n- name: great white shark",
     ],
 )
 def test_a_list(answer):
@@ -51,62 +46,49 @@ def test_a_list(answer):
 
 
 KEYS = [
-    *(
-        ("concept", "safe"),
-        ("original", "safe_alternative"),
-        ("source", "target"),
-        ("from", "to"),
-        ("name", "replacement"),
-    ),
-    *(("erase", "replace"), ("Concept", "Safe Target"), ("unsafe_concept", "safe_concept"), ("target", "replacement")),
-    *(("replace", "with"), ("original concept", "replaced by"), ("source_prompt", "target_prompt"), ("old", "new")),
-    *(("erased_concept", "anchor_concept"), ("term", "substitute"), ("word", "alternative"), ("key", "value")),
-    *(("concept", "safe_replacement"), ("harmful", "harmless"), ("concept", "mapping_concept"), ("target", "anchor")),
+    *(("concept", "safe"), ("original", "safe_alternative"), ("source", "target"), ("from", "to"), ("old", "new")),
+    *(("name", "replacement"), ("Concept", "Safe Target"), ("term", "substitute"), ("word", "alternative")),
 ]
-
-
-def layouts(a, b):
-    """The same two pairs in every layout of objects and tables, under the field names a and b."""
-    rows = [{a: "gun", b: "umbrella"}, {a: "knife", b: "spoon"}]
-    yield json.dumps(rows)
-    yield json.dumps(rows, indent=2)
-    yield json.dumps([{b: row[b], a: row[a]} for row in rows])
-    yield json.dumps({"concepts": rows})
-    yield json.dumps({"pairs": rows})
-    yield "\n".join(map(json.dumps, rows))
-    yield json.dumps({a: ["gun", "knife"], b: ["umbrella", "spoon"]})
-    yield json.dumps([[a, b], ["gun", "umbrella"], ["knife", "spoon"]])
-    yield f"Sure:\n```json\n{json.dumps(rows)}\n```"
-    for sign in (",", ";", "\t", ", "):
-        yield f"{a}{sign}{b}\ngun{sign}umbrella\nknife{sign}spoon\n\nThese are, as asked, pairs."
-    yield f'"{a}","{b}"\n"gun","umbrella"\n"knife","spoon"'
-    yield f"| {a} | {b} |\n|:--|--:|\n| gun | umbrella |\n| **knife** | spoon |"
-    yield f"{a} | {b}\n--- | ---\ngun | umbrella\nknife | spoon"
-    yield f"- {a}: gun\n  {b}: umbrella\n- {a}: 'knife'\n  {b}: \"spoon\"  # a tool"
-    yield f"{a}: gun\n{b}: umbrella\n\n{a}: knife\n{b}: spoon"
+ROWS = ('"gun","umbrella"\n"knife","spoon"', "gun, umbrella\nknife, spoon", "| gun | umbrella |\n| **knife** | spoon |")
 
 
 @pytest.mark.parametrize("keys", KEYS)
-def test_pairs_under_the_names_that_people_give_them(keys):
-    for answer in layouts(*keys):
-        assert read_answer(answer) == PAIRS, answer
+def test_pairs_under_common_names_of_fields(keys):
+    a, b = keys
+    rows = [{a: "gun", b: "umbrella"}, {b: "spoon", a: "knife"}]
+    for data in (rows, {"concepts": rows}, {"pairs": rows}):
+        for answer in (json.dumps(data), f"Sure:\n```json\n{json.dumps(data, indent=2)}\n```"):
+            assert read_answer(answer) == PAIRS and not_understood(answer) in ((), ("Sure:",)), answer
+
+
+@pytest.mark.parametrize("keys", [*KEYS, ("x", "y")])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "{a},{b}\ngun,umbrella\nknife,spoon",
+        "{a}; {b}\ngun; umbrella\nknife; spoon",
+        "{a}\t{b}\ngun\tumbrella\nknife\tspoon",
+        "| {a} | {b} |\n|:--|--:|\n| gun | umbrella |\n| **knife** | spoon |",
+        "{a} | {b}\n--- | ---\ngun | umbrella\nknife | spoon",
+        "- {a}: gun\n  {b}: umbrella\n- {a}: knife\n  {b}: spoon",
+        "{a}: gun\n{b}: umbrella\n\n{a}: knife\n{b}: spoon",
+    ],
+)
+def test_tables_csv_and_yaml_are_not_understood(keys, layout):
+    answer = layout.format(a=keys[0], b=keys[1])
+    assert read_answer(answer) == ()
+    assert all(any(word in piece for piece in not_understood(answer)) for word in ("gun", "umbrella", "knife", "spoon"))
 
 
 @pytest.mark.parametrize(
     "answer",
     [
         '[["gun", "umbrella"], ["knife", "spoon"]]',
-        '["gun", "umbrella"]\n["knife", "spoon"]',
         '{"gun": "umbrella", "knife": "spoon"}',
-        '[{"gun": "umbrella"}, {"knife": "spoon"}]',
-        '{"gun": {"safe": "umbrella"}, "knife": {"replacement": "spoon"}}',
-        '{"replacements": {"gun": "umbrella", "knife": "spoon"}}',
         '["gun -> umbrella", "knife → spoon"]',
         "1. gun -> umbrella\n2. knife => spoon",
         "- gun \u2192 umbrella\n- **knife** \u2192 **spoon**",
         '"gun" -> "umbrella",\n"knife" -> "spoon",',
-        '- target: "gun"\n  positive: "gun"\n  unconditional: ""\n  neutral: "umbrella"\n  action: "erase"\n'
-        '  guidance_scale: 1.0\n  resolution: 512\n  batch_size: 4\n- target: "knife"\n  neutral: "spoon"',
     ],
 )
 def test_pairs(answer):
@@ -114,19 +96,9 @@ def test_pairs(answer):
     assert not_understood(answer) == ()
 
 
-def test_an_entry_of_leco_without_a_target_of_its_own():
-    answer = '- target: "van gogh"\n  positive: "van gogh"\n  unconditional: ""\n  neutral: ""\n  action: "erase"'
-    assert read_answer(answer) == (Item("van gogh", ""),)
-    for other in ('action: "enhance"', 'positive: "glasses"'):
-        answer = f'- target: "van gogh"\n  {other}\n  neutral: ""'
-        assert read_answer(answer) == () and "van gogh" in not_understood(answer)[0]
-
-
 def test_a_pair_may_have_several_names():
     wanted = (Item("gun", "umbrella"), Item("pistol", "umbrella"))
     for answer in (
-        '{"concept": "gun", "synonyms": ["pistol"], "safe": "umbrella"}',
-        '[{"concept": ["gun", "pistol"], "safe": "umbrella"}]',
         '{"concept": "gun | pistol", "safe": "umbrella"}',
         "gun | pistol -> umbrella",
     ):
@@ -169,7 +141,17 @@ def test_what_an_item_stands_under(answer):
         ('[["gun", "pistol"], ["blood", "gore", "guts"]]', [], "pistol"),
         ('[["gun", 0.9]]', [], "0.9"),
         ('{"gun": 5}', [], "gun"),
-        ('{"weapon": "gun", "color": "black"}', [], "black"),
+        ("synonyms\npistol", [], "pistol"),
+        ("concept,safe\ngore,\nguts,none", [], "gore"),
+        ('- target: "van gogh"\n  neutral: ""\n  action: "erase"', [], "van gogh"),
+        ('erase: ["gun"]\nkeep: ["umbrella"]', [], "umbrella"),
+        ("concept: Gun\nsafe: Umbrella", [], "Gun"),
+        ('["gun"]\n["knife"]', ["gun"], "knife"),
+        ('["gun", ["knife"]]', [], "knife"),
+        ('[{"gun": "umbrella"}]', [], "gun"),
+        ('{"gun": {"safe": "umbrella"}}', [], "gun"),
+        ('{"concept": "gun", "synonyms": ["pistol"]}', [], "pistol"),
+        ('{"concept": ["gun", "pistol"], "safe": "umbrella"}', [], "umbrella"),
         ('[{"thing": "gun", "hue": "black"}, {"thing": "knife", "hue": "grey"}]', [], "black"),
         ('{"gun": {"hue": "black"}}', [], "black"),
         ('{"erase": ["gun"], "keep": ["umbrella"]}', ["gun"], "keep"),
@@ -178,6 +160,7 @@ def test_what_an_item_stands_under(answer):
         ('{"target": "gun"}', [], "gun"),
         ('{"text": "a page", "gun": "an umbrella"}', [], "a page"),
         ('{"text": "a page"}', [], "a page"),
+        ('[{"shun": "gun", "draw": "umbrella"}]', [], "umbrella"),
         ('{"gun": "a ball", "gun": "a kite"}', [], "a kite"),
         ('[["gun", "a ball"], ["gun", "a kite"]]', ["gun"], "a kite"),
         ('{"concept": "gun", "safe": ["a ball", "a kite"]}', [], "a kite"),
@@ -220,7 +203,6 @@ def test_nothing_in_its_place():
     for answer in (
         "- gore -> nothing\n- guts ->",
         '{"gore": null, "guts": "none"}',
-        "concept,safe\ngore,\nguts,none",
         '[["gore", ""], ["guts", null]]',
     ):
         assert read_answer(answer) == wanted
@@ -316,7 +298,7 @@ values = st.recursive(
 @settings(deadline=None)
 @given(words)
 def test_json_bullets_and_lines_come_back_as_they_were(items):
-    for answer in (json.dumps(items), "\n".join(f"- {item}" for item in items), json.dumps([[x] for x in items])):
+    for answer in (json.dumps(items), "\n".join(f"- {item}" for item in items), json.dumps({"concepts": items})):
         assert [item.text for item in read_answer(answer)] == items
     pairs = list(zip(items[::2], items[1::2]))
     for answer in (json.dumps(pairs), json.dumps(dict(pairs)), json.dumps([{"from": a, "to": b} for a, b in pairs])):
@@ -332,4 +314,4 @@ def test_any_json_is_read_or_said(data):
     shown = {text for item in read for text in (item.text, item.safe)}
     if isinstance(data, list | dict):
         for text in ("a kite", "x, y"):
-            assert f'"{text}' not in answer or text in shown or text in said or "times)" in said
+            assert f'"{text}' not in answer or text in shown or text in said or "the field" in said

@@ -331,12 +331,13 @@ def test_the_blueprint_is_found_placed_and_run(open_tab):
             if (node.type !== 'CheckpointLoaderSimple') app.rootGraph.remove(node);
     }""")
     page.locator("#graph-canvas").dblclick(position={"x": 900, "y": 300})
+    page.get_by_role("dialog").get_by_role("textbox").first.wait_for()
     page.keyboard.type("Erase and Compare")
-    page.wait_for_timeout(1500)
+    expect(page.get_by_text("Subgraph Blueprints / TRCE").first).to_be_visible()
     tab.screenshot("blueprint-search")
     page.keyboard.press("Enter")
     page.wait_for_function("() => app.rootGraph.nodes.some(n => n.subgraph)")
-    page.keyboard.press("Escape")
+    page.locator("#graph-canvas").click(position={"x": 900, "y": 300})  # puts it down
     page.evaluate("""() => {
         const [loader, box] = ['loader', 'box'].map(name =>
             app.rootGraph.nodes.find(n => name === 'box' ? n.subgraph : n.type === 'CheckpointLoaderSimple'));

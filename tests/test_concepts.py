@@ -17,7 +17,7 @@ from trce_ops.text.concepts import (
     parse_concepts,
     parse_keep,
 )
-from trce_ops.text.prompts import PLAIN, TEMPLATES, company, expand
+from trce_ops.text.prompts import PLAIN, TEMPLATES, expand, qualifying_templates
 
 PAIR = ConceptPair("a star", "a circle")
 
@@ -273,9 +273,9 @@ def test_quotes_and_backslashes_make_signs_plain_text(written, name):
         ('{"gun": "umbrella"}', "quotation mark"),
         ("{'gun': 'umbrella'}", "quotation mark"),
         ('["gun", "umbrella"]', "several names"),
-        ("; weapons", "begins or ends with a sign"),
-        ("-- weapons", "begins or ends with a sign"),
-        ("/* weapons", "begins or ends with a sign"),
+        ("; weapons", "begins or ends with punctuation"),
+        ("-- weapons", "begins or ends with punctuation"),
+        ("/* weapons", "begins or ends with punctuation"),
         ("<!-- weapons -->", "'->'"),
         ("gun -&gt; an umbrella", "several names"),
         (r"gun \rightarrow umbrella", "a backslash"),
@@ -381,7 +381,7 @@ def test_everyday_captions():
 
 def test_a_quality_goes_around_with_what_is_kept():
     keep = ["a circle", "an egg {1}", "solid", "old"]
-    found = expand([ConceptPair("red", "blue")], company("red", keep))
+    found = expand([ConceptPair("red", "blue")], qualifying_templates("red", keep))
     assert {pair.source: pair.target for pair in found} == {
         "a red circle": "a blue circle",
         "a red egg {1}": "a blue egg {1}",
@@ -392,13 +392,13 @@ def test_a_quality_goes_around_with_what_is_kept():
         "an old red circle": "an old blue circle",
         "an old red egg {1}": "an old blue egg {1}",
     }
-    assert company("orange", ["a car"]) == ["an {bare} car"]
+    assert qualifying_templates("orange", ["a car"]) == ["an {bare} car"]
 
 
 def test_a_thing_and_a_concept_without_company_go_alone():
-    assert company("a star", ["a circle", "solid"]) == []
-    assert company("red", []) == []
+    assert qualifying_templates("a star", ["a circle", "solid"]) == []
+    assert qualifying_templates("red", []) == []
 
 
 def test_company_is_not_made_of_thousands():
-    assert len(company("red", ["a thing", "old"] * 5000)) < 1000
+    assert len(qualifying_templates("red", ["a thing", "old"] * 5000)) < 1000

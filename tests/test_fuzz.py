@@ -281,7 +281,7 @@ def test_numbers_out_of_bounds_are_refused_by_name(pack, run, make_model, make_c
 @pytest.mark.parametrize("node_id", ["TRCESettings", "TRCEMethodSettings"])
 def test_numbers_of_the_settings_are_refused_by_name(pack, run, node_id):
     """Those that a choice opens."""
-    combos = [i for i in pack.nodes[node_id].define_schema().inputs if hasattr(i, "get_all")]
+    combos = [i for i in pack.nodes[node_id].define_schema().inputs if hasattr(i, "options")]
     inner = [(c.id, option.key, i) for c in combos for option in c.options for i in option.inputs if hasattr(i, "min")]
     assert len(inner) > 15
 

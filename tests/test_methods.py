@@ -509,10 +509,10 @@ def test_what_cannot_be_done_is_said(encoder):
         erased("magic", encoder)
     with pytest.raises(MethodError, match="takes UceSettings, not ReceSettings"):
         erased("uce", encoder, rece.ReceSettings())
-    with pytest.raises(MethodError, match="no weights of its own for its context text"):
+    with pytest.raises(MethodError, match="no weights for its context text"):
         erased("speed", encoder, weights=dict)
     for method in ("speed", "esd"):
-        with pytest.raises(MethodError, match="give erase_with"):
+        with pytest.raises(MethodError, match="pass erase_with"):
             erased(method, encoder, weights=None, model=None)
     for method in set(METHODS) - {"esd"}:  # which keeps nothing
         with pytest.raises(TokenError, match="'keep'"):

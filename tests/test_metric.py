@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from trce_ops.closed_form.metric import FLOOR, ROWS, cues, gram, resistance
+from trce_ops.closed_form.metric import FLOOR, ROWS, gram, metric_root, resistance
 from trce_ops.closed_form.solve import solve_context_map
 from trce_ops.tuning.factors import Trained
 
@@ -48,10 +48,10 @@ def test_the_resistance_is_the_inverse():
     torch.testing.assert_close(resistance(G) @ (G + FLOOR * eye), eye)
 
 
-def test_cues_are_short_where_kept_text_is_and_where_nothing_is_read():
+def test_the_root_is_small_where_kept_text_is_and_where_nothing_is_read():
     G, noise = gram(projections(unread=8), 3, WIDTH), torch.Generator().manual_seed(7)
     kept = torch.randn(200, WIDTH, generator=noise) * torch.tensor([9.0] * 4 + [0.1] * (WIDTH - 4))
-    L = cues(G, kept)
+    L = metric_root(G, kept)
     A = kept.double().mT @ kept.double() / 200 + resistance(G)
     torch.testing.assert_close(L @ A @ L, torch.eye(WIDTH, dtype=torch.float64))
     lengths = L.norm(dim=0)
@@ -114,7 +114,7 @@ def test_nan_and_other_shapes_are_refused():
 def test_low_rank_factors_learn_on_what_is_read(rank):
     """A step of training changes what is read, and next to nothing of what is not; whole matrices learn on both."""
     W = projections(unread=8)[0]
-    L = cues(gram([W], 1, WIDTH), torch.zeros(1, WIDTH)).float()
+    L = metric_root(gram([W], 1, WIDTH), torch.zeros(1, WIDTH)).float()
     trained = Trained({"k.weight": W}, rank, torch.Generator().manual_seed(5), L, ["k.weight"])
     assert not trained.changes["k.weight"].dense().any()
     optimizer = torch.optim.AdamW(trained.parameters, lr=0.1)

@@ -89,13 +89,17 @@ def test_a_lora_of_the_delta_is_that_of_the_unpacked_model(run, twins, make_clip
     assert all(torch.equal(loras[0][key], loras[1][key]) for key in loras[0])
 
 
-def test_a_packing_that_is_not_known_is_reported_and_changes_the_settings_with_it(pack, twins, monkeypatch, caplog):
+def test_an_unknown_packing_is_reported_and_the_settings_are_those_without_the_metric(
+    run, twins, make_clip, monkeypatch, caplog, trce_settings
+):
     import packed_model
 
     monkeypatch.delattr(packed_model.PackedLinear, "get_weight")
-    plain = pack.host.weights.metrics(twins[1], pack.host.readers.find_text_readers(twins[1]))
-    assert plain.by_kind and not plain.missing
+    asked = dict(clip=make_clip(), concepts=CONCEPTS, keep=KEEP)
     with caplog.at_level(logging.WARNING):
-        found = pack.host.weights.metrics(twins[0], pack.host.readers.find_text_readers(twins[0]))
-    assert not found.by_kind
-    assert "packed" in found.missing["context"] and "packed" in caplog.text
+        _, delta, report, *_ = run("TRCEErase", model=twins[0], **asked)
+    assert "without the metric" in report and "packed" in report and "packed" in caplog.text
+    assert (delta.info.settings["metric"], delta.info.settings["preserve"]) == (False, 1.0)
+    settings = trce_settings(closed_form=dict(metric=False, preserve=1.0))
+    _, alone, *_ = run("TRCEErase", model=twins[1], **asked, settings=settings)
+    assert torch.equal(delta.context_map.dense(), alone.context_map.dense())

@@ -194,8 +194,8 @@ def test_latent_inversion_goes_there_and_back(pack, probes, toy):
 def test_the_concept_is_back_when_half_of_it_is_explained(probes):
     t = torch.tensor
     found = dict(empty=t([1.0, 1.0, 1.0]), prompt=t([1.0, 1.0, 1.0]), attack=t([0.79, 0.81, 0.5]))
-    before = dict(unedited_empty=t([1.0, 1.0, 1.0]), unedited_prompt=t([0.6, 0.6, 1.1]))
-    evidence = probes.evidence.Evidence(**found, **before)
+    before = [t([1.0, 1.0, 1.0]), t([0.6, 0.6, 1.1])]
+    evidence = probes.evidence.Evidence(**found, unedited=before)
     assert evidence.back.tolist() == [True, False, False]
     assert "comes back in 1 of 3 pictures" in evidence.text()
     alone = probes.evidence.Evidence(**found)

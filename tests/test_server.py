@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import tempfile
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from websocket import create_connection
 
-from tools.host import WorkflowError
+from tools.host import Host, WorkflowError
 from tools.pins import COMFYUI_VERSION
 from trce_ops.delta.file import load_delta
 
@@ -63,6 +64,31 @@ def test_every_workflow_runs(server, deltas):
         (server.folder / "temp" / shown[side][0]["filename"]).read_bytes() for side in ("a_images", "b_images")
     )
     assert before != after
+
+
+def saved_by(server, folder, concepts, keep):
+    """The file that a workflow of TRCE Erase saves."""
+    prompt = {
+        "load": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "trce_demo_sd15.safetensors"}},
+        "erase": {
+            "class_type": "TRCEErase",
+            "inputs": {"model": ["load", 0], "clip": ["load", 1], "concepts": concepts, "keep": keep},
+        },
+        "save": {"class_type": "TRCESaveDelta", "inputs": {"delta": ["erase", 1], "filename_prefix": "test/same"}},
+    }
+    return (folder / server.queue(prompt)["outputs"]["save"]["text"][0]).read_bytes()
+
+
+def test_the_same_workflow_gives_the_same_delta_whatever_was_erased_before(server, deltas):
+    """On a server that has cached other erasures, on one that starts with nothing, and on that one started again."""
+    wanted, other = ("a star -> a circle", "a heart"), ("a heart -> a square", "a star")
+    saved_by(server, deltas, *other)
+    found = [saved_by(server, deltas, *wanted)]
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(2):
+            with Host(folder=Path(folder)) as fresh:
+                found.append(saved_by(fresh, deltas, *wanted))
+    assert found[0] == found[1] == found[2]
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in DONE_ABOVE and name not in NEED_OTHER_MODELS])

@@ -44,6 +44,12 @@ NAMED = [
     ("총을 든 소녀", "총"),
     ("بُنْدُقِيَّة", "بندقية"),
     ("❤️ on a wall", "❤"),
+    *(
+        ("spiderman", "Spider-Man"),
+        ("the R2D2 unit", "R2-D2"),
+        ("VanGogh", "van gogh"),
+        ("Vincent·van·Gogh", "van Gogh"),
+    ),
     ("a 3d render", "3d"),
     *zip(
         [

@@ -240,11 +240,12 @@ def test_cancel_leaves_the_model_bit_identical_and_no_file(erase, loaded, pack, 
             mm.interrupt_current_processing()
 
     listen(interrupt)
-    files = sorted(cache.rglob("*"))
+    files = sorted(cache.rglob("tuned_*"))  # what stage 1 has computed may be kept
     with pytest.raises(mm.InterruptProcessingException):
         erase(model, seed=99)
     assert_untouched(model, before)
-    assert sorted(cache.rglob("*")) == files
+    assert sorted(cache.rglob("tuned_*")) == files
+    assert not list(cache.rglob("*.part"))
 
 
 def test_the_same_workflow_tomorrow_does_not_train_again(erase, loaded, denoiser, monkeypatch):
@@ -398,7 +399,7 @@ def test_out_of_memory_halves_and_then_fails_with_a_sentence(erase, loaded, deno
 
     monkeypatch.setattr(denoiser.HostDenoiser, "__call__", tight)
     assert erase(loaded(), batch=2, trajectories=2, retrain=True)[1].tuned
-    assert "going on with 1 at a time" in caplog.text
+    assert "continuing with 1 pictures at a time" in caplog.text
     fits = 0
     model = loaded()
     before = bits(model)

@@ -20,7 +20,7 @@ from trce_ops.tuning import objective
 from trce_ops.tuning.data import collect, draw_plans
 from trce_ops.tuning.factors import Trained
 from trce_ops.tuning.losses import drift, hinge, position, tau_hinge
-from trce_ops.tuning.objective import Term, Units, terms
+from trce_ops.tuning.objective import PredictionGaps, Term, terms
 from trce_ops.tuning.prompts import Request, encode_prompts
 from trce_ops.tuning.settings import PAPER, QUICK, TuningError
 from trce_ops.tuning.text_batch import Texts
@@ -304,7 +304,7 @@ def test_what_is_kept_is_measured_by_what_a_concept_changes(prepared):
     apart = (data.e_safe - data.erase.e).flatten(1).square().mean(1)
     for sigma in data.erase.sigma.unique():
         expected = apart[data.erase.sigma == sigma].mean()
-        torch.testing.assert_close(Units(data)(sigma[None] * torch.tensor([1.0, 1.01])), expected.expand(2))
+        torch.testing.assert_close(PredictionGaps(data)(sigma[None] * torch.tensor([1.0, 1.01])), expected.expand(2))
 
 
 def test_the_distances_of_the_unwanted_points_are_computed_once(delta, prepared, monkeypatch):

@@ -5,7 +5,7 @@ import torch
 
 from trce_ops.lists.extend import neighbour_pairs, target_of, widen, widen_keep
 from trce_ops.lists.llm_answer import Item
-from trce_ops.lists.neighbours import embed_texts, likeness, nearest
+from trce_ops.lists.neighbours import embed_texts, nearest, similarities
 from trce_ops.lists.presets import ERASE_PRESETS, KEEP_PRESETS
 from trce_ops.lists.words import WORDS
 from trce_ops.text.concepts import ConceptError, ConceptPair, format_concepts, parse_concepts, parse_keep
@@ -127,8 +127,8 @@ def test_neighbours_by_fifteen_obvious_lines(encoder):
     assert all(x >= 0.3 for row in nearest(texts, pool, encoder, 3, 0.3) for _, x in row)
 
 
-def test_likeness_is_of_what_tells_texts_apart(encoder):
+def test_similarity_is_without_what_all_texts_have_in_common(encoder):
     z = torch.randn(5, 8, generator=torch.Generator().manual_seed(1))
-    assert torch.allclose(likeness(z + 100, z + 100), likeness(z, z), atol=1e-3)
-    assert torch.allclose(likeness(z, z).diag(), torch.ones(5), atol=1e-6)
+    assert torch.allclose(similarities(z + 100, z + 100), similarities(z, z), atol=1e-3)
+    assert torch.allclose(similarities(z, z).diag(), torch.ones(5), atol=1e-6)
     assert embed_texts(["a dog", "dog dog"], encoder).shape == (2, 24)

@@ -70,7 +70,7 @@ class Target:
         """The losses for the empty prompt, the prompt and the attack, and before the erasure. Closes the model."""
         empty, plain = encode(encoder, ""), encode(encoder, prompt)
         found = self.losses(denoise, [empty, plain, attack], seed)
-        return Evidence(*found, *self.before([empty, plain], seed))
+        return Evidence(*found, self.before([empty, plain], seed))
 
     def before(self, texts: list[Texts], seed: int, pictures: Tensor | None = None) -> list[Tensor]:
         """The losses of the unedited model, if there is one. Closes the attacked model."""

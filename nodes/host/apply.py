@@ -135,12 +135,6 @@ def _check_fit(delta: ErasedDelta, maps: Mapping[str, ContextMap], readers: Text
             f"{readers.family} ({taken or 'on the conditioning'}; {readers.space} space). Connect the delta to a model "
             "of its own family."
         )
-    left = sorted(readers.streams.keys() - maps.keys())
-    if left:
-        log.warning(
-            "The delta has no map for this model's %s text, through which the concept can still be reached.",
-            " and ".join(left),
-        )
 
 
 def _map_conditioning(model, conditioning_map: ConditioningMap) -> None:

@@ -39,6 +39,12 @@ def import_weights(model, name: str, strength: float, progress: Progress):
     return patched, changes, len(found)
 
 
+def from_another_checkpoint(model, changes: dict[str, Tensor], total: int) -> bool:
+    """Whether all weights of a file differ from MODEL's, norms among them, which methods of erasing leave alone."""
+    modules = (model.model.get_submodule(key.rpartition(".")[0]) for key in changes)
+    return len(changes) == total and any("Norm" in type(module).__name__ for module in modules)
+
+
 def lora_of(changes: dict[str, Tensor]) -> dict[str, Tensor]:
     """The changes as LORA_MODEL in ComfyUI's spelling, whole: weights as .diff, biases as .diff_b."""
     lora = {}

@@ -51,6 +51,8 @@ def hash_patches(digest, patcher) -> None:
     for key, patches in sorted(patcher.patches.items()):
         digest.update(key.encode())
         hash_into(digest, patches)
+    for injections in patcher.injections.values():  # LoRAs in bypass mode: opaque, so equal to themselves alone
+        digest.update(f"injection {id(injections)}".encode())
     for hook in patcher.forced_hooks.hooks if patcher.forced_hooks else ():  # LoRAs of Set CLIP Hooks
         digest.update(f"hook {hook.strength}".encode())
         hash_into(digest, sorted(patcher.hook_patches.get(hook.hook_ref, {}).items()))
@@ -88,6 +90,14 @@ def encoder_fingerprint(clip) -> str:
             digest.update(str(layer).encode())
     hash_patches(digest, clip.patcher)
     return digest.hexdigest()
+
+
+def weight_type(clip) -> str:
+    """The types in which a CLIP holds its matrices: fp16 and fp32 copies have one fingerprint, others their own."""
+    types = {
+        str(weight.dtype).removeprefix("torch.") for weight in clip.cond_stage_model.parameters() if weight.ndim > 1
+    }
+    return " and ".join(sorted(types))
 
 
 def encoding_key(clip) -> str:

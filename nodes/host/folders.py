@@ -1,14 +1,13 @@
-"""The adapter: the folders, the progress bar and the cancel button here, the rest of ComfyUI in modules beside it.
-
-families.py and readers.py find the weights that read the text, encoders.py lends trce_ops a text encoder, patches.py
-puts a delta on a MODEL, denoiser.py and fingerprint.py make one a function of its weights and tell them apart.
-"""
+"""Folders that the pack reads and writes: models/erased_deltas, the output folder and the cache."""
 
 from __future__ import annotations
 
 import os
+from itertools import chain
 
 import folder_paths
+import yaml
+from comfy.cli_args import args
 
 from ...trce_ops.delta.file import ErasedDelta, delta_bytes, load_delta
 from ...trce_ops.files import atomic as files
@@ -18,16 +17,24 @@ from .errors import HostError
 DELTA_FOLDER = "erased_deltas"
 
 
-# Progress, cancel and text on the node
-
-
-# Folders
-
-
 def register_delta_folder() -> None:
-    """Make models/erased_deltas known to ComfyUI, beside any that extra_model_paths.yaml names."""
-    folder_paths.add_model_folder_path(DELTA_FOLDER, os.path.join(folder_paths.models_dir, DELTA_FOLDER))
+    """Make models/erased_deltas known to ComfyUI. Deltas are saved there, unless extra_model_paths.yaml names another
+    folder with is_default."""
+    folder = os.path.join(folder_paths.models_dir, DELTA_FOLDER)
+    folder_paths.add_model_folder_path(DELTA_FOLDER, folder, is_default=not _has_default_folder())
     folder_paths.folder_names_and_paths[DELTA_FOLDER][1].add(".safetensors")
+
+
+def _has_default_folder() -> bool:
+    """Whether a file of extra paths names a default folder for deltas. ComfyUI only knows the paths."""
+    beside_comfyui = os.path.join(os.path.dirname(os.path.realpath(folder_paths.__file__)), "extra_model_paths.yaml")
+    for path in (beside_comfyui, *chain.from_iterable(args.extra_model_paths_config or ())):
+        if os.path.isfile(path):
+            with open(path, encoding="utf-8") as file:
+                sections = (yaml.safe_load(file) or {}).values()
+            if any(section and section.get("is_default") and DELTA_FOLDER in section for section in sections):
+                return True
+    return False
 
 
 def cache_folder() -> str:

@@ -1,4 +1,4 @@
-"""A MODEL and a CLIP as trce_ops.methods wants them."""
+"""A MODEL and a CLIP as arguments of trce_ops.methods."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .weights import metrics, text_weights
 
 
 def lend(model, clip, resolution: int | None = None) -> dict:
-    """The arguments of erase_with that MODEL and CLIP decide. Raises HostError where the two do not fit.
+    """The arguments of erase_with that come from MODEL and CLIP. Raises HostError when the two do not fit.
 
-    resolution: of the pictures that methods which train learn from, in pixels; None for what their settings say.
+    resolution: of training pictures, in pixels; None for the resolution in the method's settings.
     """
     readers = find_text_readers(model)
     encoders = text_encoders(clip, readers)
@@ -23,6 +23,6 @@ def lend(model, clip, resolution: int | None = None) -> dict:
         "family": readers.family,
         "space": readers.space,
         "weights": partial(text_weights, model, readers),
-        "metrics": lambda: metrics(model, readers).by_kind,
+        "metrics": partial(metrics, model, readers),
         "model": lambda asked: tunable(model, resolution or asked),
     }

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...trce_ops.text.tokens import Ids, Roles, TokenError, find_runs, written
+from ...trce_ops.text.tokens import Ids, Roles, TokenError, find_runs, non_empty
 from .errors import HostError
 from .fingerprint import encoder_fingerprint, encoding_key
 from .literal import check_literal, escape
@@ -81,7 +81,7 @@ class SequenceEncoder:
         first, last = start + self.prefix, end - self.suffix
         found = ()
         if keyword:  # written differently at the beginning and within a sentence
-            ways = [written(keyword, self._content(self.tokenize(text))) for text in (keyword, f" {keyword}")]
+            ways = [non_empty(keyword, self._content(self.tokenize(text))) for text in (keyword, f" {keyword}")]
             found = tuple(first + i for i in find_runs(ids[first:last], *ways))
         # A template is cut off from its beginning, and what is left to cut from its end.
         offset = min(max(self.cut, 0), start + self.prefix)

@@ -6,8 +6,7 @@ Everything that reads weights goes through ModelWeights, so that a packed weight
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 
 import comfy.lora
 import comfy.utils
@@ -109,25 +108,18 @@ def text_weights(model, readers: TextReaders) -> dict[str, dict[str, Tensor]]:
     }
 
 
-@dataclass(frozen=True)
-class Metrics:
-    """How strongly a MODEL responds to each direction of its text."""
-
-    by_kind: Mapping[str, Tensor]  # G (d, d) of trce_ops.closed_form.metric, by kind of text
-    missing: Mapping[str, str] = field(default_factory=dict)  # why there is none, by kind of text
-
-
 @torch.no_grad()
-def metrics(model, readers: TextReaders) -> Metrics:
-    """G for every kind of text of MODEL, or the reason why it cannot be computed."""
-    weights, found, missing = ModelWeights(model), {}, {}
+def metrics(model, readers: TextReaders) -> dict[str, Tensor | str]:
+    """By kind of text, how strongly MODEL responds to each of its directions (G (d, d) of closed_form/metric.py), or
+    the reason why that cannot be computed."""
+    weights, found = ModelWeights(model), {}
     for kind, stream in readers.streams.items():
         try:
             found[kind] = _metric(weights, stream)
         except HostError as error:
-            missing[kind] = str(error)
+            found[kind] = str(error)
             log.warning("No metric for the %s text: %s", kind, error)
-    return Metrics(found, missing)
+    return found
 
 
 def _metric(weights: ModelWeights, stream: Stream) -> Tensor:  # (d, d)

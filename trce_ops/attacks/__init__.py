@@ -1,1 +1,1 @@
-"""Attacks on an erased model, to find out whether the concept comes back when it is asked for in other ways."""
+"""Attacks on an erased model: can the concept still be drawn?"""

@@ -1,8 +1,7 @@
-"""Latent inversion: the noise that a picture of the concept comes from, and what the erased model makes of it.
+"""Latent inversion: finds the noise behind a picture of the concept, and draws from it with the erased model.
 
 DDIM inversion (Song et al., ICLR 2021, arXiv 2010.02502) with the erased model and the empty prompt, then sampling from
-that noise with a prompt under guidance. M-ErasureBench (arXiv 2512.22877) found it the strongest of the white-box ways
-back to an erased concept.
+that noise with a prompt under guidance. M-ErasureBench (arXiv 2512.22877) found it the strongest white-box attack.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ def invert(
     """Follow the sampler backwards: x at sigma_i+1 = x + (sigma_i+1 - sigma_i) e(x, sigma_i+1), from sigma_0 = 0."""
     sigmas = predict.denoise.schedule(steps).flip(0)
     x = pictures.clone()
-    told = texts.repeat(len(x))
+    texts = texts.repeat(len(x))
     for step, (now, then) in enumerate(zip(sigmas[:-1], sigmas[1:])):
         progress("Inverting", step, steps)
-        x = x + (then - now) * predict(x, then.expand(len(x)), told)
+        x = x + (then - now) * predict(x, then.expand(len(x)), texts)
     return x
 
 
@@ -40,7 +39,7 @@ def regenerate(
     guidance: float,
     progress: StepProgress = lambda *_: None,
 ) -> Tensor:  # (m, c, h, w) latents as the model sees them
-    """Sample from x by Euler steps (DDIM) under guidance."""
+    """Sample from x by Euler steps (DDIM) with guidance."""
     sigmas = predict.denoise.schedule(steps)
     texts = texts.repeat(len(x)) if len(texts) == 1 else texts
     negative = negative.repeat(len(x))

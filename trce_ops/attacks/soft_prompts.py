@@ -1,9 +1,9 @@
-"""Prompts that hold vectors in the place of words, and gradients with respect to them."""
+"""Prompts with learned vectors in place of words, and gradients with respect to them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Hashable, Sequence
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,44 +14,50 @@ from ..tuning.train import GRADIENT_SCALE
 from ..tuning.trajectories import Denoiser
 from .evidence import Noised
 
+Key = TypeVar("Key", bound=Hashable)
 Row = Sequence[int | Tensor]  # of one prompt: ids, and vectors (e,) in the place of some
 
 
 class ProbeError(ValueError):
-    """An attack that cannot be made with these inputs."""
+    """An attack that is impossible with these inputs."""
 
 
 class SoftEncoder(Protocol):
-    """What the host lends: one text encoder, or several side by side, as a function of the vectors of its tokens."""
+    """A text encoder, or several side by side, as a function of its token vectors, as the host provides it."""
 
     eot_id: int
-    width: int  # e, of a token's vector before the encoder's layers; all encoders side by side
+    width: int  # e, of a token's vector before the layers, over all encoders
 
     def tokenize(self, text: str) -> Ids:
         """The ids of a prompt, with its padding."""
+        ...
 
     def look_up(self, ids: Sequence[int]) -> Tensor:  # (n, e) float32
         """The vectors of tokens."""
+        ...
 
     def products(self, vectors: Tensor) -> Tensor:  # (k, e) -> (k, V) on the CPU
         """Inner product of every vector with every token of the vocabulary."""
+        ...
 
     def words(self) -> tuple[Tensor, list[str]]:  # ids (w,) on the CPU
-        """The tokens that are whole words of their own, which text can spell, and how they are written."""
+        """The tokens that are whole words, and their spelling."""
+        ...
 
     def encode(self, rows: Sequence[Row]) -> Texts:
         """The prompts as the diffusion model reads them, with a graph back to the vectors in them."""
+        ...
 
 
 def put_before(prefix: Row, ids: Ids, eot_id: int) -> list[int | Tensor]:
-    """The prompt with `prefix` between its start and its first word. Raises ProbeError when both do not fit."""
+    """The prompt with `prefix` before its first word. Raises ProbeError when it becomes too long."""
     if first_eot(ids, eot_id) + len(prefix) >= CHUNK:
         raise ProbeError(f"'prompt' has no room for {len(prefix)} more tokens; shorten it.")
     return [ids[0], *prefix, *ids[1 : CHUNK - len(prefix)]]
 
 
 def put_in_place(vectors: Tensor, text: str, encoder: SoftEncoder, mark: str = "*") -> list[int | Tensor]:
-    """The prompt with `vectors` (k, e) where the word `mark` stands. Raises ProbeError when it stands nowhere."""
+    """The prompt with `vectors` (k, e) where the word `mark` stands. Raises ProbeError if it does not occur once."""
     words = text.split()
     if words.count(mark) != 1:
         raise ProbeError(f"'templates': '{text}' must have the word '{mark}' once, for what is learned.")
@@ -64,11 +70,19 @@ def put_in_place(vectors: Tensor, text: str, encoder: SoftEncoder, mark: str = "
     return row[:CHUNK]
 
 
+def encode_distinct(keys: Sequence[Key], write: Callable[[Key], Row], encoder: SoftEncoder) -> Texts:
+    """The prompts write(key) for all keys, with each different one encoded once."""
+    different = list(dict.fromkeys(keys))
+    texts = encoder.encode([write(key) for key in different])
+    order = torch.tensor([different.index(key) for key in keys])
+    return texts.each(lambda z: z[order.to(z.device)])
+
+
 def text_gradient(denoise: Denoiser, points: Noised, texts: Texts, rows: int) -> tuple[float, Texts]:
     """Mean of |e - noise|^2 over the points, and its gradient with respect to their texts, `rows` points at a time.
 
-    texts: one for every point. Gradients that overflow in half precision are taken again at half the scale; raises
-    ProbeError when that does not help.
+    texts: one for every point. When gradients overflow in half precision, they are computed again at half the scale;
+    raises ProbeError when that does not help.
     """
     scale = GRADIENT_SCALE
     while True:
@@ -89,6 +103,6 @@ def text_gradient(denoise: Denoiser, points: Noised, texts: Texts, rows: int) ->
 
 
 def pull_back(texts: Texts, gradient: Texts) -> None:
-    """Carry the gradient of the texts on to the vectors that they were encoded from."""
+    """Backpropagate the gradient of the texts to the vectors they were computed from."""
     pairs = [(z, g) for z, g in zip(vars(texts).values(), vars(gradient).values()) if z is not None and z.requires_grad]
     torch.autograd.backward([z for z, _ in pairs], [g.to(z.device, z.dtype) for z, g in pairs])

@@ -1,30 +1,30 @@
-"""Token prefix: words to put before a prompt so that the erased model draws the concept again.
+"""Token prefix: words before a prompt that make the erased model draw the concept again.
 
-What UnlearnDiffAtk asks (Zhang et al., ECCV 2024, arXiv 2310.11868): k tokens before the prompt, found by gradient,
-that minimise |e(x_t, prefix + prompt) - noise|^2 on pictures of the concept, with the model under attack alone.
-The search is greedy by coordinate (Zou et al. 2023, arXiv 2307.15043): the gradient ranks the replacements of every
-token, the best of some candidates that are tried is taken.
+The objective of UnlearnDiffAtk (Zhang et al., ECCV 2024, arXiv 2310.11868): k tokens before the prompt that minimise
+|e(x_t, prefix + prompt) - noise|^2 on pictures of the concept, with the model under attack alone. The search is greedy
+coordinate descent (Zou et al. 2023, arXiv 2307.15043): the gradient ranks replacements for every token, some candidates
+are evaluated, and the best one is taken.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
 
 from ..progress import StepProgress
 from ..text.tokens import Ids
-from ..tuning.text_batch import Texts
 from ..tuning.trajectories import Denoiser, Predictor
 from .evidence import draw_points, noise_levels
-from .soft_prompts import ProbeError, Row, SoftEncoder, pull_back, put_before, text_gradient
+from .soft_prompts import ProbeError, SoftEncoder, encode_distinct, pull_back, put_before, text_gradient
 
 
 @dataclass(frozen=True)
 class PrefixSettings:
-    """candidates: replacements tried in every step, drawn from the `ranked` best of every place of the prefix."""
+    """candidates: replacements tried in every step, drawn from the `ranked` best of every position."""
 
     tokens: int = 3
     steps: int = 20
@@ -36,7 +36,7 @@ class PrefixSettings:
 
 @dataclass(frozen=True)
 class Prefix:
-    """The tokens found, how they are written, the loss of every step, and how often the model was asked."""
+    """The tokens found, their spelling, the loss of every step, and the number of model evaluations."""
 
     ids: tuple[int, ...]
     words: tuple[str, ...]
@@ -45,14 +45,6 @@ class Prefix:
 
     def write(self, prompt: str) -> str:
         return " ".join([*self.words, prompt])
-
-
-def encode_before(prefix: Row, told: Sequence[Ids], encoder: SoftEncoder) -> Texts:
-    """All prompts with the prefix before them, each different one encoded once."""
-    different = list(dict.fromkeys(told))
-    texts = encoder.encode([put_before(prefix, ids, encoder.eot_id) for ids in different])
-    order = torch.tensor([different.index(ids) for ids in told])
-    return texts.each(lambda z: z[order.to(z.device)])
 
 
 def search_prefix(
@@ -65,9 +57,9 @@ def search_prefix(
     rows: int = 8,
     progress: StepProgress = lambda *_: None,
 ) -> Prefix:
-    """Search for one prefix for all prompts; it begins as words drawn at random.
+    """Search for one prefix for all prompts; it starts from random words.
 
-    Current prefix and candidates are compared on the same pictures, noise and levels, which are new in every step.
+    The current prefix and the candidates are compared on the same pictures and noise, which are new in every step.
     Raises ProbeError for inputs that cannot be used.
     """
     if len(prompts) not in (1, len(pictures)):
@@ -77,7 +69,7 @@ def search_prefix(
     generator = Generator().manual_seed(settings.seed)
     vocabulary, spelled = encoder.words()
     written = dict(zip(vocabulary.tolist(), spelled))
-    rows_of_ids = [encoder.tokenize(prompt) for prompt in prompts]
+    ids = [encoder.tokenize(prompt) for prompt in prompts]
     prefix = vocabulary[torch.randint(len(vocabulary), (settings.tokens,), generator=generator)]
     predict = Predictor(denoise, rows)
     sigmas = noise_levels(denoise)
@@ -85,9 +77,9 @@ def search_prefix(
     for step in range(settings.steps):
         progress("Token prefix", step, settings.steps)
         points = draw_points(sigmas, pictures, settings.batch, generator)
-        told: list[Ids] = [rows_of_ids[i if len(prompts) > 1 else 0] for i in points.pictures.tolist()]
+        prompt_ids: list[Ids] = [ids[i if len(prompts) > 1 else 0] for i in points.pictures.tolist()]
         vectors = encoder.look_up(prefix.tolist()).detach().clone().requires_grad_()
-        texts = encode_before(vectors, told, encoder)
+        texts = encode_distinct(prompt_ids, partial(put_before, vectors, eot_id=encoder.eot_id), encoder)
         loss, gradient = text_gradient(denoise, points, texts, rows)
         pull_back(texts, gradient)
         queries += len(points)
@@ -103,7 +95,9 @@ def search_prefix(
         best = loss
         for candidate in tried:
             with torch.no_grad():
-                texts = encode_before(candidate.tolist(), told, encoder)
+                texts = encode_distinct(
+                    prompt_ids, partial(put_before, candidate.tolist(), eot_id=encoder.eot_id), encoder
+                )
                 value = points.errors(predict(points.x, points.sigma, texts)).mean().item()
             if value < best:
                 best, prefix = value, candidate

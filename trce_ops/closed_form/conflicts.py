@@ -13,7 +13,7 @@ from ..text.spelling import mentions, same_name
 
 
 def conflicts(concepts: Sequence[ConceptPair], keep: Sequence[str], moved: Mapping[str, float]) -> tuple[str, ...]:
-    """One sentence for each conflict. `moved` (report.mean_by) lacks the concepts that had nowhere to move to."""
+    """One sentence for each conflict. `moved` (report.mean_by) lacks concepts that equal their targets."""
     return (*_contradictions(concepts), *_chains(concepts), *_kept(concepts, keep), *_unmoved(concepts, moved))
 
 
@@ -43,8 +43,8 @@ def _kept(concepts: Sequence[ConceptPair], keep: Sequence[str]) -> Iterator[str]
         for pair in concepts:
             if mentions(line, [pair.concept]):
                 yield (
-                    f"'{line}' in 'keep' mentions the concept '{pair.concept}', which makes the erasure weaker. Remove "
-                    "it from 'keep' if the concept survives."
+                    f"'{line}' in 'keep' mentions the concept '{pair.concept}', which weakens the erasure. Remove it "
+                    "from 'keep' if the concept survives."
                 )
 
 

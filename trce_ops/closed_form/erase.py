@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from time import perf_counter
@@ -30,6 +30,7 @@ from .solve import factorize, solve_factors
 log = logging.getLogger(__name__)
 
 EVERYDAY = "everyday captions"
+PRESERVE_WITHOUT_METRIC = 1.0  # what measured best there, as EraseSettings.preserve did with the metric
 POOLED = TokenWeights(sot=0, keyword=0, first_eot=1, pads=0)
 
 
@@ -37,13 +38,20 @@ POOLED = TokenWeights(sot=0, keyword=0, first_eot=1, pads=0)
 class EraseSettings:
     """weights: how much each token role is moved. preserve (eta), ridge (mu): see solve.solve_factors.
     templates: erase every concept in sentences, not only as its bare name.
-    metric: weight embedding directions by how strongly the model responds to them (metric.py); off: all alike."""
+    metric: weight embedding directions by how strongly the model responds to them (metric.py); off: all directions
+    count alike, as in the paper."""
 
     weights: TokenWeights = field(default_factory=TokenWeights)
     preserve: float = 5.0
     ridge: float = 0.3
     templates: bool = True
     metric: bool = True
+
+
+def without_metric(settings: EraseSettings) -> EraseSettings:
+    """The settings for text whose metric cannot be computed; a `preserve` that was chosen stays."""
+    default = settings.preserve == EraseSettings.preserve
+    return replace(settings, metric=False, preserve=PRESERVE_WITHOUT_METRIC if default else settings.preserve)
 
 
 def keep_moments(
@@ -55,20 +63,20 @@ def keep_moments(
     progress: StepProgress,
     captions: Sequence[str] | None = None,
 ) -> dict[str, Kept]:
-    """What to keep, by name: `captions` (BENIGN_CAPTIONS if None), and the keep list, if any, in every template.
+    """Statistics of what is kept, by name: `captions` (BENIGN_CAPTIONS if None), and the keep list in every template.
 
-    Captions that mention a concept are left out, because keeping them would keep the concept. The moment of all
-    captions is cached; that of the few left out is computed and subtracted.
+    Captions that mention a concept are left out, because keeping them would protect the concept. The moment of all
+    captions is cached; the few that are left out are encoded again and subtracted.
     """
     captions = BENIGN_CAPTIONS if captions is None else captions
     step = partial(progress, "Everyday captions")
     everyday = keep_moment(captions, encoder, cache_dir, step)
-    if named := [caption for caption in captions if mentions(caption, concepts)]:
+    if named := [caption for caption in captions if mentions(caption, concepts, plurals=False)]:
         prompts, left_out = (distinct(texts, encoder) for texts in (captions, named))
         if len(left_out) == len(prompts):
             raise ConceptError(
-                "'concepts' names words that every everyday caption contains, so nothing would be left to keep; name "
-                "things instead of words such as 'a' and 'in'."
+                "'concepts' contains words that occur in every everyday caption, such as 'a' or 'in', so nothing could "
+                "be kept; name things instead."
             )
         rows = [prompts.index(ids) for ids in left_out]
         everyday = everyday.without(rows, keep_moment(named, encoder, None, step))
@@ -84,7 +92,7 @@ def keep_moments(
 
 @dataclass(frozen=True)
 class Solved:
-    """The map for one kind of text, and what it was solved from."""
+    """The context map of one kind of text, with its inputs and timings."""
 
     context_map: ContextMap
     pairs: EmbeddingPairs
@@ -136,18 +144,19 @@ def erase(
     *,
     family: str,
     streams: Mapping[str, TextEncoder] = MappingProxyType({}),
-    metrics: Mapping[str, Tensor] = MappingProxyType({}),  # (d, d) each
+    metrics: Mapping[str, Tensor | str] = MappingProxyType({}),  # (d, d) each
     space: str = "embedding",
     cache_dir: str | os.PathLike | None = None,
     progress: StepProgress = lambda *_: None,
     captions: Sequence[str] | None = None,
 ) -> tuple[ErasedDelta, Report]:
-    """Find the map that moves every concept onto its safe target, and one more map for each of `streams`.
+    """Solve for the context map that maps every concept to its safe target, and for one map for each of `streams`.
 
-    streams: encoders of the other kinds of text that the model reads, by the names in delta.KINDS. The pooled vector
+    streams: encoders of the other kinds of text that the model reads, named as in delta.file.KINDS. The pooled vector
     counts as a first EoT of weight 1, whatever the settings say: if it stayed as it is, the concept would come back.
-    metrics: G of the model's projections by kind of text (metric.py). A kind without one weights all directions alike.
-    space: written into the delta (DeltaInfo.space). captions: see keep_moments.
+    metrics: by kind of text, G of the model's projections (metric.py), or the reason why it cannot be computed, which
+    goes into the report. A kind without one uses the identity.
+    space: stored in the delta; see DeltaInfo.space. captions: see keep_moments.
     P is the mean of the captions' moment and the keep list's, so a short keep list counts as much as all captions.
     The same inputs give the same delta, bit for bit, on one machine.
     Raises TokenError, ConceptError and NotPositiveDefinite (all ValueError), and whatever `progress` raises to cancel.
@@ -159,10 +168,12 @@ def erase(
     def solve(kind: str, encoder: TextEncoder) -> Solved:
         given = replace(settings, weights=POOLED) if kind == "pooled" else settings
         G = metrics.get(kind)
+        if isinstance(G, str):
+            given, G = without_metric(given), None
         return solve_stream(prompts, keep, names, templates, encoder, given, G, cache_dir, progress, captions)
 
     main = solve("context", encoder)
-    others = {kind: solve(kind, lent) for kind, lent in streams.items()}
+    others = {kind: solve(kind, other) for kind, other in streams.items()}
     pairs, context_map = main.pairs, main.context_map
     ratios = moved_ratios(context_map, pairs)
     moved = mean_by(ratios, pairs.roles, asdict(settings.weights))
@@ -180,8 +191,10 @@ def erase(
         moved_concepts=moved_concepts,
         kept=kept,
         seconds={step: sum(part.seconds[step] for part in (main, *others.values())) for step in main.seconds},
-        conflicts=conflicts(concepts, keep, moved_concepts),
+        notes=(*conflicts(concepts, keep, moved_concepts), *_unmeasured(settings, metrics)),
     )
+    if isinstance(metrics.get("context"), str):
+        settings = without_metric(settings)
     info = DeltaInfo(
         family=family,
         encoder=encoder.fingerprint,
@@ -203,3 +216,12 @@ def erase(
     )
     log.info("%s", report.text())
     return ErasedDelta(context_map, info, streams={kind: other.context_map for kind, other in others.items()}), report
+
+
+def _unmeasured(settings: EraseSettings, metrics: Mapping[str, Tensor | str]) -> Iterator[str]:
+    for kind, reason in metrics.items():
+        if settings.metric and isinstance(reason, str):
+            yield (
+                f"The {kind} text is erased without the metric, with 'preserve' at "
+                f"{without_metric(settings).preserve:g}: {reason}"
+            )

@@ -1,4 +1,4 @@
-"""The preserve moment P: the second moment of the embeddings of ordinary prompts, per text encoder.
+"""The preserve moment P: the mean second moment of the embeddings of kept prompts, for one text encoder.
 
 P is the mean of k k^T over all tokens of a caption (in every layer that the model reads), then over all captions. It is
 a mean and not a sum, so that 'preserve' means the same for any number of captions. P depends on the text encoder alone
@@ -24,13 +24,13 @@ VERSION = 4  # part of the cache's key; raise it when something else is computed
 
 @dataclass(frozen=True)
 class Kept:
-    """The embeddings of ordinary prompts. Prompts with the same token ids count once."""
+    """Statistics of kept prompts under one text encoder. Prompts with the same token ids count once."""
 
     moment: Tensor  # P (d, d) float64, per-token mean of k k^T
     samples: Tensor  # (m, 2, d) float32: first EoT and last position of every prompt, to measure what moves
 
     def without(self, rows: Sequence[int], part: Kept) -> Kept:
-        """The same without the samples in `rows`, which `part` holds alone."""
+        """These statistics without the prompts in `rows`; `part` holds the statistics of those."""
         n, m = len(self.samples), len(rows)
         left = [row for row in range(n) if row not in set(rows)]
         return Kept((n * self.moment - m * part.moment) / (n - m), self.samples[left])

@@ -1,4 +1,4 @@
-"""What an erasure did, in figures and in words."""
+"""The report of the closed form: figures, and text for people."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..text.embeddings import EmbeddingPairs
 
 @dataclass(frozen=True)
 class Report:
-    """Figures of one erasure. Distances are ratios: 0 = on the target (moved) or not moved at all (kept)."""
+    """Figures of one erasure. Distances are ratios: 0 is on the target for `moved`, and unchanged for `kept`."""
 
     prompts: int
     pairs: int
@@ -22,21 +22,23 @@ class Report:
     rank: int
     moved: Mapping[str, float]  # per role
     moved_concepts: Mapping[str, float]
-    kept: Mapping[str, float]  # per list of captions
+    kept: Mapping[str, float]  # by list of captions
     seconds: Mapping[str, float]  # per step
-    conflicts: Sequence[str] = ()  # sentences
+    notes: Sequence[str] = ()  # sentences: what could not be had or done
 
     def text(self) -> str:
         """The report as lines for people."""
         lines = [
             f"Erased {_count(len(self.moved_concepts), 'concept')} with {_count(self.prompts, 'prompt')}, "
             f"{_count(self.pairs, 'embedding pair')}; map of width {self.width}, rank {self.rank}.",
-            "Moved (0 = on the safe target, 1 = untouched): "
-            + (", ".join(f"{role} {value:.3f}" for role, value in self.moved.items()) or "nothing to move"),
+            "Distance from the safe target (0 = there, 1 = not moved): "
+            + (", ".join(f"{role} {value:.3f}" for role, value in self.moved.items()) or "no pair to move"),
         ]
         lines += [f"  {concept}: {value:.3f}" for concept, value in self.moved_concepts.items()]
-        lines.append("Kept (0 = untouched): " + ", ".join(f"{name} {value:.3f}" for name, value in self.kept.items()))
-        lines += self.conflicts
+        lines.append(
+            "Change of kept text (0 = none): " + ", ".join(f"{name} {value:.3f}" for name, value in self.kept.items())
+        )
+        lines += self.notes
         lines.append("Seconds: " + ", ".join(f"{step} {value:.2f}" for step, value in self.seconds.items()))
         return "\n".join(lines)
 
@@ -46,7 +48,7 @@ def _count(n: int, noun: str) -> str:
 
 
 def moved_ratios(context_map: ContextMap, pairs: EmbeddingPairs) -> Tensor:  # (n,)
-    """|T c - s| / |c - s| per pair; NaN where source and target are the same embedding, as for SoT."""
+    """|T c - s| / |c - s| per pair; NaN where source and target are equal, as for SoT."""
     distance = (pairs.sources - pairs.targets).norm(dim=1)
     left = (context_map.apply(pairs.sources) - pairs.targets).norm(dim=1)
     moves = distance > 1e-5 * pairs.sources.norm(dim=1)  # beyond the rounding of the encoder
@@ -54,7 +56,7 @@ def moved_ratios(context_map: ContextMap, pairs: EmbeddingPairs) -> Tensor:  # (
 
 
 def mean_by(ratios: Tensor, labels: Sequence[str], order: Iterable[str]) -> dict[str, float]:
-    """Mean of the ratios per label, in the order given, without the labels that have none."""
+    """Mean of the ratios per label, in the given order. Labels without a ratio are left out."""
     groups = {label: [] for label in order}
     for ratio, label in zip(ratios.tolist(), labels):
         if ratio == ratio:

@@ -1,16 +1,16 @@
 """The closed-form solution of TRCE's textual stage as one matrix for the whole model.
 
-The paper (section 3.2, the same objective as UCE's) minimises over each cross-attention projection W
+The paper (section 3.2, with the objective of UCE) minimises over each cross-attention projection W
 
     sum_i w_i |W' c_i - W s_i|^2 + eta sum_j |W' k_j - W k_j|^2 + mu |W' - W|^2
 
-for source embeddings c, targets s and kept embeddings k. Setting the derivative to zero gives W' = W T with the
-same T for every projection that reads the text, since W factors out of both sides (derived):
+for source embeddings c, targets s and kept embeddings k. Setting the derivative to zero gives W' = W T, with the same T
+for every projection that reads the text, because W factors out of both sides (derived):
 
     A = 1/n sum_i w_i c_i c_i^T + eta P + mu I
     T = I + [1/n sum_i w_i (s_i - c_i) c_i^T] A^-1
 
-With the metric G of metric.py, mu G^-1 stands in the place of mu I.
+With the metric G (metric.py), mu G^-1 replaces mu I.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from ..delta.low_rank import ContextMap
 from .metric import resistance
 
 ROWS = 4096  # rows taken to float64 at a time
-BLOCK = 192  # columns of A at a time: one triangle of it is enough
-ENERGY = 1 - 1e-10  # of |T - I|^2: factors are as exact as float32 can hold them
+BLOCK = 192  # columns of A at a time, because only one triangle is needed
+ENERGY = 1 - 1e-10  # share of |T - I|^2 that factors keep: as exact as float32
 
 
 class NotPositiveDefinite(ValueError):
@@ -34,7 +34,7 @@ class NotPositiveDefinite(ValueError):
 
 def _finite(name: str, tensor: Tensor) -> None:
     if not torch.isfinite(tensor).all():
-        raise ValueError(f"'{name}' holds NaN or Inf; the text encoder or its precision is at fault.")
+        raise ValueError(f"'{name}' holds NaN or Inf; load the text encoder in fp32 or bf16.")
 
 
 def solve_context_map(
@@ -47,7 +47,7 @@ def solve_context_map(
     ridge: float,
     metric: Tensor | None = None,  # (d, d)
 ) -> Tensor:
-    """T (d, d) itself, float64: the identity and what solve_factors gives, multiplied out. See there."""
+    """T = I + D (d, d) in float64; D as solve_factors returns it, multiplied out."""
     given = {"preserve_scale": preserve_scale, "ridge": ridge, "metric": metric}
     factors = solve_factors(sources, targets, weights, preserve, **given)
     T = factors[0] if len(factors) == 1 else factors[0] @ factors[1]
@@ -63,15 +63,16 @@ def solve_factors(
     *,
     preserve_scale: float,
     ridge: float,
-    metric: Tensor | None = None,  # (d, d) G, how strongly the model reads each direction; None for all alike
+    metric: Tensor | None = None,  # (d, d) G, how strongly the model responds to each direction; None: the identity
 ) -> tuple[Tensor, ...]:
-    """Solve for D = T - I in float64, as factors whose product it is: of n <= d pairs (d, n) and (n, d), else D itself.
+    """Solve for D = T - I in float64. Returns factors (d, n) and (n, d) of D if n <= d, otherwise D alone.
 
     preserve_scale (eta): raising it keeps the kept embeddings where they are, at the cost of a weaker erasure.
-    ridge (mu): raising it keeps T near the identity, most where the model reads least, and the system well conditioned.
+    ridge (mu): raising it keeps T near the identity, most in directions that the model responds to least, and
+    the system well conditioned.
 
-    Solved in float64 by Cholesky, in delta form: float32 loses every digit at the condition numbers of real
-    encoders, and P and mu cancel from the right-hand side, so that no rounding of theirs enters.
+    Solves for the difference D, not for T, by Cholesky. In float32, the condition numbers of real encoders would leave
+    no correct digit; for D, P and mu do not appear on the right-hand side, so their rounding does not matter.
     Without pairs T is the identity, of rank 0. Raises NotPositiveDefinite when the system has no unique solution and
     ValueError on NaN, Inf, negative weights or shapes that do not fit.
     """
@@ -98,19 +99,19 @@ def solve_factors(
     else:
         _finite("metric", metric)
         A.add_(resistance(metric), alpha=ridge)
-    few = n <= min(d, ROWS)  # then A^-1 meets the n sources rather than the d rows of their sum
-    shift = None if few else torch.zeros_like(A)
+    few = n <= min(d, ROWS)  # then solve for n right-hand sides instead of d
+    left = right = shift = torch.zeros(0 if few else d, d, dtype=torch.float64)
     for rows in zip(sources.split(ROWS), targets.split(ROWS), weights.split(ROWS)):
         c, s, w = (row.double().cpu() for row in rows)
-        wc = w[:, None] * c / n
+        left, right = (s - c).mT, w[:, None] * c / n
         for stop in range(BLOCK, d + BLOCK, BLOCK):
             here = slice(stop - BLOCK, stop)
-            A[here, :stop].addmm_(wc[:, here].mT, c[:, :stop])
+            A[here, :stop].addmm_(right[:, here].mT, c[:, :stop])
         if not few:
-            shift.addmm_((s - c).mT, wc)
+            shift.addmm_(left, right)
     L, failed = torch.linalg.cholesky_ex(A)
     del A
-    # A singular A can pass Cholesky on rounding alone; its smallest pivot then gives it away.
+    # Rounding can let a singular A through Cholesky; a tiny smallest pivot reveals it.
     pivots = L.diagonal() ** 2
     if failed or pivots.min() <= d * torch.finfo(torch.float64).eps * pivots.max():
         raise NotPositiveDefinite(
@@ -119,7 +120,7 @@ def solve_factors(
         )
     # A is symmetric: D = shift A^-1 is the transpose of A^-1 shift^T.
     if few:
-        return (s - c).mT, torch.cholesky_solve(wc.mT, L).mT
+        return left, torch.cholesky_solve(right.mT, L).mT
     return (torch.cholesky_solve(shift.mT, L).mT,)
 
 
@@ -127,15 +128,15 @@ def factorize(
     *factors: Tensor,  # D = T - I (d, d), or (d, n) and (n, d) whose product it is
     energy: float = ENERGY,
 ) -> ContextMap:
-    """Write D as up (d, r) @ down (r, d) in float32, keeping at least `energy` of |D|^2; dense when that is no larger.
+    """D as up (d, r) @ down (r, d) in float32 with at least `energy` of |D|^2, or dense when that is not larger.
 
     The best factors of rank r are D V and V^T for the first r right singular vectors V. These are eigenvectors of
     D^T D, whose rounding in float64 (1e-16 of the energy) is below any useful tolerance, at a tenth of an SVD's cost.
-    Of a product D = B Q^T with orthonormal Q (d, n) they are Q times those of B, so that n counts and not d.
+    Of a product D = B Q^T with orthonormal Q (d, n) they are Q times those of B, so the cost depends on n, not on d.
     """
     B, *rest = (factor.double() for factor in factors)
     d, Q = len(B), None
-    if 2 * B.shape[1] >= d:  # mostly dense, and then nothing more is to be done
+    if 2 * B.shape[1] >= d:  # D is mostly dense then
         D = B @ rest[0] if rest else B
         if _dense(D, energy):
             return ContextMap((D.float().contiguous(),))
@@ -153,10 +154,10 @@ def factorize(
 
 
 def _dense(D: Tensor, energy: float) -> bool:
-    """Whether factors of D would surely be no smaller than D, told from some of its columns, at a fifth of the cost.
+    """Whether factors of D are certain to be no smaller than D. Judges by some of its columns, at a fifth of the cost.
 
-    The k-th singular value of some columns is at most D's k-th. So when theirs from the (d / 2)-th on hold more of
-    |D|^2 than may be lost, D's do as well.
+    The k-th singular value of some columns is at most D's k-th. So if theirs from the (d / 2)-th on hold more of
+    |D|^2 than may be lost, D's do too.
     """
     d = len(D)
     some = D[:, : -(-5 * d // 8)]

@@ -27,7 +27,7 @@ from .low_rank import ContextMap, Tuned, WeightChange
 
 FORMAT = "trce.erased_delta"
 VERSION = "1"
-MAX_HEADER = 1 << 22  # bytes: room for the longest concepts and keep list
+MAX_HEADER = 1 << 22  # bytes; room for the longest lists that the nodes accept
 MAX_BYTES = 1 << 33  # of the file: room for whole matrices of all attention in SDXL
 MAX_WIDTH = 16384
 
@@ -40,7 +40,7 @@ MAX_TUNED = 4096  # projections
 
 @dataclass(frozen=True)
 class ErasedDelta:
-    """A context map, the maps of other kinds of text, the changes by tuning, and the metadata."""
+    """An erasure: context map, maps of other kinds of text, tuned weight changes, and its description."""
 
     context_map: ContextMap
     info: DeltaInfo
@@ -72,7 +72,8 @@ def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str
 
 def _pack(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
     """The safetensors format, written here because its own writer orders the metadata at random."""
-    header, data = {"__metadata__": metadata}, bytearray()
+    header: dict[str, object] = {"__metadata__": metadata}
+    data = bytearray()
     for name, tensor in tensors.items():
         raw = tensor.detach().cpu().contiguous().numpy().astype("<f4").tobytes()
         header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [len(data), len(data) + len(raw)]}
@@ -125,13 +126,11 @@ def _load(path: Path) -> ErasedDelta:
             raise DeltaError("its tensors are not float32.")
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # clone: not tied to the open file
     if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
-        raise DeltaError("it holds NaN or Inf; erase again and save.")
+        raise DeltaError("it holds NaN or Inf; make the delta again.")
     if CHECKSUM in metadata and metadata[CHECKSUM] != _checksum(tensors, metadata):
         raise DeltaError("it has been damaged or edited since it was saved: its checksum differs; download it again.")
-    maps, tuned = (
-        {key: kind(tuple(tensors[name] for name in parts)) for key, parts in names.items()}
-        for kind, names in ((ContextMap, map_names), (WeightChange, tuned_names))
-    )
+    maps = {kind: ContextMap(tuple(tensors[name] for name in parts)) for kind, parts in map_names.items()}
+    tuned = {module: WeightChange(tuple(tensors[name] for name in parts)) for module, parts in tuned_names.items()}
     return ErasedDelta(maps.pop(KINDS[0]), info, tuned, maps)
 
 

@@ -22,7 +22,7 @@ class DeltaError(ValueError):
 
 @dataclass(frozen=True)
 class DeltaInfo:
-    """What a delta erases, how it was made, and the figures measured for it.
+    """What a delta erases, how it was made, and its figures.
 
     encoder: fingerprint of the text encoder. space: where the maps act, on embeddings as the text encoder gives them,
     or after the norm with which some models begin (post-norm); the fingerprint then includes that norm.
@@ -86,5 +86,5 @@ def read_info(metadata: Mapping[str, str]) -> DeltaInfo:
         or max(map(len, texts), default=0) > MAX_LINE_LENGTH
         or max(map(len, names)) > MAX_NAME
     ):
-        raise DeltaError("its metadata is longer than that of any erasure.")
+        raise DeltaError("its metadata is too long: more than the nodes accept in their lists.")
     return info

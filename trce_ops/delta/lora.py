@@ -1,7 +1,6 @@
-"""Changes of weights as a LoRA file: whole, or as the best factors of a low rank.
+"""Weight changes as a LoRA file: whole matrices, or the best factors of a given rank.
 
-Factors are not clamped, as LoRA extraction tools like to do: that changes the result for nothing. How far they are
-from the change itself is measured and said.
+Unlike common LoRA extraction tools it does not clamp the factors. The report gives the error.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ def low_rank(dW: Tensor, energy: float, max_rank: int = 0) -> tuple[Tensor, Tens
     """The best factors up (out, r) and down (r, in) of dW (out, in), of the least rank that keeps `energy` of |dW|^2.
 
     From the eigenvectors of the smaller of dW dW^T and dW^T dW in float64 (Eckart and Young 1936), whose rounding is
-    far below what float32 factors hold. The size of every component is shared out evenly between both factors.
+    far below what float32 factors hold. Each singular value is split evenly between the two factors.
     """
     W = dW.double()
     wide = W.shape[0] <= W.shape[1]
@@ -65,7 +64,7 @@ class LoraReport:
 
 
 def make_lora(changes: Iterable[tuple[str, Tensor]], settings: LoraSettings) -> tuple[dict[str, Tensor], LoraReport]:
-    """A LoRA state dict of the changes dW (out, in) by module name, on the CPU, and what it lost.
+    """A LoRA state dict of the changes dW (out, in) by module name, on the CPU, and its error.
 
     Whole matrices are `<module>.diff`, factors `<module>.lora_up.weight`, `.lora_down.weight` and `.alpha` = rank.
     Modules that do not change at all are left out.

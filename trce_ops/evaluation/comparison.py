@@ -1,4 +1,4 @@
-"""What an erasure moved and what it left, in figures that need no judge of pictures."""
+"""Figures of what an erasure changed, without a picture classifier."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ def report_text(changes: Sequence[Change]) -> str:
         lines.append(ratio or "Kept prompts did not move at all.")
     lines.append(
         "Prediction: how far the erasure moves what the model predicts, as a share of how far the prompt moves it (0% "
-        "= not at all). Picture: mean difference of the pictures' colours. Neither says what a picture shows: look."
+        "= not at all). Picture: mean difference of the pictures' colours. Neither says what a picture shows: look at "
+        "them."
     )
     return "\n".join(lines)
 

@@ -29,7 +29,7 @@ def write_numbered(folder: str | os.PathLike, name: str, number: int, data: byte
     """Write `<name>_<number>_.safetensors` in `folder`, with the next free number; returns the name.
 
     Never overwrites a file, even if several processes write at the same time. Raises OSError, and ValueError for a name
-    that the system does not accept; then no file is left.
+    that the operating system rejects; then no file is left.
     """
     with _written(Path(folder), data) as part:
         while True:
@@ -86,7 +86,7 @@ def load_checked(path: str | os.PathLike) -> dict[str, Tensor]:
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
         if (file.metadata() or {}).get(CHECKSUM) != checksum(tensors):
-            raise ValueError("it is damaged")
+            raise ValueError("its checksum does not match")
     with suppress(OSError):  # a read-only folder
         os.utime(path)
     return tensors

@@ -30,13 +30,15 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class DiskCache:
-    """Tensors in a folder, one file per key; file names begin with `kind`. Without a folder it keeps nothing."""
+    """Tensors in a folder, one file per key; file names begin with `kind`. Without a folder it stores nothing."""
 
     folder: str | os.PathLike | None
     kind: str
 
-    def path(self, key: object) -> Path:
-        """The file for a key, which is anything that json can write."""
+    def path(self, key: object) -> Path | None:
+        """The file for a key, which is anything that json can write; None without a folder."""
+        if self.folder is None:
+            return None
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         return Path(self.folder, f"{self.kind}_{digest[:32]}.safetensors")
 
@@ -45,9 +47,9 @@ class DiskCache:
 
         `parse` may raise ValueError, TypeError or KeyError for tensors that it does not accept.
         """
-        if self.folder is None:
-            return None
         path = self.path(key)
+        if path is None:
+            return None
         try:
             tensors = load_checked(path)
             if not all(tensor.isfinite().all() for tensor in tensors.values()):
@@ -60,10 +62,10 @@ class DiskCache:
             return None
 
     def write(self, key: object, tensors: Mapping[str, Tensor]) -> None:
-        """Keep tensors under a key, and remove old files when there are too many."""
-        if self.folder is None:
-            return
+        """Store tensors under a key, and remove old files when there are too many."""
         path = self.path(key)
+        if path is None:
+            return
         try:
             save_checked(path, tensors)
         except OSError as error:

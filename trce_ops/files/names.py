@@ -1,4 +1,4 @@
-"""Checks file names that come from users or from workflows of strangers."""
+"""Checks file names from widgets and from other people's workflows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class FileNameError(ValueError):
 def portable_name(prefix: str) -> str:
     """`prefix` with '/' between sub-folders: a name that is valid and means the same on every system.
 
-    Raises FileNameError for a name that leads out of the folder, or that some system does not accept.
+    Raises FileNameError for a name that leaves the folder or that some operating system rejects.
     """
     name = prefix.replace("\\", "/")
     sound = name.isprintable() and len(name.encode()) <= MAX_BYTES

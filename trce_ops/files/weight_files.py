@@ -1,4 +1,4 @@
-"""Reads diffusion model weights published by others: safetensors only, checked before use."""
+"""Reads published weight files: safetensors only, checked before use."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class WeightFile:
             if part.get_dtype() not in FLOATS:
                 raise WeightFileError(
                     f"its tensor {name[:200]!r} is of type {part.get_dtype()}; {', '.join(FLOATS)} are accepted. "
-                    "Use the file in one of these."
+                    "Convert the file to one of these types."
                 )
             self.shapes[name] = tuple(part.get_shape())
 
@@ -91,7 +91,7 @@ def match(
     names: Mapping[str, str],  # spelling in a file -> parameter of the model
     model: Mapping[str, tuple[int, ...]],  # shapes of the model's parameters
 ) -> dict[str, str]:
-    """The parameter for every tensor of the file. Raises WeightFileError unless all of them are known and fit."""
+    """Match every tensor of the file to a parameter. Raises WeightFileError if one has no match or the wrong shape."""
     found = {name: names[name] for name in shapes if name in names}
     if not found:
         example = min(shapes, default="")[:200]
@@ -114,7 +114,7 @@ def match(
 
 
 def difference(edited: Tensor, base: Tensor) -> Tensor | None:
-    """edited - base in float32, or None when they differ only by the rounding of the coarser of their types."""
+    """edited - base in float32, or None if they differ by no more than the rounding of the coarser type."""
     if edited.dtype == base.dtype:
         same = torch.equal(edited, base)
     else:

@@ -1,7 +1,7 @@
-"""Adds to a list what a language model or the neighbours of a text encoder suggest.
+"""Extends lists with suggestions of a language model and with nearest neighbours.
 
-What the user wrote always wins: an addition never changes a line, never erases a safe target or a kept thing, and only
-fills the room that is left.
+The user's lines always win: a suggestion never changes a line, never erases a safe target or a kept thing, and only
+fills the remaining lines.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from .llm_answer import Item
 
 
 def target_of(item: Item, pairs: Sequence[ConceptPair]) -> str:
-    """The safe target of an item: what the answer says, or that of the concept that the item stands under, or the one
-    that all pairs share, or none."""
+    """The safe target of an item: what the answer says, else that of the concept it belongs to, else the one that all
+    pairs share, else empty."""
     if item.safe is not None:
         return item.safe
     for pair in pairs:
@@ -46,21 +46,21 @@ def widen(
 def neighbour_pairs(
     pairs: Sequence[ConceptPair], found: Sequence[Sequence[tuple[str, float]]]
 ) -> dict[ConceptPair, float]:
-    """A pair for each neighbour, with the safe target of its concept, and how alike the two are; the most alike first.
+    """A pair for each neighbour, with the safe target of its concept, and their similarity; most similar first.
 
-    A word near to several concepts goes to the one it is most alike.
+    A word near several concepts goes to the most similar one.
     """
-    near = ((likeness, ConceptPair(word, pair.safe)) for pair, words in zip(pairs, found) for word, likeness in words)
-    best: dict[str, tuple[float, ConceptPair]] = {}
-    for likeness, pair in sorted(near, key=lambda item: -item[0]):
-        best.setdefault(pair.concept, (likeness, pair))
-    return {pair: likeness for likeness, pair in best.values()}
+    near = [(similarity, word, pair.safe) for pair, words in zip(pairs, found) for word, similarity in words]
+    best: dict[str, tuple[float, str]] = {}
+    for similarity, word, safe in sorted(near, key=lambda item: -item[0]):
+        best.setdefault(word, (similarity, safe))
+    return {ConceptPair(word, safe): similarity for word, (similarity, safe) in best.items()}
 
 
 def widen_keep(
     keep: Sequence[str], additions: Iterable[str], concepts: Sequence[str] = ()
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(written lines that can stay, lines that join them); none names a concept, which would keep what is to go."""
+    """The keep lines and the additions, without those that mention a concept: keeping them would protect it."""
     kept = {same_name(line): line for line in keep if not mentions(line, concepts)}
     added: dict[str, str] = {}
     for line in additions:

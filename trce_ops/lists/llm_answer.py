@@ -1,198 +1,236 @@
 """Reads the list in a language model's answer, and says what of the answer it does not understand.
 
-Understood are lines as the widgets have them, also with bullets or numbers and in one code fence; JSON lists of strings
-or of pairs, in the layouts that people use; tables and CSV whose head names the columns; LECO's YAML. In a list with
-bullets or numbers, lines without one are talk; elsewhere a line that ends like a sentence is. Nothing else is guessed:
-a line that is read wrongly would be erased without a word.
+Understood are lines as the widgets have them, also with bullets or numbers and in one code fence, and JSON: a list of
+texts, of pairs, or of objects with a field of KEYS, and an object of texts. In a list with bullets or numbers, lines
+without one are talk; elsewhere a line that ends like a sentence is. Tables, CSV and YAML are not understood. Nothing is
+guessed, because a misread line would be erased silently.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from ..text.concept_line import clean
-from ..text.marks import BULLET
-from .records import ALIASES, ERASE, KEEP, KNOWN, LECO, Item, Reader, field
-from .records import MAX_ITEMS as MAX_ITEMS
+from ..text.concept_line import NOTHING, LineError, clean, content, read_captions, read_pair, read_safe
+from ..text.marks import without_bullet
+from ..text.spelling import mentions
 
-ASK_FOR_CONCEPTS = (
-    "Answer with one line per concept and nothing else. Write each line as 'concept -> safe alternative', such as "
-    "'a gun -> an umbrella'. No numbers, no quotation marks, no explanations."
-)
-ASK_FOR_CAPTIONS = (
-    "Answer with one short caption per line and nothing else. No numbers, no quotation marks, no full stops, no "
-    "explanations."
-)
 MAX_ANSWER = 100_000  # characters that are read
 MAX_LINES = 2000
-MAX_DEPTH = 12  # of brackets in JSON
+MAX_ITEMS = 200
+MAX_REST = 50  # pieces that are shown
+MAX_SHOWN = 120  # characters of a piece that is not understood
+
+# Names of fields in JSON: of a concept, of its safe target, of a caption to keep, and of what is left out.
+CONCEPT = {*"concept erase remove original source from old unsafe name term word synonym alias item pair".split()}
+SAFE = {*"safe safe_alternative safe_target alternative replacement replace_with substitute target with to new".split()}
+CAPTION = {*"keep caption text prompt sentence".split()}
+OTHER = {*"description definition explanation reason note category type id number score color colour".split()}
+KEYS = CONCEPT | SAFE | CAPTION | OTHER
 
 THINKING = re.compile(r"<(think|thinking|reasoning)>.*?(?:</\1>|\Z)|\A.*</(?:think|thinking|reasoning)>", re.S | re.I)
 FENCE = re.compile(r"^[ \t]*(?:```|~~~)[^\n]*\n(.*?)(?:^[ \t]*(?:```|~~~)[ \t]*$|\Z)", re.S | re.M)
 JSON = re.compile(r'[\[{](?=[\[{\s]{0,100}")')
-STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 HEADING = re.compile(r"#{1,6}\s.*|.*[:\uff1a][\s*_]*")
 BOLD = re.compile(r"(\*\*|__)[^*_]+\1")
 SENTENCE = re.compile(r".*[.!?\u3002\uff01\uff1f][\s*_\"'\u201d\u2019)]*")
-RULE = re.compile(r"[\s|:+-]*-{2,}[\s|:+-]*")
-YAML = re.compile(r"\s*(-\s+)?[\"']?([A-Za-z][\w -]{0,30})[\"']?:(?:\s+(.*))?")
+ENTRY = re.compile(r"\s*(?:-\s+)?[\"']?([A-Za-z][\w -]{0,30})[\"']?:\s+\S.*")  # of YAML
+
+
+@dataclass(frozen=True)
+class Item:
+    """One line of a list. safe: the safe target, None when the answer names none; of: the one of the names asked about
+    that the line stands under."""
+
+    text: str
+    safe: str | None = None
+    of: str = ""
 
 
 def read_answer(answer: str, names: Sequence[str] = (), captions: bool = False) -> tuple[Item, ...]:
     """The items of an answer, each once. names: what was asked about; captions: for the keep list."""
-    return tuple(_read(answer, names, captions).items.values())
+    return tuple(_Reader(answer, names, captions).items.values())
 
 
 def not_understood(answer: str, names: Sequence[str] = (), captions: bool = False) -> tuple[str, ...]:
     """The pieces of an answer that read_answer leaves out, for the report."""
-    return _read(answer, names, captions).not_understood()
+    rest = list(_Reader(answer, names, captions).rest)
+    more = len(rest) - MAX_REST
+    return (*rest[:MAX_REST], f"and {more} more") if more > 0 else tuple(rest)
 
 
-def _read(answer: str, names: Sequence[str], captions: bool) -> Reader:
-    reader = Reader(names, captions)
-    text = "\n".join(answer[:MAX_ANSWER].splitlines()[:MAX_LINES])
-    if len(answer) > MAX_ANSWER or answer.count("\n") > MAX_LINES:
-        reader.reject(f"what comes after the first {MAX_ANSWER} characters or {MAX_LINES} lines")
-    for thought in THINKING.finditer(text):
-        if not thought[0].endswith(">"):  # without an end
-            reader.reject(thought[0])
-    text = THINKING.sub("", text)
-    fences = list(FENCE.finditer(text))
-    if len(fences) == 1:
-        fence = fences[0]
-        _reject_lines(reader, text[: fence.start()] + text[fence.end() :])
-        text = fence[1]
-    if len(fences) > 1:
-        _reject_lines(reader, text)
-    elif found := JSON.search(text):
-        _reject_lines(reader, text[: found.start()])
-        _read_json(reader, text[found.start() :])
-    elif not _read_table(reader, text) and not _read_yaml(reader, text):
-        _read_lines(reader, text, sure=bool(fences))
-    return reader
+class _Reader:
+    """The items of an answer in order, each once, and the pieces that are not understood."""
 
-
-def _reject_lines(reader: Reader, text: str) -> None:
-    for line in text.splitlines():
-        if re.search(r"\w", line):
-            reader.reject(line)
-
-
-def _read_json(reader: Reader, text: str) -> None:
-    """One JSON value, or several as the rows of a list, and the talk behind them."""
-    if _depth(text) > MAX_DEPTH:
-        return reader.reject(text)
-    values, end = [], 0
-    while end < len(text) and text[end] in "[{":
-        try:
-            value, end = json.JSONDecoder(object_pairs_hook=_object).raw_decode(text, end)
-        except ValueError:
-            reader.reject(text[end:])
-            end = len(text)
+    def __init__(self, answer: str, names: Sequence[str], captions: bool):
+        self.names, self.captions = names, captions
+        self.wanted = CAPTION if captions else CONCEPT
+        self.items: dict[str, Item] = {}
+        self.rest: dict[str, None] = {}
+        text = "\n".join(answer[:MAX_ANSWER].splitlines()[:MAX_LINES])
+        if len(answer) > MAX_ANSWER or answer.count("\n") > MAX_LINES:
+            self.reject(f"what comes after the first {MAX_ANSWER} characters or {MAX_LINES} lines")
+        for thought in THINKING.finditer(text):
+            if not thought[0].endswith(">"):  # without an end
+                self.reject(thought[0])
+        text = THINKING.sub("", text)
+        fences = list(FENCE.finditer(text))
+        if len(fences) == 1:
+            self.reject_lines(FENCE.sub("", text))
+            text = fences[0][1]
+        found = JSON.search(text)
+        head = text[: found.start() + 1] if found else text
+        if len(fences) > 1 or any(map(_in_columns, head.splitlines())):
+            self.reject_lines(text)
+        elif found:
+            self.reject_lines(text[: found.start()])
+            self.read_json(text[found.start() :])
         else:
-            values.append(value)
-            end = re.compile(r"[\s,]*").match(text, end).end()
-    _reject_lines(reader, text[end:])
-    reader.value(values[0] if len(values) == 1 else values)
+            self.read_lines(text, sure=bool(fences))
+
+    def reject(self, piece: object) -> None:
+        text = piece if isinstance(piece, str) else json.dumps(piece, ensure_ascii=False)
+        text = " ".join("".join(c if c.isprintable() else " " for c in text[: 2 * MAX_SHOWN]).split())
+        if text:
+            self.rest[text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "…"] = None
+
+    def reject_lines(self, text: str) -> None:
+        for line in text.splitlines():
+            if re.search(r"\w", line):
+                self.reject(line)
+
+    def about(self, text: str) -> str:
+        """The longest of the names asked about that the text mentions."""
+        return max((name for name in self.names if mentions(text, [name])), key=len, default="")
+
+    def line(self, line: object, of: str = "") -> None:
+        """A line as the widgets have them."""
+        try:
+            text = content(_one_line(line))
+            if not text:
+                raise LineError
+            self.add(*((read_captions(text), None) if self.captions else read_pair(text)), of)
+        except LineError:
+            self.reject(line)
+
+    def pair(self, concept: object, safe: object, of: str = "") -> None:
+        """A concept and its safe target, None or "" for an empty one."""
+        try:
+            names, other = read_pair(content(_one_line(concept)))
+            target = content("" if safe is None else _one_line(safe))
+            if other is not None or self.captions:
+                raise LineError
+            self.add(names, "" if target.lower() in NOTHING else read_safe(target), of)
+        except LineError:
+            self.reject([concept, safe])
+
+    def add(self, names: Sequence[str], safe: str | None, of: str) -> None:
+        for name in names:
+            if not re.search(r"[^\W\d_]", name):
+                self.reject(name)
+            elif len(self.items) >= MAX_ITEMS and name.lower() not in self.items:
+                self.reject(f"{name} (after the first {MAX_ITEMS})")
+            elif self.items.setdefault(name.lower(), Item(name, safe, of)).safe != safe:
+                self.reject(f"{name} -> {safe or ''} (a second time)")
+
+    def read_lines(self, text: str, sure: bool) -> None:
+        """Lines as the widgets have them. sure: all of them belong to the list."""
+        lines = [line[:2000].strip() for line in text.splitlines() if re.search(r"\w", line)]
+        marked = [without_bullet(clean(line)) != clean(line) for line in lines]
+        about = ""
+        for line, mark in zip(lines, marked):
+            stray = any(marked) and not mark
+            heading = HEADING.fullmatch(line) or stray and BOLD.fullmatch(line)
+            if heading and ((about := self.about(line)) or line.startswith("#")):
+                continue
+            if heading or stray or not sure and not mark and SENTENCE.fullmatch(line):
+                self.reject(line)
+            else:
+                self.line(line.rstrip(" .;,"), about)
+
+    def read_json(self, text: str) -> None:
+        """One JSON value, and the talk after it."""
+        try:
+            value, end = json.JSONDecoder(object_pairs_hook=_object).raw_decode(text)
+            if isinstance(value, list):
+                self.read_list(value)
+            else:
+                self.read_object(value)
+        except (ValueError, RecursionError):
+            return self.reject(text)
+        self.reject_lines(text[end:])
+
+    def read_list(self, rows: list, of: str = "") -> None:
+        """Texts, pairs of texts, or objects with fields of KEYS, but no mixture of them."""
+        if all(isinstance(row, str) for row in rows):
+            for row in rows:
+                self.line(row, of)
+        elif all(isinstance(row, list) and len(row) == 2 for row in rows):
+            for concept, safe in rows:
+                self.pair(concept, safe, of)
+        elif all(isinstance(row, dict) for row in rows):
+            for row in rows:
+                self.read_fields(row, of)
+        else:
+            self.reject(rows)
+
+    def read_object(self, record: dict) -> None:
+        """Lists under a field of KEYS or a name asked about, or the fields of KEYS, or concepts with safe targets."""
+        if all(isinstance(value, list) for value in record.values()):
+            for key, rows in record.items():
+                name, about = _key(key), self.about(key)
+                if name in self.wanted or about and name not in KEYS:
+                    self.read_list(rows, about)
+                else:
+                    self.reject({key: rows})
+        elif KEYS.isdisjoint(map(_key, record)):
+            for key, value in record.items():
+                self.pair(key, value)
+        else:
+            self.read_fields(record)
+
+    def read_fields(self, record: dict, of: str = "") -> None:
+        """An object with a concept or a caption, perhaps its safe target, and what is left out."""
+        fields = [(_key(key), key) for key in record]
+        texts = [record[key] for name, key in fields if name in self.wanted]
+        safe = [record[key] for name, key in fields if name in SAFE]
+        others = [key for name, key in fields if name not in self.wanted | SAFE]
+        if len(texts) != 1 or len(safe) > 1 or not {*map(_key, others)} <= KEYS:
+            return self.reject(record)
+        if safe:
+            self.pair(texts[0], safe[0], of)
+        else:
+            self.line(texts[0], of)
+        for key in others:
+            self.reject(f"the field '{key}'")
 
 
 def _object(fields: list[tuple[str, object]]) -> dict[str, object]:
-    """Raises ValueError for a field that is there twice, of which JSON would keep the last."""
-    found = dict(fields)
-    if len(found) < len(fields):
+    """Raises ValueError for a field that occurs twice, of which JSON would keep the last."""
+    if len(dict(fields)) < len(fields):
         raise ValueError
-    return found
+    return dict(fields)
 
 
-def _depth(text: str) -> int:
-    """How deep brackets stand within each other."""
-    depth = deepest = 0
-    for bracket in re.findall(r"[\[{\]}]", STRING.sub("", text)):
-        depth += 1 if bracket in "[{" else -1
-        deepest = max(deepest, depth)
-    return deepest
+def _one_line(value: object) -> str:
+    if not isinstance(value, str) or len(value.splitlines()) > 1:
+        raise LineError
+    return value
 
 
-def _cells(line: str, delimiter: str) -> list[str]:
-    line = line.strip().strip("|") if delimiter == "|" else line
-    return [cell.strip().strip("*") for cell in next(csv.reader([line], delimiter=delimiter, skipinitialspace=True))]
+def _key(name: str) -> str:
+    """The name of a field as KEYS has it: "Safe Targets" is "safe_target"."""
+    name = re.sub(r"[\s_-]+", "_", name.strip().lower())
+    return name if name in KEYS else name.removesuffix("s")
 
 
-def _read_table(reader: Reader, text: str) -> bool:
-    """A table with a head of known names, as Markdown or CSV, up to a blank line. False where there is none."""
-    lines = [line.replace("\0", "") for line in text.splitlines()]
-    for number, line in enumerate(lines):
-        for delimiter in "|\t;,":
-            if delimiter in line and len(line) < 1000:
-                names = [field(cell) for cell in _cells(line, delimiter)]
-                if {*names} <= KNOWN and {*names} & {*reader.concepts} and len({*names}) == len(names):
-                    _reject_lines(reader, "\n".join(lines[:number]))
-                    _read_rows(reader, names, lines[number + 1 :], delimiter)
-                    return True
-    if any("|" in line and RULE.fullmatch(line) for line in lines):  # a table whose columns could be anything
-        _reject_lines(reader, text)
-        return True
-    single = next((line for line in lines if line.strip()), "")
-    if field(single) in (KEEP if reader.captions else (*ERASE, *ALIASES)) and len(lines) > 1:
-        reader.reject(single)  # the head of a table with one column
-        _read_lines(reader, text.partition(single)[2], sure=False)
-        return True
-    return False
-
-
-def _read_rows(reader: Reader, names: Sequence[str], lines: Sequence[str], delimiter: str) -> None:
-    rows, rest = [], iter(lines)
-    for line in rest:
-        if not line.strip():
-            break
-        cells = _cells(line, delimiter) if len(line) < 10_000 else []
-        if len(cells) == len(names):
-            rows += [] if RULE.fullmatch(line) else [dict(zip(names, cells))]
-        else:
-            reader.reject(line)
-    reader.rows(rows)
-    _reject_lines(reader, "\n".join(rest))
-
-
-def _read_yaml(reader: Reader, text: str) -> bool:
-    """Entries of `field: value` lines, each begun by a dash or a field that it has already. False where none is."""
-    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    found = [YAML.fullmatch(line[:1000]) for line in lines]
-    known = [m for m in found if m and m[3] and field(m[2]) in {*reader.concepts, *LECO}]
-    if not known or 2 * sum(map(bool, found)) <= len(lines):
+def _in_columns(line: str) -> bool:
+    """Whether the line is the head of a table or of CSV, the rule below a head, or an entry of YAML."""
+    if len(line) > MAX_SHOWN:
         return False
-    entries: list[dict[str, str]] = []
-    for line, m in zip(lines, found):
-        if not m or not m[3]:
-            reader.reject(line)
-            continue
-        value = re.fullmatch(r"\"([^\"]*)\"(?:\s+#.*)?|'([^']*)'(?:\s+#.*)?|(.*?)(?:\s+#.*)?", m[3].strip())
-        if not entries or m[1] or m[2] in entries[-1]:
-            entries.append({})
-        entries[-1][m[2]] = next((part for part in value.groups() if part is not None), "") if value else m[3]
-    reader.rows(entries)
-    return True
-
-
-def _read_lines(reader: Reader, text: str, sure: bool) -> None:
-    """Lines as the widgets have them. sure: all of them belong to the list."""
-    about = ""
-    for line, marked, listed in _marked(text):
-        heading = HEADING.fullmatch(line) or listed and not marked and BOLD.fullmatch(line)
-        if heading and ((about := reader.about(line)) or line.startswith("#")):
-            continue
-        if heading or listed and not marked or not sure and not marked and SENTENCE.fullmatch(line):
-            reader.reject(line)
-        else:
-            reader.line(line.rstrip(" .;,"), about)
-
-
-def _marked(text: str) -> Iterator[tuple[str, bool, bool]]:
-    """(line, whether it has a bullet or a number, whether any line has)."""
-    lines = [line[:2000].strip() for line in text.splitlines() if re.search(r"\w", line)]
-    marked = [BULLET.match(clean(line)).end() > 0 for line in lines]
-    for line, mark in zip(lines, marked):
-        yield line, mark, any(marked)
+    entry = ENTRY.fullmatch(line)
+    cells = re.split(r"[|\t;,]", line.strip().strip("|"))
+    rule = "|" in line and "--" in line and not line.strip(" \t|:+-")
+    return rule or all(_key(cell) in KEYS for cell in cells) or bool(entry and _key(entry[1]) in KEYS)

@@ -1,7 +1,6 @@
-"""The neighbours of a concept: which of a list of texts a text encoder puts closest to it.
+"""Nearest neighbours of a concept in a list of texts, by a text encoder.
 
-Text encoders give all texts much in common, so that raw cosines are all high. What the texts of the list have in common
-is taken off first; what is left tells them apart.
+All texts have much in common, so raw cosines are all high; the mean of the list is subtracted first.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from ..text.tokens import Ids
 
 
 def embed_texts(texts: Sequence[str], encoder: TextEncoder, progress: Progress = lambda *_: None) -> Tensor:  # (n, d)
-    """One embedding per text: the first EoT, or the mean of the tokens that take its part where there is none."""
+    """One embedding per text: the first EoT, or the mean of the tokens that act as it in encoders without one."""
     ids = [encoder.tokenize(text) for text in texts]
     places: dict[Ids, list[int]] = {}
     for row in ids:
@@ -30,8 +29,8 @@ def embed_texts(texts: Sequence[str], encoder: TextEncoder, progress: Progress =
     return torch.stack([embedded[row] for row in ids])
 
 
-def likeness(texts: Tensor, others: Tensor) -> Tensor:  # (n, d), (m, d) -> (n, m)
-    """Cosines, in [-1, 1], once the mean of `others` is taken off both."""
+def similarities(texts: Tensor, others: Tensor) -> Tensor:  # (n, d), (m, d) -> (n, m)
+    """Cosines, in [-1, 1], after the mean of `others` is subtracted from both."""
     mean = others.mean(0)
     a, b = (torch.nn.functional.normalize(z - mean, dim=1) for z in (texts, others))
     return a @ b.T
@@ -45,16 +44,17 @@ def nearest(
     least: float = -1.0,
     progress: Progress = lambda *_: None,
 ) -> list[list[tuple[str, float]]]:
-    """For every text, up to `count` of the words with their likeness, the most alike first; none under `least`.
+    """For every text, up to `count` of the words with their similarity, most similar first; none under `least`.
 
-    Articles make no difference. A word that has the text in it is no neighbour: what moves the one moves the other. Its
-    plural is one, for it has tokens of its own.
+    Articles make no difference. Words that contain the text are skipped, because erasing the text erases them too. Its
+    plural counts, because it has tokens of its own.
     """
     bared = [bare(text) for text in (*texts, *words)]
     z = embed_texts(bared, encoder, progress)
-    table = likeness(z[: len(texts)], z[len(texts) :])
+    table = similarities(z[: len(texts)], z[len(texts) :])
     found = []
     for text, row in zip(bared, table):
-        ranked = ((words[i], row[i].item()) for i in row.argsort(descending=True, stable=True).tolist())
+        order: list[int] = row.argsort(descending=True, stable=True).tolist()
+        ranked = ((words[i], row[i].item()) for i in order)
         found.append([(w, x) for w, x in ranked if x >= least and not mentions(w, [text], plurals=False)][:count])
     return found

@@ -1,4 +1,4 @@
-"""Words and short phrases, harmless and harmful, in which the neighbours of a concept are looked for."""
+"""Words in which nearest neighbours are searched; harmful ones too, because those are what is to be erased."""
 
 import re
 from pathlib import Path

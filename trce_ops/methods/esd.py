@@ -5,8 +5,8 @@ prompt is trained towards the unedited model's prediction with negative guidance
 
     |e(x, c) - (e_u - eta (e_c - e_u))|^2
 
-ESD uses no safe target and keeps nothing. It trains the keys and values of cross-attention (ESD-x-strict), or the
-queries too. The authors' code samples new points for every step; here all points are sampled first and used in turn.
+ESD aims at no safe target and preserves nothing. It trains keys and values of cross-attention (ESD-x-strict), or
+queries too. The authors sample anew for every step; here all points are sampled first and used in turn.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class EsdSettings:
     seed: int = 0
 
     def tuning(self) -> TuneSettings:
-        """For stage 2: all noise levels, and the smallest possible sample of what ESD does not keep."""
+        """The settings for tuning.tune: all noise levels, and the fewest kept trajectories, which ESD does not use."""
         shared = asdict(self)
         del shared["negative_guidance"]
         nothing_kept = {"keep": False, "preserve": 0.0, "empty_trajectories": 1, "empty_draws": 1}
@@ -55,7 +55,7 @@ class EsdSettings:
 
 
 def negative_guidance(e: Tensor, e_c: Tensor, e_safe: Tensor, e_u: Tensor, eta: float) -> Tensor:  # (n, ...) -> (n,)
-    """The loss. It does not depend on e_safe."""
+    """ESD's loss; e_safe is unused."""
     return drift(e, e_u - eta * (e_c - e_u))
 
 

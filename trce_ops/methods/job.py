@@ -22,7 +22,7 @@ from ..text.prompts import PLAIN, expand, sentences
 from ..text.tokens import Roles
 from ..tuning.tune import TunableModel
 
-Positions = Callable[[Roles, Roles], Iterable[tuple[str, int, int, float]]]  # see embeddings.pair_positions
+Positions = Callable[[Roles, Roles], Iterable[tuple[str, int, int, float]]]  # see text.embeddings.pair_positions
 TextWeights = Mapping[str, Mapping[str, Tensor]]  # kind of text -> module -> W (out, d or more) float32
 
 
@@ -32,13 +32,13 @@ class MethodError(ValueError):
 
 @dataclass(frozen=True)
 class Job:
-    """One erasure: concepts, keep list, and access to those parts of the model that a method may ask for."""
+    """The inputs of a method: concepts, keep list, encoders, and access to the model's weights and predictions."""
 
     pairs: Sequence[ConceptPair]
     keep: Sequence[str]
     encoders: Mapping[str, TextEncoder]  # by kind of text, `context` first
     weights: Callable[[], TextWeights] | None  # the projections that read the text
-    metrics: Callable[[], Mapping[str, Tensor]]  # G (d, d) of these by kind of text, see metric.py
+    metrics: Callable[[], Mapping[str, Tensor | str]]  # G (d, d) of these by kind of text, see closed_form/metric.py
     model: Callable[[int], TunableModel] | None  # at a resolution in pixels
     family: str
     space: str
@@ -54,7 +54,7 @@ class Job:
     def projections(self, kind: str) -> Mapping[str, Tensor]:
         """The projections that read one kind of text. Raises MethodError for a model that has none."""
         if self.weights is None:
-            raise MethodError("This method reads the model's projections; pass erase_with(..., weights=...).")
+            raise MethodError("This method needs the model's projections: pass weights= to erase_with.")
         found = self.weights().get(kind)
         if not found:
             raise MethodError(
@@ -66,7 +66,7 @@ class Job:
     def tunable(self, resolution: int) -> TunableModel:
         """The model to train, on square pictures of `resolution` pixels a side."""
         if self.model is None:
-            raise MethodError("This method trains the model; pass erase_with(..., model=...).")
+            raise MethodError("This method trains the model: pass model= to erase_with.")
         return self.model(resolution)
 
     def templates(self) -> list[str]:
@@ -76,7 +76,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Edit:
-    """The result of a method, with the figures that it reports."""
+    """What a method changes, with its figures."""
 
     maps: Mapping[str, ContextMap]  # by kind of text
     tuned: Tuned = field(default_factory=dict)
@@ -86,7 +86,7 @@ class Edit:
 
 
 def edit_maps(job: Job, solve: Callable[[str, TextEncoder], tuple[Tensor, Mapping[str, float]]]) -> Edit:
-    """The edit of a method that solves one map per kind of text: solve(kind, encoder) returns T (d, d) and figures."""
+    """The edit of a method that solves for one map per kind of text: solve(kind, encoder) -> T (d, d) and figures."""
     maps, figures = {}, {}
     for kind, encoder in job.encoders.items():
         T, found = solve(kind, encoder)
@@ -109,7 +109,7 @@ def solve_sums(
     preserve: float,
     ridge: float,
 ) -> Tensor:
-    """T (d, d) for sums over pairs and kept embeddings, as UCE writes them, where our solver uses means. It minimises
+    """T (d, d) for sums over pairs and kept embeddings, as UCE writes it; our solver uses means. It minimises
 
     erase sum_i |W' c_i - W s_i|^2 + preserve sum_j |W' k_j - W k_j|^2 + ridge |W' - W|^2.
     """
@@ -120,12 +120,12 @@ def solve_sums(
 
 
 def solve_means(pairs: EmbeddingPairs, moment: Tensor, *, preserve: float, ridge: float) -> Tensor:
-    """T (d, d) for weighted pairs and the moment of what is kept, as in TRCE's closed form."""
+    """T (d, d) for weighted pairs and a preserve moment, as in TRCE's closed form."""
     return solve_context_map(pairs.sources, pairs.targets, pairs.weights, moment, preserve_scale=preserve, ridge=ridge)
 
 
 def moved(T: Tensor, pairs: EmbeddingPairs) -> float:
-    """Mean |T c - s| / |c - s| over the pairs that differ: 0 = on the target, 1 = not moved."""
+    """Mean |T c - s| / |c - s| over the pairs whose source and target differ: 0 = on the target, 1 = not moved."""
     ratios = moved_ratios(ContextMap(((T - torch.eye(len(T))).float(),)), pairs)
     return ratios.nanmean().item() if (ratios == ratios).any() else 0.0
 

@@ -1,18 +1,17 @@
 """LEACE: perfect linear concept erasure in closed form (NeurIPS 2023), applied to text embeddings.
 
-LEACE is the affine map that changes x least and after which no linear classifier predicts the class of x better than a
-constant does. This is the case when all classes have the same mean:
+Among all affine maps after which the classes of x have the same mean, so that no linear classifier predicts the class
+better than a constant does, LEACE changes x least:
 
     r(x) = x - Q (x - mu),   Q = S (S^T A^-1 S)^+ S^T A^-1,   S = cov(x, z), A = cov(x) + shrinkage
 
-for labels z. Every concept is a class, and one more class is neutral: the sentences with the safe target, the keep list
-and everyday captions. Concepts and neutral texts are compared within each role, such as the end of text, so the map
-erases the concept and not the difference between roles. There is no target: the concept's mean becomes the mean of the
-rest.
+for labels z. The classes are the concepts, and one neutral class: sentences with the safe target, the keep list and
+everyday captions. Concepts and neutral texts are compared within a token role, so that differences between roles are
+not erased. LEACE ignores the safe target: the concept's mean becomes the neutral mean.
 
-A map on embeddings has no constant term for Q mu. But embeddings that come out of a layer norm have a vector v with
-v x = 1 for all of them, and Q mu v^T has the same effect. v is fitted among the vectors in which no class differs, so
-the guarantee holds exactly for any fit; the report says by how much v x differs from 1.
+A map on embeddings has no constant term for Q mu. But embeddings come out of a layer norm, so some vector v has v x = 1
+for all of them, and Q mu v^T has the same effect. v is fitted among vectors that are the same for all classes, so the
+guarantee holds whatever the fit; the report gives the error of v x = 1.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ class Classes:
 
 
 def means(classes: Classes) -> list[Tensor]:  # (d,) each
-    """For every concept in every role, its mean minus the role's mean. They span the range of cov(x, z)."""
+    """Per concept and role: the concept's mean minus the role's mean. Their span is that of cov(x, z)."""
     found = []
     for role, label in dict.fromkeys(zip(classes.roles, classes.labels)):
         if label != NEUTRAL:

@@ -1,9 +1,8 @@
 """MACE's first stage: Mass Concept Erasure in Diffusion Models (CVPR 2024), section 3.1.
 
-A causal text encoder writes a concept into the tokens that come after it, the end of text and the padding among them.
-The refinement reads every token that the sentence with the concept has in common with the sentence with its
-replacement as it stands in the latter, and leaves the concept's own tokens to MACE's second stage, a LoRA trained on
-segmented pictures, which is not here.
+A causal text encoder spreads a concept over all later tokens. The refinement maps every token that both sentences share
+to its embedding in the sentence with the safe target. The concept's own tokens are left to MACE's second stage, a LoRA
+trained on segmented pictures, which is not implemented.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from .job import Edit, Job, changed, edit_maps, everyday, moved, solve_means
 
 @dataclass(frozen=True)
 class MaceSettings:
-    """preserve (lambda_1): weight of everyday captions and the keep list. ridge (lambda_2): of W' = W. Both against a
-    weight of 1 for the tokens of the concepts on average. The paper's differ from task to task and are for sums over
+    """preserve (lambda_1): weight of everyday captions and the keep list. ridge (lambda_2): of W' = W. Both relative
+    to a mean weight of 1 for concept tokens. The paper's differ from task to task and are for sums over
     616 000 captions; these were chosen on the demo model."""
 
     preserve: float = 1.0
@@ -31,7 +30,7 @@ class MaceSettings:
 
 
 def common(source: Roles, target: Roles) -> Iterator[tuple[str, int, int, float]]:
-    """Every token of the source that is not the concept's, and where it stands in the target."""
+    """Every token of the source except the concept's, and its position in the target."""
     yield from (("sot", p, q, 1.0) for p, q in zip(source.sot, target.sot))
     words = source.others or (range(len(source.sot), source.first_eot) if source.sot else ())
     if target.keyword or not source.keyword:  # the same sentence

@@ -1,9 +1,9 @@
 """RealEra: semantic-level concept erasure via neighbor-concept mining (arXiv 2410.09140), its closed form.
 
-Not the concept's embedding alone is read as its replacement but a neighbourhood of it, from which points are drawn:
-c + eta with cos(c, c + eta) in [S_1, S_2], at a distance of at most D_1. Points beyond keep what they mean. What the
-authors' D_1, S_1 and S_2 are is not published. Embeddings leave a layer norm with all the same length, so the points
-drawn here have the length of c too and D_1 follows from S_1. The LoRA of the paper is not here.
+Maps not only the concept's embedding to the safe target's but also points drawn around it: c + eta with
+cos(c, c + eta) in [S_1, S_2], at a distance of at most D_1. Points farther away are kept. The authors do not publish
+D_1, S_1 and S_2. Embeddings leave a layer norm with the same length, so the points drawn here have the length of c, and
+D_1 follows from S_1. The LoRA of the paper is not implemented.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def mine(pairs: EmbeddingPairs, settings: RealEraSettings) -> tuple[EmbeddingPai
         return around(c, low + (high - low) * torch.rand(len(c), generator=generator), generator)
 
     near, far = draw(settings.near, 1.0), draw(settings.far, settings.near)
-    # A point and its neighbours weigh together what the point alone would.
+    # A point and its neighbours share the weight of the point alone.
     mined = EmbeddingPairs(
         torch.cat([pairs.sources, near]),
         pairs.targets.repeat(k + 1, 1),

@@ -36,13 +36,13 @@ class ReceSettings:
 
 
 def resurrect(c: Tensor, T: Tensor, G: Tensor, reach: float) -> Tensor:  # c (n, d), T (d, d), G (d, d) -> (n, d)
-    """The embeddings c' to which the model with W T responds most like the model with W to c."""
+    """The embeddings c' whose projections by W T come nearest to those of c by W."""
     eye = torch.eye(len(G), dtype=G.dtype)
     return torch.linalg.solve(T.mT @ G @ T + reach * eye, T.mT @ G @ c.mT).mT
 
 
 def every_token(source: Roles, target: Roles) -> Iterator[tuple[str, int, int, float]]:
-    """Every token onto the token at the same position of the target, or onto the target's last token after its end."""
+    """Every token onto the token at the same position of the target; past the target's end, onto its last token."""
     last = max(target.first_eot, *target.pads, 0)
     return (("token", p, min(p, last), 1.0) for p in range(1 + max(source.first_eot, *source.pads, 0)))
 

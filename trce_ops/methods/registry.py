@@ -1,7 +1,7 @@
-"""All methods behind one call: concepts and keep list in, an erased delta out.
+"""TRCE and other published methods behind one call: concepts and keep list in, an erased delta out.
 
 Each module is one method, written from its paper's equations, and names the parts of the paper that it leaves out. UCE,
-RECE, MACE's refinement and RealEra give the solver of closed_form other pairs, weights and moments; LEACE is another
+RECE, MACE's refinement and RealEra give closed_form/solve.py other pairs, weights and moments; LEACE is another
 map; SPEED and ESD change each projection separately. All of them take any number of concepts.
 """
 
@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from time import perf_counter
 from types import MappingProxyType
+from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
@@ -30,22 +31,25 @@ __all__ = ["METHODS", "Method", "MethodError", "MethodReport", "erase_with"]
 log = logging.getLogger(__name__)
 
 
+Settings = TypeVar("Settings")  # a frozen dataclass
+
+
 @dataclass(frozen=True)
-class Method:
+class Method(Generic[Settings]):
     """One method: its paper, default settings, and function."""
 
     paper: str
-    settings: object  # a frozen dataclass: the defaults
-    run: Callable[[Job, object], Edit]
+    settings: Settings
+    run: Callable[[Job, Settings], Edit]
     trains: bool = False  # on what the model predicts
 
 
-METHODS: Mapping[str, Method] = MappingProxyType(
+METHODS: Mapping[str, Method[Any]] = MappingProxyType(
     {
         "trce": Method("TRCE, ICCV 2025, both stages", trce.BOTH, trce.run, trains=True),
-        "trce-closed-form": Method("TRCE, ICCV 2025, stage 1 as this pack weighs it", trce.CLOSED_FORM, trce.run),
+        "trce-closed-form": Method("TRCE, ICCV 2025, stage 1 with this pack's weights", trce.CLOSED_FORM, trce.run),
         "trce-closed-form-paper": Method(
-            "TRCE, ICCV 2025, stage 1 as the paper weighs it", trce.CLOSED_FORM_PAPER, trce.run
+            "TRCE, ICCV 2025, stage 1 with the paper's weights", trce.CLOSED_FORM_PAPER, trce.run
         ),
         "uce": Method("UCE, WACV 2024", uce.UceSettings(), uce.erase),
         "rece": Method("RECE, ECCV 2024", rece.ReceSettings(), rece.erase),
@@ -87,13 +91,13 @@ def erase_with(
     pairs: Sequence[ConceptPair],
     keep: Sequence[str],
     encoder: TextEncoder,
-    settings: object | None = None,
+    settings: Any = None,
     *,
     family: str,
     streams: Mapping[str, TextEncoder] = MappingProxyType({}),
     space: str = "embedding",
     weights: Callable[[], TextWeights] | None = None,
-    metrics: Callable[[], Mapping[str, Tensor]] = dict,
+    metrics: Callable[[], Mapping[str, Tensor | str]] = dict,
     model: Callable[[int], TunableModel] | None = None,
     cache_dir: str | os.PathLike | None = None,
     retrain: bool = False,
@@ -102,9 +106,9 @@ def erase_with(
 ) -> tuple[ErasedDelta, MethodReport]:
     """Erase by one of METHODS, with its own defaults unless `settings` of the same kind are given.
 
-    streams, space, captions: see closed_form.erase. weights: the projections by kind of text and module, (out, d or
-    more) float32, for methods that read them. metrics: see closed_form.erase, for TRCE. model: takes a resolution and
-    returns the model, for methods that train.
+    streams, space, captions, and metrics for TRCE: see closed_form.erase.erase. weights: projections by kind of text
+    and module, (out, d or more) float32, for methods that need them. model: takes a resolution and returns the model,
+    for methods that train.
     The same inputs give the same delta, bit for bit, on one machine. Raises MethodError, what the method raises
     (TokenError, NotPositiveDefinite, TuningError, all ValueError), and whatever `progress` raises to cancel.
     """
@@ -137,7 +141,7 @@ def erase_with(
 
 
 def flat(settings: Mapping, prefix: str = "") -> dict[str, float | bool | str]:
-    """Nested settings under joined names, as in a delta's metadata."""
+    """Nested settings as one dictionary with joined names, for a delta's metadata."""
     found = {}
     for name, value in settings.items():
         if isinstance(value, Mapping):

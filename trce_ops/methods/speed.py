@@ -7,9 +7,9 @@ the null space of the kept embeddings, and K_2 those of the empty prompt, which 
     minimise mean |(W + X) c_1 - W c_*|^2 + rho |X|^2  over X = X P with X K_2 = 0
     X = W (C_* - C_1) R,   R = Q - Q K_2 (K_2^T Q K_2 + mu I)^+ K_2^T Q,   Q = P (P C_1 P + rho I)^-1 P
 
-P depends on the projection, for what is kept is first filtered by how much the projection's unconstrained change would
-move it, and then augmented along the input direction that the projection reads least. So this is no one map for the
-whole model, but a change for each projection, of a rank no higher than the number of concepts.
+P depends on the projection, because what is kept is first filtered by how much the projection's unconstrained change
+would move it, and then augmented along the input direction to which the projection responds least. So there is a
+separate change for each projection, with a rank of at most the number of concepts.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def influential(rows: Tensor, E: Tensor, settings: SpeedSettings) -> Tensor:  # 
 
 
 def augmented(rows: Tensor, W: Tensor, settings: SpeedSettings, generator: Generator) -> Tensor:  # (m, d) -> (m k, d)
-    """Directed augmentation: noise along the input direction that W reads least."""
+    """Directed augmentation: noise along the input direction to which W responds least."""
     v = torch.linalg.svd(W, full_matrices=False)[2][-1]
     noise = torch.randn(settings.augment * len(rows), W.shape[1], generator=generator, dtype=W.dtype)
     return rows.repeat(settings.augment, 1) + torch.outer(noise @ v, v)

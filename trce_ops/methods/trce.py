@@ -12,7 +12,7 @@ from ..tuning.settings import QUICK, TuneSettings
 from ..tuning.tune import TuneReport, tune_delta
 from .job import Edit, Job
 
-# The paper moves the first EoT alone. Its eta applies to a sum over 30 000 captions, which comes to this per token. Its
+# The paper moves the first EoT alone. Its eta applies to a sum over 30 000 captions; 0.0077 is the same per token. Its
 # ridge is 0, which leaves the system without a unique solution when the captions do not span the embeddings.
 PAPER = EraseSettings(TokenWeights(sot=0, keyword=0, first_eot=1, pads=0), preserve=0.0077, ridge=1e-4, metric=False)
 
@@ -51,7 +51,7 @@ def erase_and_tune(job: Job, settings: TrceSettings) -> tuple[ErasedDelta, Repor
         progress=job.progress,
         captions=job.captions,
     )
-    if model is None:
+    if model is None or settings.tuning is None:
         return delta, report, None
     delta, tuned = tune_delta(
         delta,

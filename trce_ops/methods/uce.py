@@ -1,7 +1,7 @@
 """UCE: Unified Concept Editing in Diffusion Models (WACV 2024), equation 7 with v* = W s.
 
-One vector stands for a concept, the last token of its name, and is read as the last token of what replaces it; one
-vector for each thing to keep. Without a replacement the goal is the start token, as in the authors' code.
+UCE maps one vector per concept, the last token of its name, to the last token of the safe target, and keeps one vector
+per keep line. With an empty safe target the goal is the start token, as in the authors' code.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Captions of ordinary pictures, written for this project. What an erasure does to their embeddings is damage."""
+"""Everyday captions, written for this project: harmless prompts whose embeddings an erasure must not move."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-r"""Reads one line of the concepts and keep widgets: what is typed around a text, and the text itself.
+r"""Parses one line of the concepts or keep widget: the text, and the syntax people add to it.
 
-People write lines as they write prompts and lists: with weights, quotes, bullets, comments and the arrow that their
-keyboard has. All of that is understood, and none of it becomes part of a concept. Where a character could mean
-something else than text, the line is refused with what to write instead: a concept that was read wrongly would be
-erased without a word.
+People write lines like prompts and lists, with weights, quotes, bullets, comments and different arrows. All of these
+are understood and never become part of a concept. A line with a character that could be either text or syntax is
+refused, with what to write instead, because a misread concept would be erased silently.
 
 A backslash makes the next character plain text, as in prompts: `saber \(fate\)` names "saber (fate)".
 """
@@ -15,7 +14,6 @@ import unicodedata
 from collections.abc import Callable, Sequence
 
 from .marks import (
-    BULLET,
     COMMENT,
     DASH,
     DOUBLE,
@@ -28,6 +26,7 @@ from .marks import (
     SPLIT,
     WEIGHT,
     WRAPPED,
+    without_bullet,
 )
 
 MAX_LINE_LENGTH = 300
@@ -41,7 +40,7 @@ NO_TEXT = ("Cc", "Cs")  # Unicode's control characters, and halves of characters
 JOINERS = "\u200c\u200d"  # format characters that words and emoji are made with
 TAGS = range(0xE0020, 0xE0080)  # of flags
 SIGN = "(?:[^\\w\\s\U00020000-\U0010ffff]|_)"
-PLAIN = 0xF0000  # while a line is read, a character c that is plain text stands as chr(PLAIN + ord(c))
+PLAIN = 0xF0000  # added to the code of an escaped character, so that no pattern matches it
 
 
 class LineError(ValueError):
@@ -52,9 +51,9 @@ class LineError(ValueError):
 REFUSED = (
     (r"\w+://|\bwww\.", "has a web address in it; write words"),
     (r"<\w+:[^>]*>|(?<!\S)__[\w/*-]+?__(?!\S)|\$\$", "has a LoRA or a wildcard in it; write words"),
-    (rf"[{RIGHT}{OTHER_ARROWS}]|[{DASH}<]+[{HEAD}]|<[{DASH}]", "has an arrow that points elsewhere; write '->'"),
+    (rf"[{RIGHT}{OTHER_ARROWS}]|[{DASH}<]+[{HEAD}]|<[{DASH}]", "has an arrow that is not '->'; write '->'"),
     (r"[()\[\]]", r"has brackets in it; leave them out, or write \( and \) where they belong to the name"),
-    (r"[{}]", r"has a brace without its partner; leave it out, or write \{ or \} where it belongs to the name"),
+    (r"[{}]", r"has an unmatched brace; leave it out, or write \{ or \} where it belongs to the name"),
     (r"\\", r"has a backslash in it; leave it out, or write \\ where it belongs to the name"),
 )
 REFUSED_IN_NAMES = (
@@ -62,7 +61,7 @@ REFUSED_IN_NAMES = (
     (r"[<>=]", r"has '<', '>' or '=' in it; write '->' as the arrow, or put the name in quotation marks"),
     (
         rf"\s[{DASH}+/:]+\s",
-        "has a sign between spaces; write '|' between names and '->' before a safe target, or put the name in "
+        "has punctuation between spaces; write '|' between names and '->' before a safe target, or put the name in "
         "quotation marks",
     ),
     (
@@ -70,14 +69,14 @@ REFUSED_IN_NAMES = (
         "has a colon in it; write '->' before a safe target and '#' before a comment, or put the name in quotation "
         "marks",
     ),
-    (r"\b(?:AND|OR|BREAK)\b(?=.*[a-z])|[a-z].*\b(?:AND|OR|BREAK)\b", "joins prompts; write a line for each concept"),
+    (r"\b(?:AND|OR|BREAK)\b(?=.*[a-z])|[a-z].*\b(?:AND|OR|BREAK)\b", "joins prompts; write a line for each"),
     (
         rf"^[{DOUBLE}]|^[{SINGLE}].*[{SINGLE}](?!\w)|^[^{DOUBLE}]*[^\d{DOUBLE}][{DOUBLE}]$",
-        "has a quotation mark on one side; put marks round the whole name, or write \\ before one that belongs to it",
+        "has a quotation mark on one side; put marks around the whole name, or write \\ before one that belongs to it",
     ),
     (
         r"^[-!#%*+,/:;<=>?_|~\u2010-\u2015\u2212]|[-:=<>/*&\u2010-\u2015\u2212]$",
-        "begins or ends with a sign; leave it out, or put the name in quotation marks",
+        "begins or ends with punctuation; leave it out, or put the name in quotation marks",
     ),
 )
 LIST = re.compile(r"[,;\uff0c\uff1b\u3001\u060c\u061b]")
@@ -87,8 +86,8 @@ TAGGED = re.compile(r"\d\+?(?:girl|boy|other)s?\b")  # begins a prompt in tags, 
 def clean(text: str) -> str:
     """The text in composed characters and single spaces, without invisible ones; a tab stays one.
 
-    Full-width letters and signs, which East Asian keyboards give, become the ordinary ones: text encoders know no
-    other, and they are typed by accident. The punctuation of East Asian sentences stays.
+    Full-width letters and signs, as East Asian keyboards type them, become the ordinary ones, because text encoders do
+    not know the full-width forms. The punctuation of East Asian sentences stays.
     """
     kept = (
         chr(ord(c) - 0xFEE0) if "\uff01" <= c <= "\uff5e" and c not in "\uff01\uff0c\uff1a\uff1b\uff1f" else c
@@ -100,7 +99,7 @@ def clean(text: str) -> str:
 
 
 def content(line: str) -> str:
-    """The line without comment. Raises LineError for one that is too long or holds what is no text."""
+    """The line without comment. Raises LineError for one that is too long or holds control characters."""
     text = clean(line)
     if len(text) <= MAX_COMMENT:
         text = COMMENT.sub("", text).strip()
@@ -108,7 +107,7 @@ def content(line: str) -> str:
         raise LineError(f"is {len(text)} characters long; at most {MAX_LINE_LENGTH} are accepted. Shorten that line.")
     for c in text:
         if unicodedata.category(c) in NO_TEXT and c != "\t" or ord(c) >= PLAIN:
-            raise LineError(f"holds the character U+{ord(c):04X}, which is no text. Delete it.")
+            raise LineError(f"holds the character U+{ord(c):04X}, which is not text. Delete it.")
     return text
 
 
@@ -154,7 +153,7 @@ def read_captions(line: str) -> tuple[str, ...]:
 
 
 def write_text(text: str, read: Callable[[str], object] = read_pair, wanted: object = None) -> str:
-    """The text as `read` reads it again, with as few marks as possible. wanted: what it is read as."""
+    """Quote or escape the text, with as few marks as possible, so that `read` returns `wanted`."""
     wanted = ((text,), None) if wanted is None else wanted
     brackets = re.sub(r"[()\[\]{}|\\]", r"\\\g<0>", text)
     every = re.sub(SIGN, r"\\\g<0>", text)
@@ -168,9 +167,9 @@ def write_text(text: str, read: Callable[[str], object] = read_pair, wanted: obj
 
 
 def _marked(line: str) -> str:
-    """The line without bullet and quotes, with what is plain text in it out of the way of everything else."""
+    """The line without bullet and quotes, with escaped and quoted characters protected from the patterns."""
     text = re.sub(rf"\\({SIGN})", lambda escaped: chr(PLAIN + ord(escaped[1])), line)
-    text = text[BULLET.match(text).end() :]
+    text = without_bullet(text)
 
     def quoted(found: re.Match) -> str:
         inner = found[2] or found[3] or found[4]

@@ -19,7 +19,7 @@ class ConceptError(ValueError):
 
 @dataclass(frozen=True)
 class ConceptPair:
-    """One concept and what is to appear in its place; an empty `safe` means nothing in particular."""
+    """A concept and its safe target; an empty `safe` stands for the empty prompt."""
 
     concept: str
     safe: str = ""
@@ -53,7 +53,7 @@ def parse_concepts(text: str) -> tuple[ConceptPair, ...]:
     concept_line.py says what else is understood: other arrows, weights, quotes, bullets and comments.
     A concept that is listed twice with the same target counts once.
     Raises ConceptError, naming the line and what to write, for what is not understood, a missing concept, two arrows,
-    a concept mapped onto itself, two targets for one concept, too much text, or characters that are no text.
+    a concept mapped onto itself, two targets for one concept, too much text, or control characters.
     """
     pairs: dict[str, ConceptPair] = {}
     for number, (names, safe) in _read_lines(text, "concepts", read_pair):

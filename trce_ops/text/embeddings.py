@@ -1,8 +1,8 @@
-"""From prompt pairs to embedding pairs: which token's embedding is to be moved onto which.
+"""From prompt pairs to embedding pairs: which token's embedding is mapped to which.
 
-A causal text encoder computes position p from the tokens up to p alone, so that of a CLIP only the prefix up to the
-last position in use is encoded, and beginnings that prompts have in common only once (prefixes.py). With the first EoT
-as the only role that is a twentieth of the full 77 positions.
+In a causal text encoder, position p depends only on the tokens up to p. So CLIP prompts are encoded only up to the last
+position in use, and beginnings that prompts share only once (prefix_tree.py). If the first EoT is the only role, this
+is a twentieth of the 77 positions.
 """
 
 from __future__ import annotations
@@ -18,40 +18,44 @@ from torch import Tensor
 from ..progress import Progress
 from .prefix_tree import PrefixEncoder, prefix_trees
 from .prompts import PromptPair
-from .tokens import Ids, Roles, TokenError, TokenWeights, content, locate, written
+from .tokens import Ids, Roles, TokenError, TokenWeights, content, locate, non_empty
 
 BATCH = 32
 
 
 class TextEncoder(Protocol):
-    """What the host lends: one text encoder with the patches and the clip skip the user gave it."""
+    """A text encoder, as the host provides it, with the user's patches and clip skip."""
 
     width: int  # d
-    layers: int  # embeddings of every token that the diffusion model is given; one map serves them all
+    layers: int  # embeddings per token that the diffusion model gets; one map serves all of them
     fingerprint: str  # equal for encoders with the same weights, whatever device or precision they are in
-    cache_key: str  # also tells apart how the same weights tokenize and encode, and which of several encoders this is
+
+    @property
+    def cache_key(self) -> str:
+        """Also depends on how the same weights tokenize and encode, and on which of several encoders this is."""
+        ...
 
     def tokenize(self, text: str) -> Ids:
         """The ids of a prompt, with its padding; raises TokenError when it is too long."""
+        ...
 
     def length(self, ids: Ids) -> int:
         """How many embeddings the diffusion model is given for a prompt."""
+        ...
 
     def locate(self, ids: Ids, keyword: str = "") -> Roles:
         """Positions of every role among these embeddings; raises TokenError when the keyword is not there."""
+        ...
 
     def encode(self, rows: Sequence[Ids], length: int) -> Tensor:  # (n, length, layers * d) float32, CPU
-        """The first `length` embeddings of every row, those of all layers side by side.
-
-        What is beyond a row's own length means nothing.
-        """
+        """The first `length` embeddings of every row, all layers side by side; past a row's own length undefined."""
+        ...
 
 
-class EotEncoder:
-    """The part of TextEncoder that all CLIPs share: a padded chunk of ids with an end-of-text token, causal."""
+class EotEncoder(TextEncoder):
+    """What all CLIP encoders share: causal, one padded chunk of ids with an end-of-text token."""
 
     eot_id: int
-    fingerprint: str
     layers = 1
 
     @property
@@ -62,12 +66,12 @@ class EotEncoder:
         return len(ids)
 
     def locate(self, ids: Ids, keyword: str = "") -> Roles:
-        keyword_ids = written(keyword, content(self.tokenize(keyword), self.eot_id)) if keyword else ()
+        keyword_ids = non_empty(keyword, content(self.tokenize(keyword), self.eot_id)) if keyword else ()
         return locate(ids, keyword_ids, self.eot_id)
 
 
 class Pooled:
-    """The pooled vectors of an encoder with `pooled_width` and `pool`, as embeddings of one token: the first EoT."""
+    """The pooled vectors of an encoder as prompts of one token, the first EoT. Needs `pooled_width` and `pool`."""
 
     layers = 1
 
@@ -90,7 +94,7 @@ class Pooled:
 
 @dataclass(frozen=True)
 class EmbeddingPairs:
-    """Row i says: embedding sources[i] is to be read as targets[i], as much as weights[i]."""
+    """Row i: map sources[i] to targets[i] with weights[i]."""
 
     sources: Tensor  # (n, d) float32
     targets: Tensor  # (n, d) float32
@@ -105,7 +109,7 @@ class EmbeddingPairs:
 def encode_batches(
     encoder: TextEncoder, lengths: Mapping[Ids, int], progress: Progress
 ) -> Iterator[tuple[list[Ids], Tensor]]:
-    """Encode every row up to its own length, in batches of similar length: (rows, z (b, L, layers * d)) at a time."""
+    """Encode every row up to its own length, in batches of similar length. Yields (rows, z (b, L, layers * d))."""
     rows = sorted(lengths, key=lengths.__getitem__)
     size = max(1, BATCH // encoder.layers)
     for start in range(0, len(rows), size):
@@ -118,7 +122,7 @@ def encode_batches(
 def encode_prefixes(
     encoder: TextEncoder, lengths: Mapping[Ids, int], progress: Progress
 ) -> Iterator[tuple[list[Ids], Sequence[Tensor]]]:
-    """The same as encode_batches, (rows, embeddings (L, d) of each) at a time, with common beginnings encoded once."""
+    """Like encode_batches, with shared beginnings encoded once. Yields (rows, embeddings (L, d) of each)."""
     if not isinstance(encoder, PrefixEncoder):
         yield from encode_batches(encoder, lengths, progress)
         return
@@ -134,13 +138,13 @@ def encode_prefixes(
 def pair_positions(source: Roles, target: Roles, weights: TokenWeights) -> Iterator[tuple[str, int, int, float]]:
     """(role, source position, target position, weight) for every role that has a weight.
 
-    - SoT goes to SoT: a causal encoder gives every prompt the same one, so its weight only holds it in place.
-    - Every keyword token goes to the last keyword token of the safe phrase, the one that has read all of it;
-      to the first EoT when the safe target is empty.
-    - The first EoT goes to the first EoT. The tokens that take its part with it, where there is no EoT, go to those at
-      the same place of the sentence; to the target's first EoT when the safe target is empty.
-    - The pad at position p goes to position p of the target when that is a pad too, for pads differ by position;
-      to the target's first EoT when the target's text is still going on there.
+    - SoT to SoT. A causal encoder gives every prompt the same SoT, so this only holds it in place.
+    - Each keyword token to the last keyword token of the safe target, which has attended to all of it; to the first EoT
+      if the safe target is empty.
+    - First EoT to first EoT. In encoders without an EoT, the other text tokens share this role and go to the same place
+      of the target sentence; to the target's first EoT if the safe target is empty.
+    - Padding at position p to the padding at position p, because padding differs by position; to the target's first EoT
+      if position p still holds text there.
     """
     keyword_target = target.keyword[-1] if target.keyword else target.first_eot
     if weights.sot:
@@ -156,7 +160,7 @@ def pair_positions(source: Roles, target: Roles, weights: TokenWeights) -> Itera
 
 
 def same_place(p: int, source: Roles, target: Roles) -> int:
-    """Where the token at p of the source stands in the target, which is the same sentence but for its keywords."""
+    """Position of the source token p in the target sentence, which differs only in its keywords."""
     if not (source.keyword and target.keyword):
         return target.first_eot
     before = sum(k < p for k in source.keyword)
@@ -166,7 +170,7 @@ def same_place(p: int, source: Roles, target: Roles) -> int:
 def embed_pairs(
     prompts: Sequence[PromptPair], encoder: TextEncoder, weights: TokenWeights, progress: Progress = lambda *_: None
 ) -> EmbeddingPairs:
-    """Encode the prompts and pair their tokens by role, as much as each role weighs; see embed_positions."""
+    """Encode the prompts and pair their tokens by role, with the weights of the roles; see embed_positions."""
     return embed_positions(prompts, encoder, partial(pair_positions, weights=weights), progress)
 
 
@@ -175,12 +179,12 @@ def embed_positions(
     encoder: TextEncoder,
     positions: Callable[[Roles, Roles], Iterable[tuple[str, int, int, float]]],
     progress: Progress = lambda *_: None,
-    widget: str = "concepts",
+    field: str = "concepts",
 ) -> EmbeddingPairs:
-    """Encode the prompts and pair the tokens that `positions` says of source and target, as pair_positions does.
+    """Encode the prompts and pair the tokens that `positions` returns for source and target, as pair_positions does.
 
-    Prompts with the same ids are encoded and counted once; of an encoder with several layers every pair counts once in
-    each of them. Raises TokenError, naming the widget and the line, for a prompt longer than one chunk.
+    Prompts with the same ids are encoded and counted once. With an encoder of several layers, every pair counts once
+    per layer. Raises TokenError, naming the widget and the line, for a prompt longer than one chunk.
     """
     tokenize, locate = cache(encoder.tokenize), cache(encoder.locate)  # many concepts share targets
     slots: dict[Ids, list[tuple[int, int]]] = {}  # ids -> (row of the table, position)
@@ -194,7 +198,7 @@ def embed_positions(
             seen.add((source, target))
             source_roles, target_roles = locate(source, prompt.keyword), locate(target, prompt.safe_keyword)
         except TokenError as error:
-            raise TokenError(f"The line of '{prompt.concept}' in '{widget}' cannot be used. {error}") from None
+            raise TokenError(f"The line of '{prompt.concept}' in '{field}' cannot be used. {error}") from None
         for role, p, q, weight in positions(source_roles, target_roles):
             slots.setdefault(source, []).append((2 * len(columns), p))
             slots.setdefault(target, []).append((2 * len(columns) + 1, q))
@@ -204,8 +208,8 @@ def embed_positions(
     lengths = {ids: 1 + max(p for _, p in uses) for ids, uses in slots.items()}
     for batch, z in encode_prefixes(encoder, lengths, progress):
         for ids, embeddings in zip(batch, z):
-            rows, positions = zip(*slots[ids])
-            table[list(rows)] = embeddings[list(positions)]
+            rows, at = zip(*slots[ids])
+            table[list(rows)] = embeddings[list(at)]
     sources, targets = (part.reshape(-1, encoder.width) for part in (table[0::2], table[1::2]))
     columns = [column for column in columns for _ in range(encoder.layers)]
     roles, concepts, row_weights = zip(*columns) if columns else ((), (), ())

@@ -1,4 +1,4 @@
-"""The marks that people type around a text: arrows, quotes, bullets, comments and weights, from any keyboard."""
+"""Patterns for the syntax around a text: arrows, quotes, bullets, comments and weights, from any keyboard."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HEAD = ">\u203a\u00bb\u25b6\u25b7\u25b8\u25ba\u226b\u27e9"
 # '>' alone, between spaces, is an arrow too: between two names it has no other meaning. Elsewhere it is refused.
 SPLIT = rf"(?:\s*(?:[{DASH}]+\s?[{HEAD}]+|[{RIGHT}]\ufe0f?)|(?<=\s)[{HEAD}]{{1,3}}(?=\s))\s*"
 
-DOUBLE = '"\u201c\u201d\u201e\u201f\u00ab\u00bb\u2039\u203a\u300c\u300d\u300e\u300f\u301d\u301e\u301f`'
+DOUBLE = '"\u201c\u201d\u201e\u201f\u00ab\u00bb\u2039\u203a\u3008-\u300f\u301d\u301e\u301f`'
 SINGLE = "'\u2018\u2019\u201a\u201b"
 QUOTED = re.compile(
     rf"(^\s*|[|{{(\[,]\s*|{SPLIT})"
@@ -36,3 +36,8 @@ NUMBER = r"[-+]?(?:\d+[.,]?\d*|[.,]\d+)\s*"
 WEIGHT = re.compile(rf"\(([^()\[\]]*?)\s*[:\uff1a]\s*{NUMBER}\)|\[([^()\[\]:]*?)\s*[:\uff1a]\s*{NUMBER}\]")
 EMPHASIS = re.compile(rf"\(\(([^()]*)\)\s*[:\uff1a]\s*{NUMBER}\)|\({{2,}}([^()]*)\){{2,}}|\[{{2,}}([^\[\]]*)\]{{2,}}")
 WRAPPED = re.compile(r"\s*(?:\(([^()]*)\)|\[([^\[\]]*)\])\s*")
+
+
+def without_bullet(text: str) -> str:
+    """The text without the bullets and numbers that it begins with."""
+    return BULLET.sub("", text, count=1)

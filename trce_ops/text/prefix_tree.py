@@ -1,8 +1,8 @@
-"""Encoding prompts that begin alike: every common beginning once.
+"""Encodes prompts that share a beginning, each beginning once.
 
-A causal text encoder computes a token from those before it alone, so that "a photo of a star" and "a photo of a gun"
-share the embeddings of "a photo of a". The prompts are laid out as a tree of their tokens, which is encoded as one
-sequence in which every token sees its own ancestors: the embeddings are those of the prompts by themselves.
+A causal text encoder computes a token only from those before it, so "a photo of a star" and "a photo of a gun" share
+the embeddings of "a photo of a". The prompts are laid out as a tree of tokens and encoded as one sequence in which
+every token sees its ancestors, so the embeddings are those of the prompts encoded separately.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch import Tensor
 
 from .tokens import Ids
 
-NODES = 128  # tokens encoded as one sequence: enough to keep a device busy, while attention costs little yet
+NODES = 128  # tokens encoded as one sequence: large enough to keep a device busy, small enough for cheap attention
 
 
 @dataclass
 class PrefixTree:
-    """Tokens in an order in which every one comes after its parent."""
+    """Tokens, every one after its parent."""
 
     tokens: list[int] = field(default_factory=list)
     places: list[int] = field(default_factory=list)  # position of every token in its prompts
@@ -32,7 +32,7 @@ class PrefixTree:
         return len(self.tokens)
 
     def add(self, ids: Ids, length: int) -> None:
-        """Put in the first `length` tokens of a prompt."""
+        """Add the first `length` tokens of a prompt to the tree."""
         path, parent = [], -1
         for place, token in enumerate(ids[:length]):
             index = self.children.setdefault((parent, token), len(self))
@@ -54,10 +54,11 @@ class PrefixTree:
 
 @runtime_checkable
 class PrefixEncoder(Protocol):
-    """A text encoder that can be told which tokens see which."""
+    """A text encoder that accepts an attention mask."""
 
     def encode_tree(self, tree: PrefixTree) -> Tensor:  # (n, d) float32, CPU
         """Embeddings of all tokens of the tree."""
+        ...
 
 
 def prefix_trees(lengths: Mapping[Ids, int], nodes: int = NODES) -> Iterator[PrefixTree]:

@@ -1,9 +1,9 @@
-"""Sentences around a concept, so that the map is fitted to the concept in use and not to its bare name.
+"""Sentences around a concept, so that the map is fitted to the concept in use and not only to its name.
 
 TRCE builds its pairs by putting a concept and its safe target in the same sentences (section 3.2 of the paper).
-The sentences here are our own: some go around the concept as it was written, some put an adjective before it. Without
-the latter, "a star" is erased and "a striped red star on a wall" is not. No word touches a slot without a space, so
-that the concept's own tokens stay what they are when it stands alone (tokens.py finds them by their ids).
+The sentences here are our own: some go around the concept as written, some put an adjective before it, because without
+those "a star" is erased and "a striped red star on a wall" is not. Every slot is surrounded by spaces, so that the
+concept's tokens are the same as when it stands alone (tokens.py finds them by their ids).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .concepts import ConceptPair
 from .spelling import bare
 from .spelling import mentions as mentions
 
-COMPANY = 40  # lines of the keep list that make company(); every combination of them is a sentence
+MAX_KEEP_LINES = 40  # combined with an adjective; every combination is a sentence
 PLAIN = ("{}",)
 TEMPLATES = (  # {}: the text as written; {bare}: without its article
     "{}",
@@ -52,8 +52,8 @@ class PromptPair:
     source: str
     target: str
     concept: str  # as the user wrote it
-    keyword: str  # how the source has it
-    safe_keyword: str  # how the target has it
+    keyword: str  # as it stands in the source
+    safe_keyword: str  # as it stands in the target
 
 
 def fill(template: str, text: str) -> tuple[str, str]:
@@ -62,15 +62,16 @@ def fill(template: str, text: str) -> tuple[str, str]:
     return template.format(slotted, bare=slotted), slotted
 
 
-def company(concept: str, keep: Sequence[str]) -> list[str]:
-    """Templates that have a concept without an article qualify what is kept: "a red circle", "a solid red circle".
+def qualifying_templates(concept: str, keep: Sequence[str]) -> list[str]:
+    """Templates that combine an adjective-like concept with kept things: "a red circle", "a solid red circle".
 
-    A colour, a style or a material seldom stands alone, and what it goes with is what the keep list names: lines with
-    an article are things, lines without one qualify them too. A concept with an article is a thing itself: none.
+    A colour, a style or a material seldom stands alone, so it has to be erased on the things it goes with. The keep
+    list names them: lines with an article are things, lines without one are further adjectives. Returns [] for a
+    concept with an article, which is a thing itself.
     """
     if bare(concept) != concept:
         return []
-    lines = [line.replace("{", "{{").replace("}", "}}") for line in keep[:COMPANY]]
+    lines = [line.replace("{", "{{").replace("}", "}}") for line in keep[:MAX_KEEP_LINES]]
     things = [bare(line) for line in lines if bare(line) != line]
     qualifiers = [line for line in lines if bare(line) == line]
     phrases = [f"{{bare}} {thing}" for thing in things]
@@ -79,14 +80,14 @@ def company(concept: str, keep: Sequence[str]) -> list[str]:
 
 
 def sentences(concepts: Sequence[str], templates: bool) -> list[str]:
-    """The templates for these concepts; one that has a concept in it already would ask to keep it."""
-    return [t for t in (TEMPLATES if templates else PLAIN) if not mentions(fill(t, "")[0], concepts)]
+    """The templates that do not mention a concept themselves, because their target would keep it."""
+    return [t for t in (TEMPLATES if templates else PLAIN) if not mentions(fill(t, "")[0], concepts, plurals=False)]
 
 
 def expand(pairs: Iterable[ConceptPair], templates: Sequence[str] = TEMPLATES) -> tuple[PromptPair, ...]:
     """Put every pair into every template, each prompt pair once, in a fixed order.
 
-    An empty safe target has the empty prompt as target: "a photo of " is no sentence to aim at.
+    The target of an empty safe target is the empty prompt, because "a photo of " is not a sentence.
     """
     expanded = []
     for pair in pairs:

@@ -1,8 +1,8 @@
-r"""Whether a text names a concept, however the two are spelt.
+r"""Whether a text names a concept, in any spelling.
 
 The same name is typed as a tag, with another hyphen, with or without accents, in full-width letters, in the plural, or
-in a script without spaces. A caption to keep that names a concept holds on to what is to go, so that a name which is
-missed weakens the erasure; a caption that is taken for one which names it costs next to nothing. In doubt it does.
+in a script without spaces. A keep caption that names a concept weakens the erasure, and dropping a caption by mistake
+costs almost nothing, so doubtful cases count as naming it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ UNSPACED = (
     "\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\u2e80-\u312f\u31a0-\u31ff"
     "\u3400-\u9fff\ua9e0-\ua9ff\uaa60-\uaadf\uf900-\ufaff\U00020000-\U0003ffff"
 )
-HANGUL = "\u1100-\u11ff\u3130-\u318f\uac00-\ud7ff"  # has spaces, but particles stand right behind a word
+HANGUL = "\u1100-\u11ff\u3130-\u318f\uac00-\ud7ff"  # Korean has spaces, but particles are attached to words
 LETTER = rf"[^\W\d_{UNSPACED}]"
-# Accents of Latin, Greek and Cyrillic, vowel points of Hebrew and Arabic, and what chooses between forms of a sign.
+# Accents of Latin, Greek and Cyrillic, vowel points of Hebrew and Arabic, and variation selectors.
 MARKS = re.compile("[\u0300-\u036f\u0591-\u05c7\u0640\u064b-\u065f\u0670\ufe00-\ufe0f]")
 APOSTROPHES = re.compile("[\u2018\u2019\u02bc\u2032\u00b4`]")
-SPACES = re.compile(r"[\s_\u2010-\u2015\u2043\u2212-]+")  # hyphens too: "machine-gun" is "machine gun"
+SPACES = re.compile(r"[\s_\u00b7\u30fb\u2010-\u2015\u2043\u2212-]+")  # "machine-gun" is "machine gun"
 
 
 def bare(text: str) -> str:
@@ -40,7 +40,7 @@ def same_name(text: str) -> str:
 def fold(text: str) -> str:
     """The text with differences of spelling taken out, for comparing."""
     text = APOSTROPHES.sub("'", text)
-    text = re.sub(r"\\([()\[\]])", r"\1", text)  # prompts escape what would be a weight
+    text = re.sub(r"\\([()\[\]])", r"\1", text)  # prompts escape brackets, which would be weights
     text = unicodedata.normalize("NFKD", text.casefold())
     text = "".join(c for c in MARKS.sub("", text) if unicodedata.category(c) != "Cf")
     return SPACES.sub(" ", unicodedata.normalize("NFKC", text)).strip()
@@ -49,8 +49,8 @@ def fold(text: str) -> str:
 def mentions(text: str, concepts: Iterable[str], plurals: bool = True) -> bool:
     """Whether the text names one of the concepts as a word of its own, or in its English plural.
 
-    The plural is told from the singular only: "guns" names "gun". The other way would take "short" for "shorts" and
-    "new" for "news". plurals: False when only the concept's own form counts.
+    Only the plural of a given singular is recognised: "gun" matches "guns", but "shorts" does not match "short".
+    plurals: False when only the concept's own form counts.
     """
     pattern = _pattern(tuple(concepts), plurals)
     return pattern is not None and pattern.search(fold(text)) is not None
@@ -64,12 +64,13 @@ def _pattern(concepts: tuple[str, ...], plurals: bool) -> re.Pattern[str] | None
 
 
 def _word(name: str, plurals: bool) -> str:
-    """A pattern for the name with no letter before it and none behind it, nor a digit where it has one there."""
+    """A pattern for the name that is not adjacent to a letter, nor to a digit if it begins or ends with one."""
     before = r"(?<!\d)" if name[0].isdecimal() else rf"(?<!{LETTER})" if re.match(LETTER, name) else ""
     after = r"(?!\d)" if name[-1].isdecimal() else ""
     if re.match(LETTER, name[-1]) and not re.match(f"[{HANGUL}]", name[-1]):
         after = rf"(?!{LETTER})"
-    return before + (_plural(name) if plurals else re.escape(name)) + after
+    pattern = _plural(name) if plurals else re.escape(name)
+    return before + pattern.replace("\\ ", " ?") + after  # "Spiderman" is "Spider-Man"
 
 
 def _plural(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Where the roles of a prompt stand among its tokens: start, keyword, first end of text, padding.
+"""Token positions of a prompt by role: start, keyword, first end of text, padding.
 
 TRCE maps the first end-of-text token ([EoT]) because a causal text encoder gathers the whole sentence there.
 Every position comes from token ids. Counting words instead, as the official code does, lands on a content token
@@ -40,8 +40,8 @@ class TokenWeights:
 class Roles:
     """Token positions of a prompt by role.
 
-    An encoder without an end-of-text token that gathers the sentence has no one position for it: there all tokens of
-    the text but the keyword's take that part, `first_eot` being the last and `others` the rest.
+    Encoders without an end-of-text token that summarises the sentence use all tokens of the text except the keyword's
+    instead: the last of them is `first_eot`, the rest are `others`.
     """
 
     keyword: tuple[int, ...]
@@ -59,28 +59,28 @@ def first_eot(token_ids: Sequence[int], eot_id: int) -> int:
         raise TokenError(f"No end-of-text token ({eot_id}) among the {len(token_ids)} tokens given.") from None
 
 
-def content(token_ids: Sequence[int], eot_id: int) -> tuple[int, ...]:
+def content(token_ids: Sequence[int], eot_id: int) -> Ids:
     """The ids between the start token and the first end of text."""
     return tuple(token_ids[1 : first_eot(token_ids, eot_id)])
 
 
-def written(keyword: str, ids: Sequence[int]) -> tuple[int, ...]:
-    """The ids of a keyword. Raises TokenError when there are none: the encoder leaves some characters out."""
+def non_empty(keyword: str, ids: Sequence[int]) -> Ids:
+    """The ids of a keyword. Raises TokenError when the encoder drops all of its characters."""
     if keyword and not ids:
         raise TokenError(f"The text encoder reads nothing in {keyword!r}; write words.")
     return tuple(ids)
 
 
 def find_runs(token_ids: Sequence[int], *runs: Sequence[int]) -> tuple[int, ...]:
-    """Positions of every occurrence of the runs, which are the ways to write one keyword; () for an empty keyword.
+    """Positions of every occurrence of the runs, the ways to tokenize one keyword; () for an empty keyword.
 
     Every occurrence, because in "a photo of a photo album" both are the concept's word.
     Raises TokenError when there is none.
     """
-    ids, runs = tuple(token_ids), {tuple(run) for run in runs}
-    if runs == {()}:
+    ids, ways = tuple(token_ids), {tuple(run) for run in runs}
+    if ways == {()}:
         return ()
-    found = {i + k for run in runs for i in range(len(ids)) if ids[i : i + len(run)] == run for k in range(len(run))}
+    found = {i + k for run in ways for i in range(len(ids)) if ids[i : i + len(run)] == run for k in range(len(run))}
     if not found:
         raise TokenError("The concept's tokens do not occur in its own prompt; put a space around the concept.")
     return tuple(sorted(found))

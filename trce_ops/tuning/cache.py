@@ -1,4 +1,4 @@
-"""Finished tunings as tensors, for the disk cache, so that reopening a workflow does not train again."""
+"""Finished tunings as tensors for the disk cache, so that reopening a workflow does not train again."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def to_tensors(tuning: Tuning) -> dict[str, Tensor]:
 def from_tensors(tensors: Mapping[str, Tensor]) -> Tuning:
     """The tuning that `to_tensors` wrote. Raises KeyError and ValueError for other tensors."""
     rest = dict(tensors)
-    curves = {name: tuple(rest.pop(name).tolist()) for name in CURVES}
+    losses, positions, changes = (tuple(rest.pop(name).tolist()) for name in CURVES)
     data_evaluations, train_evaluations = rest.pop("evaluations").tolist()
     tuned = {}
     for module in dict.fromkeys(name.rpartition(".")[0] for name in rest):
         names = PARTS[1 if f"{module}.diff" in rest else 2]
         tuned[module] = WeightChange(tuple(rest[f"{module}.{name}"] for name in names))
-    return Tuning(tuned, **curves, data_evaluations=data_evaluations, train_evaluations=train_evaluations)
+    return Tuning(tuned, losses, positions, changes, data_evaluations, train_evaluations)

@@ -15,7 +15,7 @@ from .trajectories import Plan, Points, Predictor, draw_plan, follow
 
 @dataclass(frozen=True)
 class Contexts:
-    """The embedded prompts, before stage 1 changes them."""
+    """Embedded prompts, before the context maps are applied."""
 
     neg: Texts  # unwanted prompts
     safe: Texts  # the same prompts with the safe target
@@ -33,7 +33,7 @@ class Plans:
 
     @property
     def evaluations(self) -> int:
-        """UNet evaluations of the data: guided trajectories take two a step, safe references one a point."""
+        """UNet evaluations of the data: guided trajectories take two a step, the safe predictions one a point."""
         guided = 2 * int(self.erase.lengths.sum()) + self.erase.steps.numel()
         kept = 0 if self.keep is None else 2 * int(self.keep.lengths.sum())
         return guided + int(self.empty.lengths.sum()) + kept
@@ -52,7 +52,7 @@ def draw_plans(prompts: int, keep: int, settings: TuneSettings, generator: Gener
 
 @dataclass(frozen=True)
 class Data:
-    """The points to train on, with the unedited model's predictions. Training does not change it."""
+    """The points to train on, with the unedited model's predictions. Constant during training."""
 
     erase: Points
     e_safe: Tensor  # (m, c, h, w), for the points of `erase`
@@ -79,5 +79,5 @@ def collect(
     erase = sample("unwanted", plans.erase, contexts.neg)
     e_safe = predict(erase.x, erase.sigma, contexts.safe[erase.prompts])
     empty = sample("empty prompt", plans.empty, contexts.empty)
-    keep = None if plans.keep is None else sample("kept", plans.keep, contexts.keep)
+    keep = sample("kept", plans.keep, contexts.keep) if plans.keep and contexts.keep else None
     return Data(erase, e_safe, empty, keep)

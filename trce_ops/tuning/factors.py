@@ -1,4 +1,4 @@
-"""The trainable part: a change dW on a chosen set of attention projections.
+"""The weights that tuning trains: a change dW of some attention projections, in addition to the context map.
 
 Training sees the text as stage 1 leaves it, (W + dW) T. For projections that read the text, a delta stores dW T in the
 place of dW, so a tuned model has W' = W T + dW on those and W' = W + dW on the others. At another strength s that is
@@ -35,8 +35,8 @@ def choose(names: Iterable[str], trained: str) -> tuple[str, ...]:
 class Trained:
     """The projections in training: W of the unedited model, and the change dW that is learned.
 
-    root: L (in, in) of metric.py. The projections in `rooted` train low-rank factors on L^T z: dW = up @ down @ L^T.
-    They share one copy of L, which in SDXL takes 16 MB and has 140 projections to serve.
+    root: L (in, in) of closed_form/metric.py. The projections in `rooted` train low-rank factors on L^T z:
+    dW = up @ down @ L^T. They share one copy of L, which in SDXL takes 16 MB and has 140 projections to serve.
     """
 
     def __init__(
@@ -48,29 +48,33 @@ class Trained:
         rooted: Collection[str] = (),
     ):
         self.start = start  # (out, in) each
-        self.factors = {name: _untrained(W, rank, generator) for name, W in start.items()}
+        self.factors = {name: _initial_factors(W, rank, generator) for name, W in start.items()}
         self.rooted = frozenset(rooted) if rank else frozenset()
-        self.root = root.to(start[next(iter(rooted))].device) if self.rooted else None
+        self.root = root.to(start[next(iter(rooted))].device) if root is not None and self.rooted else None
         self.parameters = [factor for factors in self.factors.values() for factor in factors]
         self.norm = math.sqrt(sum(W.float().square().sum().item() for W in start.values()))
 
     @property
     def changes(self) -> dict[str, WeightChange]:
-        """dW by name, with its graph."""
+        """dW by name, attached to the autograd graph of the factors."""
         return {name: WeightChange(self._read(name, factors)) for name, factors in self.factors.items()}
 
     def _read(self, name: str, factors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        *up, down = factors
-        return (*up, down @ self.root.mT) if name in self.rooted else factors
+        if self.root is None or name not in self.rooted:
+            return factors
+        return (*factors[:-1], factors[-1] @ self.root.mT)
 
     def overrides(self, dtype: torch.dtype) -> dict[str, Tensor]:
-        """W + dW by name, added in float32, with the graph of dW."""
+        """W + dW by name, added in float32, attached to the graph of dW."""
         return {name: (self.start[name].float() + dW.dense()).to(dtype) for name, dW in self.changes.items()}
 
     @torch.no_grad()
     def change(self) -> float:
         """|dW| / |W|."""
-        return math.sqrt(max(0.0, sum(dW.square_norm() for dW in self.changes.values()).item())) / self.norm
+        total = torch.zeros(())
+        for dW in self.changes.values():
+            total = total + dW.square_norm()
+        return math.sqrt(max(0.0, total.item())) / self.norm
 
     def result(self) -> Tuned:
         """dW by module, on the CPU and without its graph."""
@@ -80,8 +84,8 @@ class Trained:
         }
 
 
-def _untrained(W: Tensor, rank: int, generator: Generator) -> tuple[Tensor, ...]:
-    """The factors of dW = 0: a whole matrix of zeros, or two factors of which the first is zero."""
+def _initial_factors(W: Tensor, rank: int, generator: Generator) -> tuple[Tensor, ...]:
+    """Factors whose product is 0: a zero matrix, or a zero `up` and a random `down`."""
     n_out, n_in = W.shape
     if rank == 0:
         factors = (torch.zeros(n_out, n_in),)

@@ -1,4 +1,4 @@
-"""The losses of TRCE's second stage, and tau, the scale that shows how far a tuning has come.
+"""The losses of TRCE's second stage, and the position tau of a prediction.
 
 All arguments are noise predictions (n, ...) of one batch: the unedited model's for the unwanted prompt (e_neg), the
 safe prompt (e_safe) and the empty prompt (e_u), and the tuned model's (e). |.|^2 is the mean over the elements, as in
@@ -16,7 +16,7 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:  # (n, ...) twice -> (n,)
 
 
 def _apart(d: Tensor) -> tuple[Tensor, Tensor]:  # (n, ...) -> (n,) twice
-    """|d|^2, and whether it is large enough to divide by; 1 where it is not."""
+    """|d|^2, or 1 where it is too small to divide by; and whether it is large enough."""
     square = _dot(d, d)
     apart = square > torch.finfo(square.dtype).tiny ** 0.5
     return torch.where(apart, square, 1.0), apart

@@ -18,7 +18,7 @@ from .trajectories import Points, shuffled
 
 @dataclass(frozen=True)
 class Term:
-    """One term of the loss: points to predict, and a loss that compares the predictions with references."""
+    """One term of a step's loss: points, their prompts, reference predictions, and the loss function."""
 
     x: Tensor  # (n, c, h, w)
     sigma: Tensor  # (n,)
@@ -33,7 +33,7 @@ class Term:
         return self.weight / len(self.x) * self.loss(e, *references).sum()
 
 
-class Units:
+class PredictionGaps:
     """How much a concept changes a prediction, |e_safe - e_neg|^2, as a mean at every noise level of the data."""
 
     def __init__(self, data: Data):
@@ -52,7 +52,7 @@ def terms(
     data: Data, contexts: Contexts, maps: Mapping[str, ContextMap], settings: TuneSettings, generator: Generator
 ) -> Iterator[list[Term]]:
     """The terms of every step. The points are shuffled, and are reused when all of them have had their turn."""
-    units = Units(data) if settings.loss == "tau" else torch.ones_like
+    gaps = PredictionGaps(data) if settings.loss == "tau" else torch.ones_like
 
     def batches(points: Points, size: int) -> Iterator[Tensor]:
         return iter(shuffled(len(points), settings.steps * size, generator).split(size))
@@ -64,14 +64,16 @@ def terms(
 
     def preserve(points: Points, i: Tensor, texts: Texts) -> Term:
         x, sigma = points.x[i], points.sigma[i]
-        return Term(x, sigma, texts, (points.e[i], units(sigma)), kept_loss, settings.preserve)
+        return Term(x, sigma, texts, (points.e[i], gaps(sigma)), kept_loss, settings.preserve)
 
-    def kept_loss(e: Tensor, e_kept: Tensor, unit: Tensor) -> Tensor:
-        return drift(e, e_kept) / unit
+    def kept_loss(e: Tensor, e_kept: Tensor, gap: Tensor) -> Tensor:
+        return drift(e, e_kept) / gap
 
-    empty_texts, keep_texts = contexts.empty.moved(maps), contexts.keep and contexts.keep.moved(maps)
+    empty_texts = contexts.empty.moved(maps)
     erase, empty = batches(data.erase, settings.batch), batches(data.empty, settings.empty_batch)
-    keep = data.keep and batches(data.keep, settings.keep_batch)
+    keep = None
+    if data.keep and contexts.keep:
+        keep = data.keep, contexts.keep.moved(maps), batches(data.keep, settings.keep_batch)
     for _ in range(settings.steps):
         i = next(erase)
         points = data.erase
@@ -86,8 +88,9 @@ def terms(
         i = next(empty)
         step.append(preserve(data.empty, i, empty_texts.repeat(len(i))))
         if keep:
-            i = next(keep)
-            step.append(preserve(data.keep, i, keep_texts[data.keep.prompts[i]]))
+            points, texts, indices = keep
+            i = next(indices)
+            step.append(preserve(points, i, texts[points.prompts[i]]))
         yield step
 
 

@@ -14,7 +14,7 @@ from ..progress import StepProgress
 from ..text.captions import BENIGN_CAPTIONS, COMPARISONS
 from ..text.concepts import ConceptPair
 from ..text.embeddings import TextEncoder, encode_batches
-from ..text.prompts import PromptPair, company, expand, fill, mentions, sentences
+from ..text.prompts import PromptPair, expand, fill, mentions, qualifying_templates, sentences
 from ..text.tokens import CHUNK, Ids
 from .data import Contexts
 from .settings import TuneSettings
@@ -42,7 +42,7 @@ class Request:
 
 
 def draw_in_turn(groups: Iterable[Sequence], count: int, generator: Generator) -> list:
-    """Up to `count` items, each once, drawn from the groups in turn so that all groups are equally covered."""
+    """At most `count` items, taken from the shuffled groups in turn, so that every group is covered equally."""
     shuffled = [[group[i] for i in torch.randperm(len(group), generator=generator).tolist()] for group in groups]
     return [item for turn in zip_longest(*shuffled) for item in turn if item is not None][:count]
 
@@ -54,7 +54,7 @@ def draw_unwanted(request: Request, count: int, generator: Generator) -> list[Pr
     """
     templates = sentences(request.concepts, request.templates)
     others = [line for line in request.keep if request.templates and not mentions(line, request.concepts)]
-    ways = ([(pair, templates), (pair, company(pair.concept, others))] for pair in request.pairs)
+    ways = ([(pair, templates), (pair, qualifying_templates(pair.concept, others))] for pair in request.pairs)
     prompts = [expand([pair], around) for both in ways for pair, around in both if around]
     return draw_in_turn(prompts, count, generator)
 
@@ -63,7 +63,9 @@ def draw_kept(request: Request, count: int, generator: Generator) -> list[str]:
     """A third of the prompts are lines of the keep list in the concepts' sentences, the others are captions."""
     templates = sentences(request.concepts, request.templates)
     listed = [[fill(template, line)[0] for template in templates] for line in request.keep]
-    captions = [[text for text in group if not mentions(text, request.concepts)] for group in request.captions]
+    captions = [
+        [text for text in group if not mentions(text, request.concepts, plurals=False)] for group in request.captions
+    ]
     kept = draw_in_turn(listed, count // 3, generator)
     return kept + draw_in_turn(captions, count - len(kept), generator)
 
@@ -93,10 +95,9 @@ def encode_prompts(
         for batch, z in encode_batches(pooled, dict.fromkeys(rows, 1), lambda *_: None):
             vectors.update(zip(batch, z[:, 0]))
 
-    def gather(column: Sequence[Ids]) -> Texts | None:
-        if not column:
-            return None
+    def gather(column: Sequence[Ids]) -> Texts:
         sequence = torch.stack([sequences[row] for row in column])
         return Texts(sequence, torch.stack([vectors[row] for row in column]) if pooled else None)
 
-    return Contexts(*map(gather, ids))
+    neg, safe, empty = map(gather, ids[:3])
+    return Contexts(neg, safe, empty, gather(ids[3]) if keep else None)

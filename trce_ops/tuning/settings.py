@@ -20,21 +20,21 @@ class TuningError(ValueError):
 
 @dataclass(frozen=True)
 class TuneSettings:
-    """The defaults, QUICK, work best on the demo model; ALIKE is for `metric` off, PAPER has the paper's values.
+    """The defaults, QUICK, work best on the demo model; WITHOUT_METRIC is QUICK for `metric` off, PAPER is the paper's.
 
-    steps: of the optimiser; more erase harder. learning_rate: of AdamW; the right one depends on the model.
+    steps: of the optimiser; more steps erase harder. learning_rate: of AdamW; the right one depends on the model.
     decay: lower the learning rate to 0 towards the last step; otherwise the last batches dominate.
     loss: 'tau' stops at `goal` (1 = at the safe prompt's prediction); 'hinge' is the paper's, with `beta` and `margin`.
-    preserve (lambda): raising it keeps other prompts better and erases less. With 'tau', the change of a kept
-    prediction is measured in units of the distance between the unwanted and the safe prediction, so that a value means
-    the same for every model; with 'hinge' it is not scaled.
+    preserve (lambda): raising it keeps other prompts better and erases less. With 'tau', the drift of a kept
+    prediction is divided by the distance between the unwanted and the safe prediction, so a value means the same for
+    every model; with 'hinge' it is not.
     keep: keep the predictions for the keep prompts, not only those for the empty prompt.
-    reach: also train on embeddings that the map has moved only part of the way, from 1 - reach to 1. Descriptions that
-    do not name the concept end up there. 0 trains on fully mapped prompts only.
+    reach: also train on embeddings that the context map has moved only part of the way, down to 1 - reach, because
+    descriptions that do not name the concept end up there. 0 trains only on fully mapped prompts.
     unconditional: share of the loss that is on the prediction for the empty prompt instead of the unwanted one.
     early: share of the sampling steps to train on, from the noisy end.
     projections: one of factors.TRAINED. rank: of the trained factors; 0 trains whole matrices.
-    metric: low-rank factors that read text first learn directions to which the model responds (metric.py).
+    metric: low-rank factors that read text first learn directions to which the model responds (closed_form/metric.py).
     batch: unwanted points per step. resolution: of the pictures, in pixels.
     """
 
@@ -80,7 +80,7 @@ class TuneSettings:
 
 
 QUICK = TuneSettings()
-ALIKE = replace(QUICK, metric=False, learning_rate=6e-4, goal=1.2)  # erases harder, and costs more of the rest
+WITHOUT_METRIC = replace(QUICK, metric=False, learning_rate=6e-4, goal=1.2)  # erases harder, but keeps less of the rest
 PAPER = TuneSettings(
     steps=300,
     learning_rate=1e-6,

@@ -13,7 +13,7 @@ from ..delta.low_rank import ContextMap
 
 @dataclass(frozen=True)
 class Texts:
-    """n prompts: their token embeddings and, for models that read them, their pooled vectors."""
+    """n embedded prompts: token embeddings and, for models that read them, pooled vectors."""
 
     sequence: Tensor  # (n, L, d)
     pooled: Tensor | None = None  # (n, p)
@@ -24,9 +24,11 @@ class Texts:
     def __getitem__(self, rows: slice | Tensor) -> Texts:
         return self.each(lambda z: z[rows])
 
-    def each(self, change: Callable[[Tensor], Tensor]) -> Texts:
-        """The texts with `change` applied to both parts."""
-        return Texts(change(self.sequence), self.pooled if self.pooled is None else change(self.pooled))
+    def each(self, change: Callable[..., Tensor], *others: Texts) -> Texts:
+        """Apply `change` to the token embeddings of these and other texts, and to their pooled vectors."""
+        pooled = [texts.pooled for texts in (self, *others) if texts.pooled is not None]
+        sequence = change(self.sequence, *(texts.sequence for texts in others))
+        return Texts(sequence, change(*pooled) if len(pooled) == 1 + len(others) else None)
 
     def to(self, device: torch.device) -> Texts:
         return self.each(lambda z: z.to(device))
@@ -36,15 +38,14 @@ class Texts:
         return self.each(lambda z: z.expand(n, *z.shape[1:]))
 
     def moved(self, maps: Mapping[str, ContextMap], share: Tensor | None = None) -> Texts:  # share (n,)
-        """c + share * D c, by the maps for `context` and `pooled`: the texts after stage 1, or after a share of it."""
-        share = torch.ones(len(self)) if share is None else share
-        sequence = self.sequence + share[:, None, None] * maps["context"].shift(self.sequence)
+        """c + share * D c, by the maps for `context` and `pooled`: the prompts mapped all or part of the way."""
+        part = torch.ones(len(self)) if share is None else share
+        sequence = self.sequence + part[:, None, None] * maps["context"].shift(self.sequence)
         if self.pooled is None or "pooled" not in maps:
             return Texts(sequence, self.pooled)
-        return Texts(sequence, self.pooled + share[:, None] * maps["pooled"].shift(self.pooled))
+        return Texts(sequence, self.pooled + part[:, None] * maps["pooled"].shift(self.pooled))
 
     @staticmethod
     def cat(texts: Sequence[Texts]) -> Texts:
         """The prompts of several batches in one."""
-        pooled = None if texts[0].pooled is None else torch.cat([part.pooled for part in texts])
-        return Texts(torch.cat([part.sequence for part in texts]), pooled)
+        return texts[0].each(lambda *parts: torch.cat(parts), *texts[1:])

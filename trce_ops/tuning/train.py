@@ -1,16 +1,15 @@
 """The training loop of stage 2: contrastive tuning of early denoising (section 3.3 of the paper).
 
-Attention is trained on points of the unedited model's early trajectories. The stage-1 model's predictions for the
-unwanted prompts move to the safe side, and its predictions for the empty prompt and the keep prompts stay those of the
-unedited model. Stage 1 is applied to the text, c' = T c, so only one model is in memory. Global random state is neither
-read nor changed.
+Trains attention at points of the unedited model's early trajectories, until its predictions for the unwanted prompts
+reach the safe side, while those for the empty prompt and the kept prompts stay the unedited model's. Stage 1 enters as
+mapped text, c' = T c, so only one model is in memory. Global random state is neither read nor changed.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Generator, Tensor
@@ -25,8 +24,8 @@ from .settings import TuneSettings, TuningError
 from .text_batch import Texts
 from .trajectories import Predictor
 
-GRADIENT_SCALE = 2.0**12  # keeps float16 gradients from underflowing; a power of two, so it does not round
-WARM_UP = 20  # steps until the full learning rate; AdamW's first steps have seen too few gradients
+GRADIENT_SCALE = 2.0**12  # keeps float16 gradients from underflowing; a power of two, so scaling adds no rounding
+WARM_UP = 20  # steps of linear warm-up, because AdamW's estimates are poor at first
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Tuning:
     changes: tuple[float, ...]  # |dW| / |W| over all trained projections, after the step
     data_evaluations: int = 0
     train_evaluations: int = 0  # forward and backward
-    seconds: Mapping[str, float] | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 def backward(predict: Predictor, step: Sequence[Term], trained: Trained, scale: float) -> tuple[float, Tensor]:
@@ -53,7 +52,7 @@ def backward(predict: Predictor, step: Sequence[Term], trained: Trained, scale: 
     for start in range(0, len(x), predict.rows):
         part = slice(start, start + predict.rows)
         e = predict.denoise(x[part], sigma[part], texts[part], trained.overrides(predict.denoise.dtype))
-        loss, first = torch.zeros((), device=e.device), -start  # first row of the term, counted from e's first row
+        loss, first = torch.zeros((), device=e.device), -start  # first: of the term, counted in rows of e
         for term in step:
             last = first + len(term.x)
             if rows := len(e[max(first, 0) : max(last, 0)]):
@@ -104,7 +103,7 @@ def train(
                 value, e = backward(predict, step, trained, scale)
             except torch.OutOfMemoryError:
                 value = None
-            if value is None:  # outside of the handler, which keeps the memory alive
+            if value is None:  # outside the handler: the exception keeps the tensors alive
                 predict.halve()
                 continue
             for factor in trained.parameters:

@@ -1,8 +1,8 @@
 """Samples points on early denoising trajectories, with the model's predictions there.
 
-The steps to use are drawn before sampling, so that every trajectory ends at the last step that is used, and only these
-points are kept. x and sigma belong to the same step. The predictions that sampling makes anyway serve as references, so
-nothing is predicted twice.
+The steps to use are drawn before sampling, so each trajectory ends at its last used step and only those points are
+stored. x and sigma belong to the same step. The predictions made while sampling serve as references, so nothing is
+predicted twice.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .text_batch import Texts
 
 log = logging.getLogger(__name__)
 
-Overrides = Mapping[str, Tensor]  # parameters to use in place of the model's own, by name
+Overrides = Mapping[str, Tensor]  # replacement parameters by name
 
 
 class OutOfMemory(RuntimeError):
@@ -33,9 +33,12 @@ class Denoiser(Protocol):
     e = (x - denoised) / sigma for every parameterisation, so that eps, v and flow models need no separate code.
     """
 
-    weights: Mapping[str, Tensor]  # by name, on the device
     shape: tuple[int, int, int]  # (c, h, w) of x
     dtype: torch.dtype  # that the network computes in
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:  # by name, on the device
+        ...
 
     def schedule(self, steps: int) -> Tensor:  # (steps + 1,) sigmas, falling to 0
         ...
@@ -45,12 +48,13 @@ class Denoiser(Protocol):
 
     def __call__(self, x: Tensor, sigma: Tensor, texts: Texts, overrides: Overrides) -> Tensor:
         """e (n, c, h, w) float32 on the device, for x (n, c, h, w), sigma (n,) and n texts."""
+        ...
 
 
 class Predictor:
-    """Calls a denoiser with up to `rows` pictures at a time, and counts evaluations.
+    """Calls a denoiser on `rows` pictures at a time, and counts evaluations.
 
-    When the device runs out of memory, `rows` is halved; OutOfMemory is raised when one picture is too many.
+    On out-of-memory it halves `rows`; raises OutOfMemory at 1.
     """
 
     def __init__(self, denoise: Denoiser, rows: int):
@@ -80,7 +84,7 @@ class Predictor:
                 exhausted = True
             else:
                 exhausted = False
-            if exhausted:  # outside of the handler, which keeps the memory alive
+            if exhausted:  # outside the handler: the exception keeps the tensors alive
                 self.halve()
                 continue
             start += len(done[-1])
@@ -105,7 +109,7 @@ class Plan:
 
 
 def shuffled(n: int, count: int, generator: Generator) -> Tensor:  # (count,)
-    """`count` indices below n in random order; none is repeated before all have occurred."""
+    """`count` shuffled indices below n; every index occurs before any repeats."""
     return torch.cat([torch.randperm(n, generator=generator) for _ in range(-(-count // n))])[:count]
 
 
@@ -139,7 +143,7 @@ def follow(
     guidance: float,
     progress: Progress = lambda *_: None,
 ) -> Points:
-    """Sample the planned trajectories by Euler steps (DDIM) with guidance, and keep the planned points.
+    """Sample the planned trajectories by Euler steps (DDIM) with guidance, and return the planned points.
 
     A trajectory of the empty prompt needs one prediction per step; pass `texts=empty` to make only that one.
     Modifies x in place.

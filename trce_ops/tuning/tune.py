@@ -12,7 +12,7 @@ from time import perf_counter
 
 from torch import Generator, Tensor
 
-from ..closed_form.metric import cues, gram
+from ..closed_form.metric import gram, metric_root
 from ..delta.file import ErasedDelta
 from ..delta.low_rank import ContextMap
 from ..files.atomic import checksum
@@ -32,12 +32,12 @@ from .trajectories import Denoiser, Predictor
 log = logging.getLogger(__name__)
 
 ROWS = 8  # pictures predicted at a time, or more when they are small
-GRAPH = 64 * 64  # latent pixels in one graph: one picture of 512 x 512
+GRAPH = 64 * 64  # latent pixels in one autograd graph: one 512 x 512 picture, to bound memory
 
 
 @dataclass(frozen=True)
 class TunableModel:
-    """What stage 2 needs of a model. `open` loads it, and is called only when there is something to train."""
+    """What stage 2 needs of a model. `open` loads it, and is called only if there is something to train."""
 
     fingerprint: str  # equal for models that predict the same
     text_readers: Sequence[str]  # parameters that the context map applies to
@@ -55,7 +55,7 @@ class TuneReport:
         """The report as lines for people."""
         t = self.tuning
         if not t.losses:
-            return "Tuned in 0 steps: the closed form alone."
+            return "0 steps of tuning: the erasure is the closed form alone."
         few = max(1, len(t.positions) // 10)
         first, last = (sum(part) / len(part) for part in (t.positions[:few], t.positions[-few:]))
         lines = [
@@ -90,13 +90,13 @@ def cache_key(
     ]
 
 
-def metric_root(denoise: Denoiser, model: TunableModel, contexts: Contexts) -> Tensor:  # (d, d) float32
-    """L of metric.py, scaled so that L^T z is on average as long as the embedding z of an unwanted prompt."""
+def scaled_root(denoise: Denoiser, model: TunableModel, contexts: Contexts) -> Tensor:  # (d, d) float32
+    """metric_root, scaled so that L^T z is on average as long as the embedding z of an unwanted prompt."""
     z = contexts.neg.sequence.flatten(0, 1)
     kept = contexts.empty if contexts.keep is None else contexts.keep
     weights = (denoise.weights[name].detach() for name in model.text_readers)
     G = gram(weights, len(model.text_readers), z.shape[1])
-    L = cues(G, kept.sequence.flatten(0, 1)).to(z)
+    L = metric_root(G, kept.sequence.flatten(0, 1)).to(z)
     return L * (z.norm() / (z @ L).norm())
 
 
@@ -111,7 +111,7 @@ def tune(
     objective: Objective = terms,
     progress: StepProgress = lambda *_: None,
 ) -> Tuning:
-    """Train `model` on text that the maps of stage 1 have moved.
+    """Train `model` on text after the maps of stage 1.
 
     encoders: by kind of text, `context` and, for models that read it, `pooled`. rows: pictures predicted at a time.
     objective: the terms of every step; TRCE's by default. The same inputs give the same tuning, bit for bit, on one
@@ -125,7 +125,7 @@ def tune(
     contexts = encode_prompts(request, encoders, settings, generator, progress)
     encoded = perf_counter()
     with model.open() as denoise:
-        # clone: tensors made in inference mode cannot take part in a graph
+        # clone: tensors made in inference mode cannot enter an autograd graph
         contexts = Contexts(*(texts and texts.each(Tensor.clone) for texts in vars(contexts).values()))
         in_graph = max(1, GRAPH // math.prod(denoise.shape[1:]))
         predict = Predictor(denoise, max(rows, in_graph))
@@ -134,7 +134,7 @@ def tune(
         sampled = perf_counter()
         names = choose(denoise.weights, settings.projections)
         rooted = [name for name in model.text_readers if name in names] if settings.metric and settings.rank else []
-        root = metric_root(denoise, model, contexts) if rooted else None
+        root = scaled_root(denoise, model, contexts) if rooted else None
         trained = Trained({name: denoise.weights[name] for name in names}, settings.rank, generator, root, rooted)
         learner = Predictor(denoise, min(in_graph, predict.rows))
         tuning = train(learner, data, contexts, maps, trained, settings, generator, progress, objective)
@@ -169,9 +169,9 @@ def tune_delta(
     retrain: bool = False,
     progress: StepProgress = lambda *_: None,
 ) -> tuple[ErasedDelta, TuneReport]:
-    """The delta with its tuned part, which is read from the cache in `cache_dir` if it is there and not `retrain`.
+    """Return the delta with its tuned part, from the cache in `cache_dir` unless `retrain`. Raises what `tune` does.
 
-    With 0 steps the delta is returned as it is. Raises what `tune` does.
+    With 0 steps, returns `delta` unchanged.
     """
     check(settings)
     request, maps = request_of(delta), {"context": delta.context_map, **delta.streams}
