@@ -107,7 +107,7 @@ class TRCEDeltaToLoRA(io.ComfyNode):
         if not lora:
             raise HostError(
                 "The delta changes no weight of the connected 'model', so that there is no LoRA of it; connect a delta "
-                "that erases, and a model whose weights it goes on (Krea 2, LTX-2 and SD3 take it on the text)."
+                "that erases."
             )
         show_text(node_id, report.text())
         return io.NodeOutput(lora, report.text())

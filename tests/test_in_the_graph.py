@@ -148,9 +148,7 @@ def test_merges_mix_the_erased_weights(graph, family):
         (merge("ModelMergeSimple", erased, other, 0.7), lambda k: 0.7 * WT[k] + 0.3 * V[k]),
         (merge("ModelMergeSimple", other, erased, 0.7), lambda k: 0.7 * V[k] + 0.3 * WT[k]),
         (
-            call(
-                "comfy_extras.nodes_model_merging", "ModelMergeBlocks", erased, other, input=0.2, middle=0.5, out=0.9
-            ),
+            call("comfy_extras.nodes_model_merging", "ModelMergeBlocks", erased, other, input=0.2, middle=0.5, out=0.9),
             lambda k: blocks(k) * WT[k] + (1 - blocks(k)) * V[k],
         ),
         (merge("ModelSubtract", erased, other, 1.0), lambda k: WT[k] - V[k]),
@@ -227,6 +225,25 @@ def test_sd3s_maps_per_encoder_are_not_in_what_is_saved(pack, graph, comfy_host,
     only_pooled = [[text, pooled]], [[empty, of_empty]]
     expected, original = g.draw(model, only_pooled), g.draw(model, g.prompts)
     assert error(g.draw(loaded, g.prompts), expected, original) < 1e-4
+
+
+@pytest.mark.parametrize("family", ["sd3", "krea2"])
+def test_what_no_weights_can_hold_is_no_lora_and_the_report_says_so(pack, graph, run, family):
+    g = graph(family)
+    (line,) = pack.host.limits.limits(g.model(), g.delta)
+    assert "Save Model, merges and LoRAs cannot hold it" in line
+    with pytest.raises(pack.host.errors.HostError, match="Weights cannot hold this erasure"):
+        run("TRCEDeltaToLoRA", model=g.model(), delta=g.delta)
+
+
+def test_one_map_for_all_tokens_of_sd3_is_a_lora(pack, graph, run):
+    g = graph("sd3 without clip")
+    model = g.model()
+    assert not pack.host.limits.limits(model, g.delta)
+    lora, _ = run("TRCEDeltaToLoRA", model=model, delta=g.delta)
+    loaded = call("comfy_extras.nodes_train", "LoraModelLoader", model, lora, 1.0)
+    erased = g.draw(g.erase(model), g.prompts)
+    assert error(g.draw(loaded, g.prompts), erased, g.draw(model, g.prompts)) < 1e-4
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
