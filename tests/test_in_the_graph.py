@@ -103,7 +103,8 @@ def call(module, node, *inputs, **widgets):
     kind = getattr(importlib.import_module(module), node)
     run = kind.execute if hasattr(kind, "execute") else getattr(kind(), kind.FUNCTION)
     outputs = run(*inputs, **widgets)
-    return outputs.args[0] if hasattr(outputs, "args") else outputs[0] if outputs else None
+    outputs = getattr(outputs, "args", outputs)
+    return outputs[0] if outputs else None  # nodes that save have none
 
 
 def merge(node, *inputs):
