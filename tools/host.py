@@ -86,11 +86,7 @@ class Host:
         for picture in (ROOT / "demo" / "examples" / "input").glob("*"):
             shutil.copyfile(picture, places["input"] / picture.name)
         model_paths = self.folder / "model_paths.yaml"  # JSON is YAML, and needs no thought about quoting
-        folders = {
-            "base_path": str(self.installation.models),
-            "is_default": True,
-            **{name: name for name in MODEL_FOLDERS},
-        }
+        folders = {"base_path": str(self.installation.models), "is_default": True} | {n: n for n in MODEL_FOLDERS}
         model_paths.write_text(json.dumps({"trce": folders}), encoding="utf-8")
         command = [self.installation.python, self.installation.comfyui / "main.py"]
         command += ["--listen", "127.0.0.1", "--port", str(self.port), "--disable-auto-launch", "--disable-api-nodes"]
