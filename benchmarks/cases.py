@@ -14,6 +14,7 @@ from functools import cache, lru_cache, reduce
 import attacks
 import demo_world
 import erasing
+import scores
 import torch
 from erasing import Prompt
 from judge import Verdict, frechet
@@ -94,7 +95,7 @@ def read_prompts(lines: Sequence[str], thing: str, images: int) -> list[Prompt]:
         if label.startswith(KEPT):
             wanted = erasing.asked_for(text, other_than=thing)
             if wanted is None:
-                raise SystemExit(f"Line {number} of --prompts is to be kept and names nothing that the judge knows.")
+                raise SystemExit(f"{text!r}, prompt {number}, is to be kept and names nothing that the judge knows.")
         found += [Prompt(label, text, wanted)] * images
     if not found:
         raise SystemExit("--prompts has no lines; write label<TAB>prompt on each.")
@@ -151,6 +152,11 @@ def rows(prompts: Sequence[tuple[int, Prompt]], before: Verdict, after: Verdict)
     return found
 
 
+def is_aside(label: str) -> bool:
+    """Whether rows of a label are of what else the kept prompts ask for."""
+    return label.startswith(f"{KEPT}_") and label != "kept_implicit"
+
+
 def also_kept(prompts: Sequence[Prompt]) -> list[tuple[int, Prompt]]:
     """What else the kept prompts ask for: for a shape "kept_colour", "kept_style" and "kept_background"."""
     return [
@@ -195,6 +201,7 @@ def measure(job: Job) -> dict:
         "seconds": round(sum(sum(report.seconds.values()) for report in reports), 3),
         "evaluations": sum(report.evaluations for report in reports),
         "shift": case.shift(after.features),
+        "erase_eval": scores.erase_eval(case, after, job.asked.things),
         **({"attacks": cost} if cost else {}),
         "rows": found,
     }

@@ -7,14 +7,16 @@ on the unedited model and on the erased one; seconds and UNet evaluations.
     --no-attacks       leave the attacks out; --attacks has them in --quick, --together and --prompts too
     --together 1 2 4   so many of the concepts at once, by one delta and by a stack of one for each
     --prompts FILE     score "label<TAB>prompt" lines instead; labels that start with "kept" by what the prompt asks for
+    --prompts TARGET.csv --retain RETAIN.csv           the same for prompt files of eval-unlearn (outside.py)
+    --eval-unlearn OUT write the results into the folder OUT as eval-unlearn's reports too
     --ray [ADDRESS]    spread (method, concept) jobs over a Ray cluster that is there already
     --picture FILE     draw a few prompts by every method for the first concept, and measure nothing
 
 --json is written as the figures come and taken up again from there. For one method and one concept it is an object of
 method, concept, seconds, evaluations, images, shift, attacks (queries and seconds of each), and rows of label, prompt,
 images, before, after, soft_before and soft_after; otherwise a list of them. Rows labelled kept_colour and so on are of
-the kept prompts' pictures, looked at for what else the prompt asks for. At the end come Markdown tables: rates over all
-pictures of all concepts, with 95 % intervals.
+the kept prompts' pictures, looked at for what else the prompt asks for; erase_eval has EraseEval's scores (scores.py).
+At the end come Markdown tables: rates over all pictures of all concepts, with 95 % intervals, and EraseEval's scores.
 
 A picture takes about 0.14 s of one core: a method on a concept half a minute, its attacks a minute and a half more, and
 trce some minutes of training.
@@ -30,10 +32,12 @@ from pathlib import Path
 import attacks
 import cases
 import erasing
+import outside
 import picture
 import resume
+import scores
 import spread
-from cases import KEPT, STACKED, Asked, Job
+from cases import STACKED, Asked, Job
 from erasing import Score
 from tqdm import tqdm
 from world import pack
@@ -45,7 +49,7 @@ QUICK_CONCEPTS, QUICK_IMAGES = ("star", "striped", "red"), 12
 
 def jobs(options: argparse.Namespace) -> list[Job]:
     """What is to be measured, in order. The same concepts for every number at once: 4, 2 + 2, 1 + 1 + 1 + 1."""
-    lines = tuple(options.prompts.read_text(encoding="utf-8-sig").splitlines()) if options.prompts else ()
+    lines = outside.read_lines(options.prompts, options.retain)
     concepts = options.concept[: max(options.together, default=None)]
     plan = []
     for n in options.together or [1]:
@@ -58,7 +62,7 @@ def jobs(options: argparse.Namespace) -> list[Job]:
 
 def groups(labels: Sequence[str]) -> list[list[str]]:
     """Labels by the table that they are in: recognition, what else is kept, attacks."""
-    known = [[label for label in labels if label.startswith(f"{KEPT}_") and label != "kept_implicit"]]
+    known = [[label for label in labels if cases.is_aside(label)]]
     known.append([label for label in labels if label in attacks.ATTACKS or label == ALL_ATTACKS])
     return [[label for label in labels if not any(label in group for group in known)], *known]
 
@@ -157,7 +161,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--images", type=int, help="of every concept behind every figure (40), or of each line (8)")
     parser.add_argument("--attacks", action=argparse.BooleanOptionalAction, help="attack each erasure as well")
     parser.add_argument("--together", nargs="+", type=int, default=[], metavar="N", help="so many concepts at once")
-    parser.add_argument("--prompts", type=Path, metavar="FILE", help="lines of label<TAB>prompt, scored instead")
+    parser.add_argument("--prompts", type=Path, metavar="FILE", help="lines of label<TAB>prompt or CSV, scored instead")
+    parser.add_argument("--retain", type=Path, metavar="FILE.csv", help="with --prompts: more prompts, to be kept")
+    parser.add_argument("--eval-unlearn", type=Path, metavar="OUT", help="folder for reports of eval-unlearn's form")
     parser.add_argument("--json", type=Path, metavar="OUT")
     parser.add_argument("--quick", action="store_true", help="few concepts and pictures, no method that trains")
     parser.add_argument("--ray", nargs="?", const="auto", metavar="ADDRESS", help="of a Ray cluster; default: this one")
@@ -169,6 +175,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         options.attacks = not (options.quick or options.together or options.prompts)
     if bad := [n for n in options.together if not 1 <= n <= len(options.concept)]:
         parser.error(f"--together {bad[0]}: from 1 to the {len(options.concept)} of --concept")
+    if options.retain and not options.prompts:
+        parser.error("--retain adds to --prompts; give both")
     if options.together and options.prompts:
         parser.error("--prompts scores one concept at a time; leave out --together")
     return options
@@ -189,6 +197,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("each line" if options.prompts else "every concept behind every figure", end="; ")
     print("shift: Frechet distance of kept pictures, 1 = that between two seeds (least to most over the concepts)\n")
     print(table(runs))
+    print("\nEraseEval's scores (0 to 1), mean over the concepts, with the demo's judge in place of language models\n")
+    print(scores.table(runs))
+    if options.eval_unlearn:
+        outside.write(options.eval_unlearn, runs)
 
 
 if __name__ == "__main__":

@@ -78,8 +78,8 @@ class TRCEDeltaToLoRA(io.ComfyNode):
         lora, report = make_lora(changes(), settings)
         if not lora:
             raise HostError(
-                "The delta changes no weight of the connected 'model', so there is no LoRA. Krea 2, LTX-2 and SD3 take "
-                "deltas on the conditioning; for other models connect a delta that erases something."
+                "The delta changes no weight of the connected 'model', so there is no LoRA of it; connect a delta that "
+                "erases something."
             )
         show_text(cls.hidden.unique_id, report.text())
         return io.NodeOutput(lora, report.text())

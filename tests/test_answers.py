@@ -29,8 +29,6 @@ PAIRS = (Item("gun", "umbrella"), Item("knife", "spoon"))
         "~~~text\n1. pistol\n2. hunting rifle\n3. great white shark\n~~~",
         '```json\n["pistol", "hunting rifle", "great white shark"]\n```',
         'Here you go: ["pistol", "hunting rifle", "great white shark"] - enjoy!',
-        '{"synonyms": ["pistol", "hunting rifle", "great white shark"]}',
-        '{"concepts": [{"name": "pistol"}, {"name": "hunting rifle"}, {"name": "great white shark"}]}',
         '[{"concept": "pistol"}, {"concept": "hunting rifle"}, {"concept": "great white shark"}]',
         '"pistol"\n"hunting rifle"\n"great white shark"',
         "<think>The user wants\n- a list\n- of words</think>\n1. pistol\n2. hunting rifle\n3. great white shark",
@@ -56,9 +54,8 @@ ROWS = ('"gun","umbrella"\n"knife","spoon"', "gun, umbrella\nknife, spoon", "| g
 def test_pairs_under_common_names_of_fields(keys):
     a, b = keys
     rows = [{a: "gun", b: "umbrella"}, {b: "spoon", a: "knife"}]
-    for data in (rows, {"concepts": rows}, {"pairs": rows}):
-        for answer in (json.dumps(data), f"Sure:\n```json\n{json.dumps(data, indent=2)}\n```"):
-            assert read_answer(answer) == PAIRS and not_understood(answer) in ((), ("Sure:",)), answer
+    for answer in (json.dumps(rows), f"Sure:\n```json\n{json.dumps(rows, indent=2)}\n```"):
+        assert read_answer(answer) == PAIRS and not_understood(answer) in ((), ("Sure:",)), answer
 
 
 @pytest.mark.parametrize("keys", [*KEYS, ("x", "y")])
@@ -108,7 +105,6 @@ def test_a_pair_may_have_several_names():
 @pytest.mark.parametrize(
     "answer",
     [
-        '{"a gun": ["pistol", "rifle"], "blood": ["gore"]}',
         "**A gun**\n- pistol\n- rifle\n**Blood**\n- gore",
         "### Synonyms for gun:\n1. pistol\n2. rifle\n\n### Blood\n1. gore",
         "1. A gun:\n   - pistol\n   - rifle\n2. Blood:\n   - gore",
@@ -154,7 +150,9 @@ def test_what_an_item_stands_under(answer):
         ('{"concept": ["gun", "pistol"], "safe": "umbrella"}', [], "umbrella"),
         ('[{"thing": "gun", "hue": "black"}, {"thing": "knife", "hue": "grey"}]', [], "black"),
         ('{"gun": {"hue": "black"}}', [], "black"),
-        ('{"erase": ["gun"], "keep": ["umbrella"]}', ["gun"], "keep"),
+        ('{"erase": ["gun"], "keep": ["umbrella"]}', [], "gun"),
+        ('{"concepts": ["gun"]}', [], "gun"),
+        ('{"a gun": ["pistol"]}', [], "pistol"),
         ('{"keep": ["umbrella"]}', [], "umbrella"),
         ('{"safe": ["umbrella"]}', [], "umbrella"),
         ('{"target": "gun"}', [], "gun"),
@@ -189,8 +187,6 @@ def test_captions_to_keep():
     for answer in (
         "1. a dog, running.\n2. a cat.",
         '["a dog, running", "a cat"]',
-        '{"keep": ["a dog, running", "a cat"], "erase": ["a gun"]}',
-        '{"captions": ["a dog, running", "a cat"]}',
         "Here they are:\na dog, running\na cat",
     ):
         assert [item.text for item in read_answer(answer, captions=True)] == wanted
@@ -298,7 +294,7 @@ values = st.recursive(
 @settings(deadline=None)
 @given(words)
 def test_json_bullets_and_lines_come_back_as_they_were(items):
-    for answer in (json.dumps(items), "\n".join(f"- {item}" for item in items), json.dumps({"concepts": items})):
+    for answer in (json.dumps(items), "\n".join(f"- {item}" for item in items)):
         assert [item.text for item in read_answer(answer)] == items
     pairs = list(zip(items[::2], items[1::2]))
     for answer in (json.dumps(pairs), json.dumps(dict(pairs)), json.dumps([{"from": a, "to": b} for a, b in pairs])):

@@ -353,6 +353,7 @@ def test_lists_are_written_without_needless_marks():
     assert format_concepts([PAIR, ConceptPair("saber (fate)", "a man, smiling"), ConceptPair("C#")]) == (
         "a star -> a circle\nsaber \\(fate\\) -> a man, smiling\nC#"
     )
+    assert parse_concepts(format_concepts([ConceptPair("1.", "0")])) == (ConceptPair("1.", "0"),)
     assert format_keep(["a dog, running: fast", "gun (toy)"]) == "a dog, running: fast\ngun \\(toy\\)"
 
 

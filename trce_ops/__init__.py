@@ -8,30 +8,18 @@ From the bottom up: files, text, delta, closed_form (stage 1), tuning (stage 2),
 evaluation, which build on all of these.
 """
 
-from .closed_form.erase import EraseSettings, erase
-from .delta.file import ErasedDelta, load_delta, save_delta
-from .methods.registry import METHODS, erase_with
-from .text.concepts import parse_concepts, parse_keep
-from .text.embeddings import TextEncoder
-from .tuning.settings import TuneSettings
-from .tuning.trajectories import Denoiser
-from .tuning.tune import TunableModel, tune_delta
-from .version import __version__
-
-__all__ = [
-    "METHODS",
-    "Denoiser",
-    "EraseSettings",
-    "ErasedDelta",
-    "TextEncoder",
-    "TunableModel",
-    "TuneSettings",
-    "__version__",
-    "erase",
-    "erase_with",
-    "load_delta",
-    "parse_concepts",
-    "parse_keep",
-    "save_delta",
-    "tune_delta",
-]
+from .closed_form.erase import EraseSettings as EraseSettings
+from .closed_form.erase import erase as erase
+from .delta.file import ErasedDelta as ErasedDelta
+from .delta.file import load_delta as load_delta
+from .delta.file import save_delta as save_delta
+from .methods.registry import METHODS as METHODS
+from .methods.registry import erase_with as erase_with
+from .text.concepts import parse_concepts as parse_concepts
+from .text.concepts import parse_keep as parse_keep
+from .text.embeddings import TextEncoder as TextEncoder
+from .tuning.settings import TuneSettings as TuneSettings
+from .tuning.trajectories import Denoiser as Denoiser
+from .tuning.tune import TunableModel as TunableModel
+from .tuning.tune import tune_delta as tune_delta
+from .version import __version__ as __version__

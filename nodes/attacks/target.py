@@ -63,7 +63,7 @@ class Target:
         found = []
         for number, text in enumerate(texts):
             self.progress("Denoising loss", number, len(texts))
-            found.append(denoising_loss(denoise, pictures, text, ROWS, seed).values)
+            found.append(denoising_loss(denoise, pictures, text, ROWS, seed))
         return found
 
     def evidence(self, denoise, encoder, prompt: str, attack: Texts, seed: int) -> Evidence:

@@ -106,9 +106,7 @@ def apply_delta(model, delta: ErasedDelta, strength: float):
     erased = model.clone()
     if not strength:
         return erased
-    on_text = {}
-    if readers.row.conditioning or CLIP_ROWS in maps:
-        on_text = {kind: maps.pop(kind) for kind in (CONTEXT, CLIP_ROWS) if kind in maps}
+    on_text = {kind: maps.pop(kind) for kind in maps_on_text(readers, delta)}
     if any(context_map.rank for context_map in on_text.values()):
         _map_conditioning(erased, ConditioningMap(on_text, strength))
     for kind, context_map in maps.items():
@@ -118,6 +116,13 @@ def apply_delta(model, delta: ErasedDelta, strength: float):
     if tuned:
         add_patches(erased, tuned, strength)  # after the map: W + s W D + s dW
     return erased
+
+
+def maps_on_text(readers: TextReaders, delta: ErasedDelta) -> tuple[str, ...]:
+    """The kinds of text whose maps act on the conditioning, because no weights of the model can take them."""
+    if CLIP_ROWS in delta.streams:  # two maps, and one weight reads both kinds of rows
+        return CONTEXT, CLIP_ROWS
+    return (CONTEXT,) if readers.row.conditioning else ()
 
 
 def _check_fit(delta: ErasedDelta, maps: Mapping[str, ContextMap], readers: TextReaders) -> None:

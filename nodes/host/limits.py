@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from ...trce_ops.delta.file import ErasedDelta
+from .apply import maps_on_text
 from .readers import find_text_readers
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ def limits(model, delta: ErasedDelta, clip=None) -> list[str]:
         lines.append(
             "The CLIP changes during sampling (Set CLIP Hooks with a schedule); the erasure fits its first state."
         )
-    if readers.row.conditioning or readers.row.clip_rows:
+    if maps_on_text(readers, delta):
         part = "" if readers.row.conditioning else " of the tokens"
         lines.append(
             f"The map{part} acts on the conditioning, because a {readers.family} model has no weights for it: Save "

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from ...trce_ops.closed_form.metric import gram
 from ...trce_ops.delta.file import ErasedDelta
-from .apply import apply_delta
+from .apply import apply_delta, maps_on_text
 from .errors import HostError
-from .readers import Stream, TextReaders
+from .readers import Stream, TextReaders, find_text_readers
 
 log = logging.getLogger(__name__)
 
@@ -129,9 +129,15 @@ def _metric(weights: ModelWeights, stream: Stream) -> Tensor:  # (d, d)
 def changed_weights(model, delta: ErasedDelta) -> Iterator[tuple[str, Tensor, Tensor, int, int]]:
     """(parameter, W, W', done, total) for every weight that the delta changes, with the LoRAs of MODEL; in float64.
 
-    W and W' are computed by ComfyUI's own patching. Raises HostError for a delta that does not fit.
+    W and W' are computed by ComfyUI's own patching. Raises HostError for a delta that does not fit, and for a map that
+    no weights can hold: the others alone would not erase.
     """
-    erased, weights = apply_delta(model, delta, 1.0), ModelWeights(model)
+    erased, weights, readers = apply_delta(model, delta, 1.0), ModelWeights(model), find_text_readers(model)
+    if maps_on_text(readers, delta):
+        raise HostError(
+            f"Weights cannot hold this erasure, because a {readers.family} model takes the map of its tokens on the "
+            "conditioning. Use Save Erased Delta, and Apply Erased Delta where the model is loaded."
+        )
     before = {key: model.patches.get(key, []) for key in erased.patches}
     added = {key: patches[len(before[key]) :] for key, patches in erased.patches.items()}
     added = {key: patches for key, patches in added.items() if patches}

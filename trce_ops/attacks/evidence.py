@@ -60,16 +60,8 @@ def draw_points(sigmas: Tensor, pictures: Tensor, n: int, generator: Generator) 
     return put_noise(pictures, indices, sigmas[torch.randint(len(sigmas), (n,), generator=generator)], generator)
 
 
-@dataclass(frozen=True)
-class Loss:
-    """Denoising loss of every picture (m,) for one text, and the number of model evaluations."""
-
-    values: Tensor
-    evaluations: int
-
-
-def denoising_loss(denoise: Denoiser, pictures: Tensor, texts: Texts, rows: int, seed: int) -> Loss:
-    """The loss of every picture (m, c, h, w), the mean over LEVELS noise levels; equal seeds give equal noise.
+def denoising_loss(denoise: Denoiser, pictures: Tensor, texts: Texts, rows: int, seed: int) -> Tensor:  # (m,)
+    """Denoising loss of every picture (m, c, h, w), the mean over LEVELS noise levels; equal seeds give equal noise.
 
     texts: one for all pictures, or one for each.
     """
@@ -77,10 +69,9 @@ def denoising_loss(denoise: Denoiser, pictures: Tensor, texts: Texts, rows: int,
     sigmas = denoise.schedule(LEVELS + 1)[1:-1]  # without the first, where nothing is left of the picture
     indices = torch.arange(len(pictures)).repeat(len(sigmas))
     points = put_noise(pictures, indices, sigmas.repeat_interleave(len(pictures)), generator)
-    predict = Predictor(denoise, rows)
     texts = texts.repeat(len(points)) if len(texts) == 1 else texts[indices.to(texts.sequence.device)]
-    e = predict(points.x, points.sigma, texts)
-    return Loss(points.errors(e).unflatten(0, (len(sigmas), -1)).mean(0), predict.evaluations)
+    e = Predictor(denoise, rows)(points.x, points.sigma, texts)
+    return points.errors(e).unflatten(0, (len(sigmas), -1)).mean(0)
 
 
 def comes_back(explained: Tensor, before: Tensor) -> Tensor:  # (m,) twice -> (m,) bool

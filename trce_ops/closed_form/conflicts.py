@@ -12,12 +12,8 @@ from ..text.concepts import ConceptPair
 from ..text.spelling import mentions, same_name
 
 
-def conflicts(concepts: Sequence[ConceptPair], keep: Sequence[str], moved: Mapping[str, float]) -> tuple[str, ...]:
+def conflicts(concepts: Sequence[ConceptPair], keep: Sequence[str], moved: Mapping[str, float]) -> Iterator[str]:
     """One sentence for each conflict. `moved` (report.mean_by) lacks concepts that equal their targets."""
-    return (*_contradictions(concepts), *_chains(concepts), *_kept(concepts, keep), *_unmoved(concepts, moved))
-
-
-def _contradictions(concepts: Sequence[ConceptPair]) -> Iterator[str]:
     seen: dict[str, ConceptPair] = {}
     for pair in concepts:
         other = seen.setdefault(same_name(pair.concept), pair)
@@ -26,19 +22,12 @@ def _contradictions(concepts: Sequence[ConceptPair]) -> Iterator[str]:
                 f"'{other.concept}' and '{pair.concept}' name the same thing and have two safe targets, "
                 f"'{other.safe}' and '{pair.safe}': the result is between the two. Remove one of the lines."
             )
-
-
-def _chains(concepts: Sequence[ConceptPair]) -> Iterator[str]:
-    erased = {same_name(pair.concept): pair.concept for pair in concepts}
     for pair in concepts:
-        if pair.safe and (other := erased.get(same_name(pair.safe))):
+        if pair.safe and (other := seen.get(same_name(pair.safe))):
             yield (
-                f"'{pair.concept}' is replaced by '{pair.safe}', and '{other}' is erased too: prompts for "
+                f"'{pair.concept}' is replaced by '{pair.safe}', and '{other.concept}' is erased too: prompts for "
                 f"'{pair.concept}' still draw '{pair.safe}'. Choose another safe target to get rid of it."
             )
-
-
-def _kept(concepts: Sequence[ConceptPair], keep: Sequence[str]) -> Iterator[str]:
     for line in keep:
         for pair in concepts:
             if mentions(line, [pair.concept]):
@@ -46,9 +35,6 @@ def _kept(concepts: Sequence[ConceptPair], keep: Sequence[str]) -> Iterator[str]
                     f"'{line}' in 'keep' mentions the concept '{pair.concept}', which weakens the erasure. Remove it "
                     "from 'keep' if the concept survives."
                 )
-
-
-def _unmoved(concepts: Sequence[ConceptPair], moved: Mapping[str, float]) -> Iterator[str]:
     for pair in concepts:
         if pair.concept not in moved:
             yield (

@@ -19,7 +19,7 @@ from ..progress import StepProgress
 from ..text.captions import BENIGN_CAPTIONS
 from ..text.concepts import ConceptError, ConceptPair
 from ..text.embeddings import EmbeddingPairs, TextEncoder, embed_pairs
-from ..text.prompts import PromptPair, expand, fill, mentions, sentences
+from ..text.prompts import expand, fill, mentions, sentences
 from ..text.tokens import TokenError, TokenWeights
 from ..version import __version__
 from .conflicts import conflicts
@@ -100,42 +100,6 @@ class Solved:
     seconds: Mapping[str, float]  # per step
 
 
-def solve_stream(
-    prompts: Sequence[PromptPair],
-    keep: Sequence[str],
-    concepts: Sequence[str],
-    templates: Sequence[str],
-    encoder: TextEncoder,
-    settings: EraseSettings,
-    metric: Tensor | None,  # (d, d)
-    cache_dir: str | os.PathLike | None,
-    progress: StepProgress,
-    captions: Sequence[str] | None,
-) -> Solved:
-    """Embed the prompts and what is to be kept with one encoder, and solve for its map."""
-    start = perf_counter()
-    pairs = embed_pairs(prompts, encoder, settings.weights, partial(progress, "Concepts"))
-    encoded = perf_counter()
-    kept = keep_moments(keep, concepts, templates, encoder, cache_dir, progress, captions)
-    preserved = perf_counter()
-    D = solve_factors(
-        pairs.sources,
-        pairs.targets,
-        pairs.weights,
-        torch.stack([part.moment for part in kept.values()]).mean(0),
-        preserve_scale=settings.preserve,
-        ridge=settings.ridge,
-        metric=metric if settings.metric else None,
-    )
-    context_map = factorize(*D)
-    seconds = {
-        "encoding": encoded - start,
-        "preserve moment": preserved - encoded,
-        "solving": perf_counter() - preserved,
-    }
-    return Solved(context_map, pairs, kept, seconds)
-
-
 def erase(
     concepts: Sequence[ConceptPair],
     keep: Sequence[str],
@@ -166,11 +130,24 @@ def erase(
     prompts = expand(concepts, templates)
 
     def solve(kind: str, encoder: TextEncoder) -> Solved:
-        given = replace(settings, weights=POOLED) if kind == "pooled" else settings
-        G = metrics.get(kind)
-        if isinstance(G, str):
-            given, G = without_metric(given), None
-        return solve_stream(prompts, keep, names, templates, encoder, given, G, cache_dir, progress, captions)
+        start = perf_counter()
+        G = metrics.get(kind) if settings.metric else None
+        given = without_metric(settings) if isinstance(G, str) else settings
+        weights = POOLED if kind == "pooled" else settings.weights
+        pairs = embed_pairs(prompts, encoder, weights, partial(progress, "Concepts"))
+        encoded = perf_counter()
+        kept = keep_moments(keep, names, templates, encoder, cache_dir, progress, captions)
+        preserved = perf_counter()
+        D = solve_factors(
+            *(pairs.sources, pairs.targets, pairs.weights),
+            torch.stack([part.moment for part in kept.values()]).mean(0),
+            preserve_scale=given.preserve,
+            ridge=given.ridge,
+            metric=G if isinstance(G, Tensor) else None,
+        )
+        context_map = factorize(*D)
+        times = (encoded - start, preserved - encoded, perf_counter() - preserved)
+        return Solved(context_map, pairs, kept, dict(zip(("encoding", "preserve moment", "solving"), times)))
 
     main = solve("context", encoder)
     others = {kind: solve(kind, other) for kind, other in streams.items()}
@@ -202,9 +179,7 @@ def erase(
         keep=tuple(keep),
         settings={
             **{f"weight_{role}": weight for role, weight in asdict(settings.weights).items()},
-            "preserve": settings.preserve,
-            "ridge": settings.ridge,
-            "templates": settings.templates,
+            **{name: getattr(settings, name) for name in ("preserve", "ridge", "templates")},
             "metric": settings.metric and "context" in metrics,
         },
         measured={

@@ -56,14 +56,8 @@ def keep_moment(
         return kept
 
     cache, key = DiskCache(cache_dir, "preserve"), [VERSION, encoder.cache_key, distinct(captions, encoder)]
-    kept = cache.read(key, parse)
-    if kept is None:
-        kept = _compute(captions, encoder, progress)
-        cache.write(key, vars(kept))
-    return kept
-
-
-def _compute(captions: Sequence[str], encoder: TextEncoder, progress: Progress) -> Kept:
+    if kept := cache.read(key, parse):
+        return kept
     P = torch.zeros(encoder.width, encoder.width, dtype=torch.float64)
     rows = {ids: encoder.length(ids) for ids in distinct(captions, encoder)}
     samples = {}
@@ -73,4 +67,6 @@ def _compute(captions: Sequence[str], encoder: TextEncoder, progress: Progress) 
             samples[ids] = k[[encoder.locate(ids).first_eot, -1], -encoder.width :].float()  # in the last layer
             k = k.reshape(-1, encoder.width)
             P += k.mT @ k / len(k)
-    return Kept(P / len(rows), torch.stack([samples[ids] for ids in rows]))
+    kept = Kept(P / len(rows), torch.stack([samples[ids] for ids in rows]))
+    cache.write(key, vars(kept))
+    return kept

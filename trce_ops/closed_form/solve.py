@@ -32,11 +32,6 @@ class NotPositiveDefinite(ValueError):
     """The system to solve has no unique solution."""
 
 
-def _finite(name: str, tensor: Tensor) -> None:
-    if not torch.isfinite(tensor).all():
-        raise ValueError(f"'{name}' holds NaN or Inf; load the text encoder in fp32 or bf16.")
-
-
 def solve_context_map(
     sources: Tensor,  # (n, d) embeddings c to be moved
     targets: Tensor,  # (n, d) embeddings s to move them to
@@ -85,19 +80,19 @@ def solve_factors(
         )
     if n == 0:
         return torch.zeros(d, 0, dtype=torch.float64), torch.zeros(0, d, dtype=torch.float64)
-    for name, tensor in (("sources", sources), ("targets", targets), ("weights", weights)):
-        _finite(name, tensor)
+    given = {"sources": sources, "targets": targets, "weights": weights, "preserve": preserve, "metric": metric}
+    for name, tensor in given.items():
+        if tensor is not None and not torch.isfinite(tensor).all():
+            raise ValueError(f"'{name}' holds NaN or Inf; load the text encoder in fp32 or bf16.")
     if (weights < 0).any() or not 0 <= preserve_scale < math.inf or not 0 <= ridge < math.inf:
         raise ValueError("Weights, 'preserve' and 'ridge' must be 0 or more, and finite.")
 
     A = torch.zeros(d, d, dtype=torch.float64)
     if preserve is not None:
-        _finite("preserve", preserve)
         A.add_(preserve.to(A), alpha=preserve_scale)
     if metric is None:
         A.diagonal().add_(ridge)
     else:
-        _finite("metric", metric)
         A.add_(resistance(metric), alpha=ridge)
     few = n <= min(d, ROWS)  # then solve for n right-hand sides instead of d
     left = right = shift = torch.zeros(0 if few else d, d, dtype=torch.float64)

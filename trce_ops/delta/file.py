@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ..files.atomic import CHECKSUM, brief, checksum, write_whole
 from .info import DeltaError, DeltaInfo, read_info, write_info
-from .low_rank import ContextMap, Tuned, WeightChange
+from .low_rank import PARTS, ContextMap, Tuned, WeightChange
 
 FORMAT = "trce.erased_delta"
 VERSION = "1"
@@ -32,8 +32,6 @@ MAX_BYTES = 1 << 33  # of the file: room for whole matrices of all attention in 
 MAX_WIDTH = 16384
 
 KINDS = ("context", "pooled", "clip", "llama")  # of text, each with its own map; only the first is required
-TUNED_DENSE = ("diff",)
-TUNED_FACTORS = ("lora_up", "lora_down")
 TUNED_NAME = re.compile(r"tuned\.(?P<module>\w+(\.\w+)+)\.(?P<part>diff|lora_up|lora_down)", re.ASCII)
 MAX_TUNED = 4096  # projections
 
@@ -60,8 +58,7 @@ def delta_bytes(delta: ErasedDelta) -> bytes:
     for kind, context_map in {KINDS[0]: delta.context_map, **delta.streams}.items():
         tensors.update(zip(_map_names(kind, len(context_map.factors)), context_map.factors))
     for module, change in sorted(delta.tuned.items()):
-        parts = TUNED_DENSE if len(change.factors) == 1 else TUNED_FACTORS
-        tensors.update((f"tuned.{module}.{part}", factor) for part, factor in zip(parts, change.factors))
+        tensors.update(change.named(f"tuned.{module}"))
     return _pack(tensors, {**metadata, CHECKSUM: _checksum(tensors, metadata)})
 
 
@@ -170,11 +167,11 @@ def _tuned_names(names: Sequence[str], shape: Callable[[str], tuple[int, ...]]) 
         raise DeltaError(f"it tunes {len(parts)} projections, more than the {MAX_TUNED} a delta may have.")
     found = {}
     for module, given in parts.items():
-        wanted = next((part for part in (TUNED_DENSE, TUNED_FACTORS) if sorted(part) == given), None)
-        if wanted is None:
+        wanted = PARTS.get(len(given), ())
+        if sorted(wanted) != given:
             raise DeltaError(
                 f"it holds {' and '.join(given)} of the tuned projection {module}; "
-                f"expected {TUNED_DENSE[0]}, or {' and '.join(TUNED_FACTORS)}."
+                f"expected {PARTS[1][0]}, or {' and '.join(PARTS[2])}."
             )
         found[module] = tuple(f"tuned.{module}.{part}" for part in wanted)
         shapes = [shape(name) for name in found[module]]

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 from ..text.concepts import MAX_LINE_LENGTH, MAX_LINES, ConceptPair
 
-MAX_NAME = 200  # characters of method, family, encoder and pack_version
+STRINGS = ("method", "family", "space", "encoder", "pack_version")
+MAX_NAME = 200  # characters of these
 SPACES = ("embedding", "post-norm")
 
 
@@ -42,11 +43,7 @@ class DeltaInfo:
 def write_info(info: DeltaInfo) -> dict[str, str]:
     """The metadata as strings."""
     return {
-        "method": info.method,
-        "family": info.family,
-        "space": info.space,
-        "encoder": info.encoder,
-        "pack_version": info.pack_version,
+        **{key: getattr(info, key) for key in STRINGS},
         "settings": json.dumps(dict(info.settings), sort_keys=True),
         "concepts": json.dumps([[pair.concept, pair.safe] for pair in info.concepts]),
         "keep": json.dumps(list(info.keep)),
@@ -61,30 +58,23 @@ def read_info(metadata: Mapping[str, str]) -> DeltaInfo:
             json.loads(metadata[key]) for key in ("concepts", "keep", "settings", "measured")
         )
         info = DeltaInfo(
-            **{key: metadata[key] for key in ("family", "encoder", "method", "pack_version", "space")},
+            **{key: metadata[key] for key in STRINGS},
             concepts=tuple(ConceptPair(concept, safe) for concept, safe in concepts),
             keep=tuple(keep),
             settings=dict(settings),
             measured=dict(measured),
         )
         texts = [text for pair in info.concepts for text in (pair.concept, pair.safe)] + list(info.keep)
-        names = [info.family, info.encoder, info.method, info.pack_version]
-        for text in (*texts, *names):
-            text.encode()
+        names = [metadata[key] for key in STRINGS]
+        "".join((*texts, *names)).encode()
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise DeltaError(f"its metadata does not describe an erasure ({type(error).__name__}: {error}).") from None
     if info.space not in SPACES:
         raise DeltaError(f"its maps act in the space {info.space!r}; this pack knows {' and '.join(SPACES)}.")
-    if (
-        not all(isinstance(text, str) for text in texts)
-        or not all(isinstance(value, (int, float, str)) for value in info.settings.values())
-        or not all(isinstance(number, (int, float)) for number in info.measured.values())
-    ):
+    numbers = all(isinstance(number, int | float) for number in info.measured.values())
+    if not numbers or not all(isinstance(value, int | float | str) for value in info.settings.values()):
         raise DeltaError("its metadata does not describe an erasure (a text or number is of the wrong kind).")
-    if (
-        max(len(info.concepts), len(info.keep), len(info.settings), len(info.measured)) > MAX_LINES
-        or max(map(len, texts), default=0) > MAX_LINE_LENGTH
-        or max(map(len, names)) > MAX_NAME
-    ):
+    lines = max(map(len, (info.concepts, info.keep, info.settings, info.measured)))
+    if lines > MAX_LINES or max(map(len, texts), default=0) > MAX_LINE_LENGTH or max(map(len, names)) > MAX_NAME:
         raise DeltaError("its metadata is too long: more than the nodes accept in their lists.")
     return info

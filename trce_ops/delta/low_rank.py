@@ -62,9 +62,16 @@ class ContextMap(LowRank):
         return c + strength * self.shift(c)
 
 
+PARTS = {1: ("diff",), 2: ("lora_up", "lora_down")}  # names of a change's factors, by their number
+
+
 @dataclass(frozen=True)
 class WeightChange(LowRank):
     """dW (out, in) of one projection."""
+
+    def named(self, module: str) -> dict[str, Tensor]:
+        """The factors by the names they have in files."""
+        return dict(zip((f"{module}.{part}" for part in PARTS[len(self.factors)]), self.factors))
 
     def after(self, context_map: ContextMap) -> WeightChange:
         """dW T, for a projection that reads text moved by the map."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from .erase_eval import without_a_judge
+
 CONCEPT, KEPT = "concept", "kept"
 
 
@@ -55,6 +57,12 @@ def report_text(changes: Sequence[Change]) -> str:
     if concept == concept and kept == kept:
         ratio = f"Concept prompts moved {concept / kept:.1f} times as far as kept ones." if kept else ""
         lines.append(ratio or "Kept prompts did not move at all.")
+        erased, stayed, both = without_a_judge(concept, kept)
+        lines.append(
+            f"Both in one figure: {both:.0%}. Concept prompts moved by {erased:.0%}, and {stayed:.0%} of kept prompts "
+            "stayed; this is their harmonic mean, in which the lower one counts most (as in EraseEval). Use it to "
+            "compare erasures on the same prompts."
+        )
     lines.append(
         "Prediction: how far the erasure moves what the model predicts, as a share of how far the prompt moves it (0% "
         "= not at all). Picture: mean difference of the pictures' colours. Neither says what a picture shows: look at "

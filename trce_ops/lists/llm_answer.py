@@ -1,9 +1,9 @@
 """Reads the list in a language model's answer, and says what of the answer it does not understand.
 
 Understood are lines as the widgets have them, also with bullets or numbers and in one code fence, and JSON: a list of
-texts, of pairs, or of objects with a field of KEYS, and an object of texts. In a list with bullets or numbers, lines
-without one are talk; elsewhere a line that ends like a sentence is. Tables, CSV and YAML are not understood. Nothing is
-guessed, because a misread line would be erased silently.
+texts, of pairs, or of objects with fields of KEYS, and one object of either kind. In a list with bullets or numbers,
+lines without one are talk; elsewhere a line that ends like a sentence is. Tables, CSV and YAML are not understood.
+Nothing is guessed, because a misread line would be erased silently.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_REST = 50  # pieces that are shown
 MAX_SHOWN = 120  # characters of a piece that is not understood
 
 # Names of fields in JSON: of a concept, of its safe target, of a caption to keep, and of what is left out.
-CONCEPT = {*"concept erase remove original source from old unsafe name term word synonym alias item pair".split()}
+CONCEPT = {*"concept erase remove original source from old unsafe name term word synonym alias".split()}
 SAFE = {*"safe safe_alternative safe_target alternative replacement replace_with substitute target with to new".split()}
 CAPTION = {*"keep caption text prompt sentence".split()}
 OTHER = {*"description definition explanation reason note category type id number score color colour".split()}
@@ -115,18 +115,18 @@ class _Reader:
         except LineError:
             self.reject(line)
 
-    def pair(self, concept: object, safe: object, of: str = "") -> None:
+    def pair(self, concept: object, safe: object) -> None:
         """A concept and its safe target, None or "" for an empty one."""
         try:
             names, other = read_pair(content(_one_line(concept)))
             target = content("" if safe is None else _one_line(safe))
             if other is not None or self.captions:
                 raise LineError
-            self.add(names, "" if target.lower() in NOTHING else read_safe(target), of)
+            self.add(names, "" if target.lower() in NOTHING else read_safe(target))
         except LineError:
             self.reject([concept, safe])
 
-    def add(self, names: Sequence[str], safe: str | None, of: str) -> None:
+    def add(self, names: Sequence[str], safe: str | None, of: str = "") -> None:
         for name in names:
             if not re.search(r"[^\W\d_]", name):
                 self.reject(name)
@@ -156,55 +156,41 @@ class _Reader:
             value, end = json.JSONDecoder(object_pairs_hook=_object).raw_decode(text)
             if isinstance(value, list):
                 self.read_list(value)
+            elif KEYS.isdisjoint(map(_key, value)):
+                self.read_list([[concept, safe] for concept, safe in value.items()])
             else:
-                self.read_object(value)
+                self.read_list([value])
         except (ValueError, RecursionError):
             return self.reject(text)
         self.reject_lines(text[end:])
 
-    def read_list(self, rows: list, of: str = "") -> None:
+    def read_list(self, rows: list) -> None:
         """Texts, pairs of texts, or objects with fields of KEYS, but no mixture of them."""
         if all(isinstance(row, str) for row in rows):
             for row in rows:
-                self.line(row, of)
+                self.line(row)
         elif all(isinstance(row, list) and len(row) == 2 for row in rows):
             for concept, safe in rows:
-                self.pair(concept, safe, of)
+                self.pair(concept, safe)
         elif all(isinstance(row, dict) for row in rows):
             for row in rows:
-                self.read_fields(row, of)
+                self.read_fields(row)
         else:
             self.reject(rows)
 
-    def read_object(self, record: dict) -> None:
-        """Lists under a field of KEYS or a name asked about, or the fields of KEYS, or concepts with safe targets."""
-        if all(isinstance(value, list) for value in record.values()):
-            for key, rows in record.items():
-                name, about = _key(key), self.about(key)
-                if name in self.wanted or about and name not in KEYS:
-                    self.read_list(rows, about)
-                else:
-                    self.reject({key: rows})
-        elif KEYS.isdisjoint(map(_key, record)):
-            for key, value in record.items():
-                self.pair(key, value)
-        else:
-            self.read_fields(record)
-
-    def read_fields(self, record: dict, of: str = "") -> None:
+    def read_fields(self, record: dict) -> None:
         """An object with a concept or a caption, perhaps its safe target, and what is left out."""
-        fields = [(_key(key), key) for key in record]
-        texts = [record[key] for name, key in fields if name in self.wanted]
-        safe = [record[key] for name, key in fields if name in SAFE]
-        others = [key for name, key in fields if name not in self.wanted | SAFE]
-        if len(texts) != 1 or len(safe) > 1 or not {*map(_key, others)} <= KEYS:
+        texts = [value for key, value in record.items() if _key(key) in self.wanted]
+        safe = [value for key, value in record.items() if _key(key) in SAFE]
+        if len(texts) != 1 or len(safe) > 1 or not {*map(_key, record)} <= KEYS:
             return self.reject(record)
         if safe:
-            self.pair(texts[0], safe[0], of)
+            self.pair(texts[0], safe[0])
         else:
-            self.line(texts[0], of)
-        for key in others:
-            self.reject(f"the field '{key}'")
+            self.line(texts[0])
+        for key in record:
+            if _key(key) not in self.wanted | SAFE:
+                self.reject(f"the field '{key}'")
 
 
 def _object(fields: list[tuple[str, object]]) -> dict[str, object]:

@@ -135,9 +135,6 @@ def changed(T: Tensor, kept: Tensor) -> float:
     return ((kept @ T.mT.to(kept) - kept).norm(dim=1) / kept.norm(dim=1)).mean().item() if len(kept) else 0.0
 
 
-# Embeddings
-
-
 def subject(roles: Roles) -> int:
     """The last token of a text that is all keyword; for the empty text the start token, as in UCE's code."""
     if roles.keyword:

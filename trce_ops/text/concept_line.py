@@ -13,21 +13,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 
-from .marks import (
-    COMMENT,
-    DASH,
-    DOUBLE,
-    EMPHASIS,
-    HEAD,
-    OTHER_ARROWS,
-    QUOTED,
-    RIGHT,
-    SINGLE,
-    SPLIT,
-    WEIGHT,
-    WRAPPED,
-    without_bullet,
-)
+from . import marks
 
 MAX_LINE_LENGTH = 300
 MAX_COMMENT = 10_000  # characters of a line with its comment
@@ -45,42 +31,6 @@ PLAIN = 0xF0000  # added to the code of an escaped character, so that no pattern
 
 class LineError(ValueError):
     """A line that cannot be read. The message continues "Line 3 of 'concepts' ...": it says what to write."""
-
-
-# What is refused in any text, and what in names of concepts and safe targets: (pattern, what to say).
-REFUSED = (
-    (r"\w+://|\bwww\.", "has a web address in it; write words"),
-    (r"<\w+:[^>]*>|(?<!\S)__[\w/*-]+?__(?!\S)|\$\$", "has a LoRA or a wildcard in it; write words"),
-    (rf"[{RIGHT}{OTHER_ARROWS}]|[{DASH}<]+[{HEAD}]|<[{DASH}]", "has an arrow that is not '->'; write '->'"),
-    (r"[()\[\]]", r"has brackets in it; leave them out, or write \( and \) where they belong to the name"),
-    (r"[{}]", r"has an unmatched brace; leave it out, or write \{ or \} where it belongs to the name"),
-    (r"\\", r"has a backslash in it; leave it out, or write \\ where it belongs to the name"),
-)
-REFUSED_IN_NAMES = (
-    (r"\t", "has a tab in it; write '->' between a concept and its safe target"),
-    (r"[<>=]", r"has '<', '>' or '=' in it; write '->' as the arrow, or put the name in quotation marks"),
-    (
-        rf"\s[{DASH}+/:]+\s",
-        "has punctuation between spaces; write '|' between names and '->' before a safe target, or put the name in "
-        "quotation marks",
-    ),
-    (
-        r":\s+[^\W\d_A-Z]|:\s*$|::|(?<!\d):\s*[-+]?[\d.]+$",
-        "has a colon in it; write '->' before a safe target and '#' before a comment, or put the name in quotation "
-        "marks",
-    ),
-    (r"\b(?:AND|OR|BREAK)\b(?=.*[a-z])|[a-z].*\b(?:AND|OR|BREAK)\b", "joins prompts; write a line for each"),
-    (
-        rf"^[{DOUBLE}]|^[{SINGLE}].*[{SINGLE}](?!\w)|^[^{DOUBLE}]*[^\d{DOUBLE}][{DOUBLE}]$",
-        "has a quotation mark on one side; put marks around the whole name, or write \\ before one that belongs to it",
-    ),
-    (
-        r"^[-!#%*+,/:;<=>?_|~\u2010-\u2015\u2212]|[-:=<>/*&\u2010-\u2015\u2212]$",
-        "begins or ends with punctuation; leave it out, or put the name in quotation marks",
-    ),
-)
-LIST = re.compile(r"[,;\uff0c\uff1b\u3001\u060c\u061b]")
-TAGGED = re.compile(r"\d\+?(?:girl|boy|other)s?\b")  # begins a prompt in tags, "1girl, holding gun": one concept
 
 
 def clean(text: str) -> str:
@@ -102,7 +52,7 @@ def content(line: str) -> str:
     """The line without comment. Raises LineError for one that is too long or holds control characters."""
     text = clean(line)
     if len(text) <= MAX_COMMENT:
-        text = COMMENT.sub("", text).strip()
+        text = marks.COMMENT.sub("", text).strip()
     if len(text) > MAX_LINE_LENGTH:
         raise LineError(f"is {len(text)} characters long; at most {MAX_LINE_LENGTH} are accepted. Shorten that line.")
     for c in text:
@@ -116,7 +66,7 @@ def read_pair(line: str) -> tuple[tuple[str, ...], str | None]:
 
     Raises LineError.
     """
-    sides = re.split(SPLIT, _marked(line))
+    sides = re.split(marks.SPLIT, _marked(line))
     if len(sides) > 2:
         raise LineError(f"has more than one '{ARROW}'; write 'concept {ARROW} safe'.")
     if not sides[0].strip():
@@ -144,11 +94,11 @@ def _safe(text: str) -> str:
 def read_captions(line: str) -> tuple[str, ...]:
     """The captions of a line of the keep widget: one, or one for each alternative. Raises LineError."""
     text = _marked(line)
-    if re.search(SPLIT, text):
+    if re.search(marks.SPLIT, text):
         raise LineError("has an arrow in it; captions to keep have no safe target. Write one caption per line.")
     captions = _alternatives(text)
     for caption in captions:
-        _refuse(caption, REFUSED)
+        _refuse(caption, marks.REFUSED)
     return tuple(_plain(caption.replace("\t", " ")) for caption in captions)
 
 
@@ -169,19 +119,15 @@ def write_text(text: str, read: Callable[[str], object] = read_pair, wanted: obj
 def _marked(line: str) -> str:
     """The line without bullet and quotes, with escaped and quoted characters protected from the patterns."""
     text = re.sub(rf"\\({SIGN})", lambda escaped: chr(PLAIN + ord(escaped[1])), line)
-    text = without_bullet(text)
+    text = marks.without_bullet(text)
 
     def quoted(found: re.Match) -> str:
         inner = found[2] or found[3] or found[4]
-        if re.search(SPLIT, inner):
+        if re.search(marks.SPLIT, inner):
             return found[0]
-        return found[1] + "".join(c if c in "()[]{}|" or c.isspace() else _hidden(c) for c in inner)
+        return found[1] + re.sub(r"[^\s()\[\]{}|\U00020000-\U0010ffff]", lambda c: chr(PLAIN + ord(c[0])), inner)
 
-    return QUOTED.sub(quoted, text).rstrip(" \t,;")
-
-
-def _hidden(c: str) -> str:
-    return c if ord(c) >= 0x20000 else chr(PLAIN + ord(c))
+    return marks.QUOTED.sub(quoted, text).rstrip(" \t,;")
 
 
 def _plain(text: str) -> str:
@@ -214,17 +160,17 @@ def _unweighted(text: str) -> str:
     before = ""
     while before != text:
         before = text
-        for pattern in (WEIGHT, EMPHASIS):
+        for pattern in (marks.WEIGHT, marks.EMPHASIS):
             text = pattern.sub(inner, text)
-        if whole := WRAPPED.fullmatch(text):
+        if whole := marks.WRAPPED.fullmatch(text):
             text = inner(whole)
     return text.strip().rstrip(" ,;")
 
 
 def _name(text: str, is_list: bool) -> str:
-    _refuse(text, REFUSED)
-    _refuse(text, REFUSED_IN_NAMES)
-    if is_list and LIST.search(text) and not TAGGED.match(text):
+    _refuse(text, marks.REFUSED)
+    _refuse(text, marks.REFUSED_IN_NAMES)
+    if is_list and marks.LIST.search(text) and not marks.TAGGED.match(text):
         raise LineError(
             f"has several names in '{_plain(text)[:40]}'; write '{OR}' between names, or put the whole in quotation "
             "marks where it is one concept."

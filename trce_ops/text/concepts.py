@@ -57,18 +57,14 @@ def parse_concepts(text: str) -> tuple[ConceptPair, ...]:
     """
     pairs: dict[str, ConceptPair] = {}
     for number, (names, safe) in _read_lines(text, "concepts", read_pair):
+        line = f"Line {number} of 'concepts'"
         for concept in names:
             pair = ConceptPair(concept, safe or "")
             key = concept.lower()
             if key == pair.safe.lower():
-                raise ConceptError(
-                    f"Line {number} of 'concepts' maps '{concept}' onto itself; name another safe target."
-                )
+                raise ConceptError(f"{line} maps '{concept}' onto itself; name another safe target.")
             if pairs.setdefault(key, pair).safe.lower() != pair.safe.lower():
-                raise ConceptError(
-                    f"Line {number} of 'concepts' gives '{concept}' a second safe target; keep one line for each "
-                    "concept."
-                )
+                raise ConceptError(f"{line} gives '{concept}' a second safe target; keep one line for each concept.")
     if len(pairs) > MAX_LINES:
         raise ConceptError(
             f"'concepts' names {len(pairs)} concepts; at most {MAX_LINES} are accepted. Shorten 'concepts'."

@@ -33,7 +33,7 @@ class TextEncoder(Protocol):
     @property
     def cache_key(self) -> str:
         """Also depends on how the same weights tokenize and encode, and on which of several encoders this is."""
-        ...
+        return self.fingerprint
 
     def tokenize(self, text: str) -> Ids:
         """The ids of a prompt, with its padding; raises TokenError when it is too long."""
@@ -41,7 +41,7 @@ class TextEncoder(Protocol):
 
     def length(self, ids: Ids) -> int:
         """How many embeddings the diffusion model is given for a prompt."""
-        ...
+        return len(ids)
 
     def locate(self, ids: Ids, keyword: str = "") -> Roles:
         """Positions of every role among these embeddings; raises TokenError when the keyword is not there."""
@@ -57,13 +57,6 @@ class EotEncoder(TextEncoder):
 
     eot_id: int
     layers = 1
-
-    @property
-    def cache_key(self) -> str:
-        return self.fingerprint
-
-    def length(self, ids: Ids) -> int:
-        return len(ids)
 
     def locate(self, ids: Ids, keyword: str = "") -> Roles:
         keyword_ids = non_empty(keyword, content(self.tokenize(keyword), self.eot_id)) if keyword else ()

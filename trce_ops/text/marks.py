@@ -29,13 +29,50 @@ QUOTED = re.compile(
 COMMENT = re.compile(r"/\*.*?\*/|(?:^|(?<=\s))(?:#|//).*")  # not the # of "C#", nor the // of a web address
 BULLET = re.compile(
     r"(?:>\s+|[-*+\u2013\u2014\u2212]\s+|[\u2022\u2023\u25e6\u25cf\u25cb\u25aa\u25a0\u25a1\u25c6\u25c7\u25b6\u25b8\u25ba"
-    r"\u2043\u00b7\u30fb\u2610\u2611\u2713\u2714\u2705]\ufe0f?\s*|\(?\d{1,3}[.)]\s*(?=[^\W\d]|[^\w\s.)])|\d{1,3}\u3001|"
+    r"\u2043\u00b7\u30fb\u2610\u2611\u2713\u2714\u2705]\ufe0f?\s*|"
+    rf"\(?\d{{1,3}}[.)](?!{SPLIT})\s*(?=[^\W\d]|[^\w\s.)])"
+    r"|\d{1,3}\u3001|"
     r"\(?[a-zA-Z]\)\s+|\d\ufe0f?\u20e3\s*|[\u2460-\u2473\u2776-\u277f]\s*|\[[ xX\u2713]?\]\s+){0,3}"
 )
 NUMBER = r"[-+]?(?:\d+[.,]?\d*|[.,]\d+)\s*"
 WEIGHT = re.compile(rf"\(([^()\[\]]*?)\s*[:\uff1a]\s*{NUMBER}\)|\[([^()\[\]:]*?)\s*[:\uff1a]\s*{NUMBER}\]")
 EMPHASIS = re.compile(rf"\(\(([^()]*)\)\s*[:\uff1a]\s*{NUMBER}\)|\({{2,}}([^()]*)\){{2,}}|\[{{2,}}([^\[\]]*)\]{{2,}}")
 WRAPPED = re.compile(r"\s*(?:\(([^()]*)\)|\[([^\[\]]*)\])\s*")
+
+# What is refused in any text, and what in names of concepts and safe targets: (pattern, what to say).
+REFUSED = (
+    (r"\w+://|\bwww\.", "has a web address in it; write words"),
+    (r"<\w+:[^>]*>|(?<!\S)__[\w/*-]+?__(?!\S)|\$\$", "has a LoRA or a wildcard in it; write words"),
+    (rf"[{RIGHT}{OTHER_ARROWS}]|[{DASH}<]+[{HEAD}]|<[{DASH}]", "has an arrow that is not '->'; write '->'"),
+    (r"[()\[\]]", r"has brackets in it; leave them out, or write \( and \) where they belong to the name"),
+    (r"[{}]", r"has an unmatched brace; leave it out, or write \{ or \} where it belongs to the name"),
+    (r"\\", r"has a backslash in it; leave it out, or write \\ where it belongs to the name"),
+)
+REFUSED_IN_NAMES = (
+    (r"\t", "has a tab in it; write '->' between a concept and its safe target"),
+    (r"[<>=]", r"has '<', '>' or '=' in it; write '->' as the arrow, or put the name in quotation marks"),
+    (
+        rf"\s[{DASH}+/:]+\s",
+        "has punctuation between spaces; write '|' between names and '->' before a safe target, or put the name in "
+        "quotation marks",
+    ),
+    (
+        r":\s+[^\W\d_A-Z]|:\s*$|::|(?<!\d):\s*[-+]?[\d.]+$",
+        "has a colon in it; write '->' before a safe target and '#' before a comment, or put the name in quotation "
+        "marks",
+    ),
+    (r"\b(?:AND|OR|BREAK)\b(?=.*[a-z])|[a-z].*\b(?:AND|OR|BREAK)\b", "joins prompts; write a line for each"),
+    (
+        rf"^[{DOUBLE}]|^[{SINGLE}].*[{SINGLE}](?!\w)|^[^{DOUBLE}]*[^\d{DOUBLE}][{DOUBLE}]$",
+        "has a quotation mark on one side; put marks around the whole name, or write \\ before one that belongs to it",
+    ),
+    (
+        r"^[-!#%*+,/:;<=>?_|~\u2010-\u2015\u2212]|[-:=<>/*&\u2010-\u2015\u2212]$",
+        "begins or ends with punctuation; leave it out, or put the name in quotation marks",
+    ),
+)
+LIST = re.compile(r"[,;\uff0c\uff1b\u3001\u060c\u061b]")
+TAGGED = re.compile(r"\d\+?(?:girl|boy|other)s?\b")  # begins a prompt in tags, "1girl, holding gun": one concept
 
 
 def without_bullet(text: str) -> str:

@@ -11,38 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from .captions import read_lines
 from .concepts import ConceptPair
 from .spelling import bare
 from .spelling import mentions as mentions
 
 MAX_KEEP_LINES = 40  # combined with an adjective; every combination is a sentence
 PLAIN = ("{}",)
-TEMPLATES = (  # {}: the text as written; {bare}: without its article
-    "{}",
-    "a photo of {}",
-    "a picture of {}",
-    "a drawing of {}",
-    "a painting of {}",
-    "an image showing {}",
-    "a poster with {} on it",
-    "a close view of {}",
-    "{} on a white background",
-    "{} on a black wall",
-    "{} in bright colours",
-    "{} in a quiet street at night",
-    "{} in the morning light",
-    "an old postcard of {} by the sea",
-    "a simple picture of {} and nothing else",
-    "a red {bare}",
-    "a photo of a blue {bare}",
-    "a large yellow {bare} on a white background",
-    "a painting of a green {bare} on a gray wall",
-    "an orange {bare} on a black background",
-    "a picture of a small purple {bare}",
-    "a plain {bare} on a table",
-    "a drawing of a striped {bare}",
-    "an image showing an old {bare} on a wall",
-)
+TEMPLATES = read_lines("templates.txt")  # {}: the text as written; {bare}: without its article
 
 
 @dataclass(frozen=True)

@@ -87,10 +87,7 @@ def find_runs(token_ids: Sequence[int], *runs: Sequence[int]) -> tuple[int, ...]
 
 
 def find_keyword(token_ids: Sequence[int], keyword_ids: Sequence[int], eot_id: int) -> tuple[int, ...]:
-    """Positions of every run of `keyword_ids` between the start token and the first EoT; () for an empty keyword.
-
-    Raises TokenError when there is none.
-    """
+    """find_runs between the start token and the first EoT. Raises TokenError when there is none."""
     return tuple(1 + i for i in find_runs(content(token_ids, eot_id), keyword_ids))
 
 

@@ -7,13 +7,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..delta.low_rank import WeightChange
+from ..delta.low_rank import PARTS, WeightChange
 from .train import Tuning
 
 VERSION = 3  # part of the key; raise it when a tuning computes something else
 
 CURVES = ("losses", "positions", "changes")
-PARTS = {1: ("diff",), 2: ("lora_up", "lora_down")}  # names of a change's tensors, by their number
 
 
 def to_tensors(tuning: Tuning) -> dict[str, Tensor]:
@@ -21,8 +20,7 @@ def to_tensors(tuning: Tuning) -> dict[str, Tensor]:
     tensors = {name: torch.tensor(getattr(tuning, name), dtype=torch.float64) for name in CURVES}
     tensors["evaluations"] = torch.tensor([tuning.data_evaluations, tuning.train_evaluations])
     for module, change in tuning.tuned.items():
-        names = PARTS[len(change.factors)]
-        tensors.update((f"{module}.{name}", factor) for name, factor in zip(names, change.factors))
+        tensors.update(change.named(module))
     return tensors
 
 

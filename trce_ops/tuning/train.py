@@ -90,10 +90,8 @@ def train(
     Raises TuningError when gradients are NaN or Inf, and OutOfMemory.
     """
     optimizer = torch.optim.AdamW(trained.parameters, lr=settings.learning_rate, weight_decay=0.01)
-    losses, positions, changes = [], [], []
-    scale = GRADIENT_SCALE
-    evaluations = 0
-    phase = "Tuning"
+    losses, positions, changes, evaluations = [], [], [], 0
+    scale, phase = GRADIENT_SCALE, "Tuning"
     for number, step in enumerate(objective(data, contexts, maps, settings, generator)):
         progress(phase, number, settings.steps)
         optimizer.param_groups[0]["lr"] = learning_rate(number, settings)

@@ -74,20 +74,16 @@ class Predictor:
     @torch.no_grad()
     def __call__(self, x: Tensor, sigma: Tensor, texts: Texts) -> Tensor:
         """e (n, c, h, w) of the unedited model on the CPU, without a graph."""
-        done = []
-        start = 0
+        done, start = [], 0
         while start < len(x):
             part = slice(start, start + self.rows)
             try:
                 done.append(self.denoise(x[part], sigma[part], texts[part], {}).cpu())
-            except torch.OutOfMemoryError:
-                exhausted = True
-            else:
-                exhausted = False
-            if exhausted:  # outside the handler: the exception keeps the tensors alive
-                self.halve()
+                start += len(done[-1])
                 continue
-            start += len(done[-1])
+            except torch.OutOfMemoryError:
+                pass
+            self.halve()  # outside the handler: the exception keeps the tensors alive
         self.evaluations += len(x)
         return torch.cat(done)
 

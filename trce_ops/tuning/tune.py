@@ -64,10 +64,10 @@ class TuneReport:
             f"{last:.2f} at last.",
             f"UNet evaluations: {t.data_evaluations} for the data, {t.train_evaluations} in training.",
         ]
-        if self.cached:
-            lines.append("Taken from the cache; turn on 'retrain' to train again.")
-        else:
-            lines.append("Seconds: " + ", ".join(f"{step} {value:.2f}" for step, value in t.seconds.items()))
+        seconds = ", ".join(f"{step} {value:.2f}" for step, value in t.seconds.items())
+        lines.append(
+            "Taken from the cache; turn on 'retrain' to train again." if self.cached else f"Seconds: {seconds}"
+        )
         return "\n".join(lines)
 
 
@@ -79,15 +79,8 @@ def cache_key(
 ) -> list[object]:
     """Everything that the result of a tuning depends on."""
     factors = {f"{kind}.{i}": factor for kind, D in maps.items() for i, factor in enumerate(D.factors)}
-    return [
-        VERSION,
-        __version__,
-        encoder.cache_key,
-        model.fingerprint,
-        checksum(factors),
-        asdict(request),
-        asdict(settings),
-    ]
+    versions = [VERSION, __version__]
+    return [*versions, encoder.cache_key, model.fingerprint, checksum(factors), asdict(request), asdict(settings)]
 
 
 def scaled_root(denoise: Denoiser, model: TunableModel, contexts: Contexts) -> Tensor:  # (d, d) float32
@@ -143,11 +136,7 @@ def tune(
         module: change.after(maps["context"]) if module in readers else change
         for module, change in tuning.tuned.items()
     }
-    seconds = {
-        "prompts": encoded - start,
-        "trajectories": sampled - encoded,
-        "tuning": perf_counter() - sampled,
-    }
+    seconds = {"prompts": encoded - start, "trajectories": sampled - encoded, "tuning": perf_counter() - sampled}
     return replace(tuning, tuned=tuned, data_evaluations=predict.evaluations, seconds=seconds)
 
 
