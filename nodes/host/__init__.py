@@ -6,6 +6,7 @@
 - apply.py: puts a delta on a MODEL
 - denoiser.py: a MODEL as a differentiable function of its weights; soft_prompts.py: the same for a CLIP
 - lend.py: what trce_ops.methods needs of a MODEL and a CLIP
+- limits.py: what an erasure does not reach on a model
 - weights.py, weight_names.py: weights by name, packed or patched; how other programs name them
 - exchange.py: weights from and for other programs
 - sampling.py: pictures of a MODEL, and its predictions on the way

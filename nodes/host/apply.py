@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 
 import comfy.model_management
@@ -16,8 +15,6 @@ from ...trce_ops.delta.file import ErasedDelta
 from ...trce_ops.delta.low_rank import ContextMap, Tuned
 from .errors import HostError
 from .readers import CLIP_ROWS, CONTEXT, TextReaders, find_text_readers
-
-log = logging.getLogger(__name__)
 
 WRAPPER = "trce_context_map"
 

@@ -27,10 +27,11 @@ def register_delta_folder() -> None:
 
 def _has_default_folder() -> bool:
     """Whether a file of extra paths names a default folder for deltas. ComfyUI only knows the paths."""
-    beside_comfyui = os.path.join(
-        os.path.dirname(os.path.realpath(str(folder_paths.__file__))), "extra_model_paths.yaml"
-    )
-    for path in (beside_comfyui, *chain.from_iterable(args.extra_model_paths_config or ())):
+    comfyui = os.path.dirname(os.path.realpath(str(folder_paths.__file__)))
+    for path in (
+        os.path.join(comfyui, "extra_model_paths.yaml"),
+        *chain.from_iterable(args.extra_model_paths_config or ()),
+    ):
         if os.path.isfile(path):
             with open(path, encoding="utf-8") as file:
                 sections = (yaml.safe_load(file) or {}).values()

@@ -1,4 +1,4 @@
-"""What an erasure cannot reach, or cannot be saved with: one line each, for the report and the log."""
+"""The limits of an erasure on a model, one line each, for the report and the log."""
 
 from __future__ import annotations
 
