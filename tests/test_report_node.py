@@ -80,6 +80,19 @@ def test_a_change_is_measured_in_units_of_what_the_prompt_does(comparison):
     assert "Concept prompts moved 100.0 times as far as kept ones." in text
 
 
+def test_what_moved_and_what_stayed_make_one_figure(comparison):
+    def text(*kept):  # shares of the prompt's own pull
+        rows = [comparison.Change(comparison.CONCEPT, "a gun", 0, 0.5**2, 1, 0.25)]
+        return comparison.report_text(
+            rows + [comparison.Change(comparison.KEPT, "a dog", 0, k**2, 1, 0.01) for k in kept]
+        )
+
+    line = "Both in one figure: 62%. Concept prompts moved by 50%, and 80% of kept prompts stayed"
+    assert line in text(0.2)  # 2 / (1 / 0.5 + 1 / 0.8)
+    assert "Both in one figure: 0%." in text(1.5)  # nothing was kept
+    assert "Both" not in text()
+
+
 def test_the_sheet_has_every_picture_in_its_place(pack):
     sheet = sys.modules[f"{pack.module.__name__}.nodes.ui.contact_sheet"]
     colours = {
