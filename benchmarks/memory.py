@@ -82,7 +82,7 @@ def stage1(procedure: str, concepts: int) -> dict[str, float]:
 class RandomEncoder:
     """Embeddings for any text."""
 
-    layers, fingerprint = 1, "random"
+    layers, fingerprint, cache_key = 1, "random", "random"
 
     def __init__(self, width: int):
         self.width = width

@@ -88,7 +88,8 @@ def test_a_failure_and_a_cancel_keep_nothing_alive(run, make_model, make_clip, k
             raise cancelled
 
     monkeypatch.setattr(comfy.model_management, "throw_exception_if_processing_interrupted", cancel)
-    assert not kept_alive(lambda: interrupted(short))
+    assert not kept_alive(lambda: interrupted(cancelled, None, **short))
+    assert len(asked) == 5
 
 
 def test_models_are_released_to_comfyuis_memory_manager(run, make_model, make_clip, comfy_host, short):

@@ -292,15 +292,23 @@ def test_the_metric_is_that_of_the_weights_with_their_loras(pack, run, make_mode
     assert not torch.allclose(on, off, atol=1e-3)
 
 
-def test_weights_that_are_no_numbers_leave_the_metric_out(pack, run, make_model, make_clip, monkeypatch, trce_settings):
-    """Other packs keep quantised weights in their own layout: the erasure is then solved as without it."""
+def test_weights_that_are_nan_leave_the_metric_out(pack, run, make_model, make_clip, monkeypatch, trce_settings):
+    """The erasure is then solved as without it, and says so. Packed weights: test_packed_weights.py."""
     asked = dict(model=make_model(), clip=make_clip(), concepts=CONCEPTS, keep=KEEP)
-    off = run("TRCEErase", **asked, settings=trce_settings(closed_form=dict(metric=False)))[1]
-    packed = torch.zeros(5, dtype=torch.uint8)
-    for weight in (packed, torch.full((5, 768), torch.nan)):
-        monkeypatch.setattr(
-            pack.module.nodes.host.weights, "base_weights", lambda model, weight=weight: lambda key: weight
-        )
-        delta = run("TRCEErase", **asked)[1]
-        assert torch.equal(delta.context_map.dense(), off.context_map.dense())
-        assert delta.info.settings["metric"] is False
+    off = run("TRCEErase", **asked, settings=trce_settings(closed_form=dict(metric=False, preserve=1.0)))[1]
+    nan = torch.full((5, 768), torch.nan)
+    monkeypatch.setattr(pack.host.weights.ModelWeights, "base", lambda self, key: nan)
+    _, delta, report, *_ = run("TRCEErase", **asked)
+    assert torch.equal(delta.context_map.dense(), off.context_map.dense())
+    assert delta.info.settings["metric"] is False and "without the metric" in report
+
+
+def test_settings_that_a_workflow_does_not_name_have_their_defaults(run, trce_settings):
+    """ComfyUI hands them over as None when a choice is named and one of its settings is."""
+    named = trce_settings(closed_form=dict(ridge=0.5), tuning=dict(steps=7))
+    unnamed = run(
+        "TRCESettings",
+        closed_form={"closed_form": "custom", "ridge": 0.5, "preserve": None, "weight_pads": None},
+        tuning={"tuning": "custom", "steps": 7, "rank": None, "loss": None},
+    )[0]
+    assert unnamed == named

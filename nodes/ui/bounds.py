@@ -19,6 +19,11 @@ def within_bounds(execute: Callable) -> Callable:
 
     @wraps(execute)
     def checked(cls, *args, **inputs):
+        # What a workflow does not name of a DynamicCombo's choice arrives as None; the node's default counts then.
+        inputs = {
+            name: {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
+            for name, value in inputs.items()
+        }
         given = {**signature.bind_partial(cls, *args, **inputs).arguments, **inputs}
         for widget in cls.define_schema().inputs:
             if widget.id in given:
