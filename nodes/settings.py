@@ -10,8 +10,8 @@ from comfy_api.latest import io
 
 from ..trce_ops.closed_form.erase import EraseSettings
 from ..trce_ops.methods.trce import PAPER as PAPER_CLOSED_FORM
-from ..trce_ops.tuning.settings import WITHOUT_METRIC, QUICK, TuneSettings
 from ..trce_ops.tuning.settings import PAPER as PAPER_TUNING
+from ..trce_ops.tuning.settings import QUICK, WITHOUT_METRIC, TuneSettings
 from .inputs import seed
 from .knobs import CLOSED_FORM, CLOSED_FORM_KNOBS, TUNING_KNOBS
 from .ui.bounds import within_bounds
