@@ -295,12 +295,11 @@ def test_the_metric_is_that_of_the_weights_with_their_loras(pack, run, make_mode
 def test_weights_that_are_no_numbers_leave_the_metric_out(pack, run, make_model, make_clip, monkeypatch, trce_settings):
     """Other packs keep quantised weights in their own layout: the erasure is then solved as without it."""
     asked = dict(model=make_model(), clip=make_clip(), concepts=CONCEPTS, keep=KEEP)
-    off = run("TRCEErase", **asked, settings=trce_settings(closed_form=dict(metric=False)))[1]
+    off = run("TRCEErase", **asked, settings=trce_settings(closed_form=dict(metric=False, preserve=1.0)))[1]
     packed = torch.zeros(5, dtype=torch.uint8)
     for weight in (packed, torch.full((5, 768), torch.nan)):
-        monkeypatch.setattr(
-            pack.module.nodes.host.weights, "base_weights", lambda model, weight=weight: lambda key: weight
-        )
+        found = (weight, None, None)
+        monkeypatch.setattr(pack.module.nodes.host.weights, "get_key_weight", lambda *_, found=found: found)
         delta = run("TRCEErase", **asked)[1]
         assert torch.equal(delta.context_map.dense(), off.context_map.dense())
         assert delta.info.settings["metric"] is False
