@@ -12,7 +12,8 @@ from ..trce_ops.closed_form.erase import EraseSettings
 from ..trce_ops.methods.trce import PAPER as PAPER_CLOSED_FORM
 from ..trce_ops.tuning.settings import PAPER as PAPER_TUNING
 from ..trce_ops.tuning.settings import QUICK, WITHOUT_METRIC, TuneSettings
-from .knobs import CLOSED_FORM
+from .inputs import output, seed_input
+from .setting_widgets import CLOSED_FORM, CLOSED_FORM_WIDGETS, TUNING_WIDGETS
 from .ui.bounds import within_bounds
 
 DEFAULT, PAPER, CUSTOM = "default", "paper", "custom"
