@@ -80,6 +80,7 @@ def test_the_pack_opens_no_socket_starts_no_process_and_writes_where_it_says(
     home = comfy_host.base / "confined"
     weights = home / "diffusion_models"
     monkeypatch.setattr(paths, "output_directory", str(home / "output"))
+    monkeypatch.setattr(paths, "models_dir", str(home))
     for kind in ("diffusion_models", "erased_deltas"):
         monkeypatch.setitem(paths.folder_names_and_paths, kind, ([str(home / kind)], {".safetensors"}))
     for folder in (

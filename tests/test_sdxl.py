@@ -113,7 +113,7 @@ def test_streams_that_disagree_are_refused(pack, make_clip):
         return {**tokenize(text, **options), "g": tokenize(f"{text} more", **options)["g"]}
 
     clip.tokenize = longer
-    with pytest.raises(pack.ops.text.tokens.TokenError, match="CLIP-G .* CLIP-L"):
+    with pytest.raises(pack.ops.text.tokens.TokenError, match="CLIP-L and CLIP-G"):
         pack.host.encoders.ClipEncoder(clip).tokenize("a gun")
 
 

@@ -81,8 +81,9 @@ class SequenceEncoder:
         start, end = self._attended(ids)
         first, last = start + self.prefix, end - self.suffix
         found = ()
-        if keyword:  # written differently at the beginning and within a sentence
+        if keyword:  # tokenised differently at the beginning, behind a space, and behind a word
             ways = [non_empty(keyword, self._content(self.tokenize(text))) for text in (keyword, f" {keyword}")]
+            ways.append(self._content(self.tokenize(f"a {keyword}"))[len(self._content(self.tokenize("a"))) :])
             found = tuple(first + i for i in find_runs(ids[first:last], *ways))
         # The template is cut first; a cut longer than it takes the last tokens of the prompt.
         offset = min(max(self.cut, 0), start + self.prefix)
