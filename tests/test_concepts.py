@@ -34,6 +34,7 @@ def test_lines_arrows_and_comments():
 ARROWS = (
     *("->", "-->", "--->", "=>", "==>", "~>", "->>", "- >", "–>", "—>", "−>", "‐>", "─>", "──►", "-»", "=>>", "ー>"),
     *("→", "⇒", "⟶", "⟹", "➔", "➜", "➝", "➞", "➡", "➡\ufe0f", "⇨", "⇢", "⮕", "↦", "↣", "⇾", "￫", "🡒", "🠖", "⇀", "⤳"),
+    *("-\u3009", "=\u276f"),
     *("－＞", "＝＞", "ー＞", "-\u200b>"),
 )
 
@@ -279,6 +280,10 @@ def test_quotes_and_backslashes_make_signs_plain_text(written, name):
         ("<!-- weapons -->", "'->'"),
         ("gun -&gt; an umbrella", "several names"),
         (r"gun \rightarrow umbrella", "a backslash"),
+        *((f"a star {sign} a circle", "'->'") for sign in "👉☞"),
+        ("a star:a circle", "'->'"),
+        ("a star ›a circle", "'->'"),
+        *((f"a star{weight}", "a weight") for weight in ("++", "@0.5", "^1.2", " *1.2", " × 2")),
         ("gun AND rifle", "joins prompts"),
         ("gun BREAK rifle", "joins prompts"),
         ("a \x00 gun", r"U\+0000"),
@@ -292,7 +297,7 @@ def test_what_is_not_understood_is_a_sentence(text, says):
 
 
 def test_nothing_in_its_place():
-    for line in ("gun", "gun ->", "gun -> nothing", "gun -> None", "gun -> n/a", 'gun -> ""', "gun -> ''"):
+    for line in ("gun", "gun.", "gun -> empty.", "gun -> (nil)", "gun ->", "gun -> nothing", "gun -> None", "gun -> n/a", 'gun -> ""', "gun -> ''"):
         assert parse_concepts(line) == (ConceptPair("gun"),)
 
 

@@ -55,7 +55,7 @@ def test_weights_are_read_unpacked_with_and_without_patches(pack, twins, make_cl
         packed, plain = (pack.host.weights.ModelWeights(change(model)) for model in twins)
         for _ in range(2):  # the second time while ComfyUI has the patched weights in place
             for key in readers.keys:
-                assert packed.shape(key) == plain.shape(key)
+                assert packed.shapes()[key] == plain.shapes()[key]
                 assert torch.equal(packed.base(key), plain.base(key))
                 assert torch.equal(packed.patched(key), plain.patched(key))
             for weights in (packed, plain):

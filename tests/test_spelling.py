@@ -28,6 +28,13 @@ NAMED = [
     ),
     *((text, "café") for text in ("cafe\u0301", "a café", "Café noir", "the cafe", "CAFÉ")),
     ("Salvador Dalí", "Dali"),
+    *(("Lodz", "Łódź"), ("Odegaard", "Ødegaard"), ("Aeon", "Æon"), ("an œuvre", "oeuvre"), ("ıstanbul", "ISTANBUL")),
+    *(("AK-47", "AK47"), ("AK47", "AK-47"), ("Spider-Man", "Spiderman"), ("ハンド・ガン", "ハンドガン")),
+    *(("McDonalds", "McDonald's"), ("McDonald’s", "McDonalds"), ("Dungeons and Dragons", "Dungeons & Dragons")),
+    *(("Dr Who", "Dr. Who"), ("Dr. Who", "Dr Who"), ("SHIELD", "S.H.I.E.L.D."), ("gun.png", "gun"), ("a g.u.n", "gun")),
+    *(("children", "a child"), ("people", "a person"), ("mice", "mouse"), ("teeth", "a tooth"), ("oxen", "ox")),
+    *(("женщина с пистолетом", "пистолет"), ("красные звезды", "звезда"), ("المسدس", "مسدس"), ("בשדה עם הרובה", "רובה")),
+    ("がんを持つ", "ガン"),
     ("Ёлка", "елка"),
     ("Straße", "STRASSE"),
     ("Georgia O’Keeffe", "O'Keeffe"),
@@ -100,6 +107,7 @@ NOT_NAMED = [
         ("권총", "총"),
         ("13d", "3d"),
     ),
+    *(("he is at the table", "heat"), ("a starchild", "child"), ("the ground", "oxen"), ("кот", "котлета")),
     *(("anything", ""), ("anything", "_"), ("anything", "a"), ("holding_gunner", "gun"), ("gun", "holding_gun")),
 ]
 

@@ -33,10 +33,12 @@ KEYS = CONCEPT | SAFE | CAPTION | OTHER
 THINKING = re.compile(r"<(think|thinking|reasoning)>.*?(?:</\1>|\Z)|\A.*</(?:think|thinking|reasoning)>", re.S | re.I)
 FENCE = re.compile(r"^[ \t]*(?:```|~~~)[^\n]*\n(.*?)(?:^[ \t]*(?:```|~~~)[ \t]*$|\Z)", re.S | re.M)
 JSON = re.compile(r'[\[{](?=[\[{\s]{0,100}")')
-HEADING = re.compile(r"#{1,6}\s.*|.*[:\uff1a][\s*_]*")
+BRACKET = re.compile(r"[\[\]{}]")  # beside a JSON value: it is part of something else, or one of several
+HEADING = re.compile(r"#{1,6}\s.*|.*[:\uff1a][\s*_]*|\[{1,2}[^\[\]]*\]{1,2}")  # also [a section] of INI and TOML
 BOLD = re.compile(r"(\*\*|__)[^*_]+\1")
 SENTENCE = re.compile(r".*[.!?\u3002\uff01\uff1f][\s*_\"'\u201d\u2019)]*")
 ENTRY = re.compile(r"\s*(?:-\s+)?[\"']?([A-Za-z][\w -]{0,30})[\"']?:\s+\S.*")  # of YAML
+NESTED = re.compile(r"\s*-\s+-\s.*")  # a list in a list of YAML
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,11 @@ class _Reader:
         head = text[: found.start() + 1] if found else text
         if len(fences) > 1 or any(map(_in_columns, head.splitlines())):
             self.reject_lines(text)
-        elif found:
+        elif found and not BRACKET.search(text[: found.start()]):
             self.reject_lines(text[: found.start()])
             self.read_json(text[found.start() :])
+        elif found:
+            self.reject_lines(text)
         else:
             self.read_lines(text, sure=bool(fences))
 
@@ -154,6 +158,8 @@ class _Reader:
         """One JSON value, and the talk after it."""
         try:
             value, end = json.JSONDecoder(object_pairs_hook=_object).raw_decode(text)
+            if BRACKET.search(text[end:]):
+                raise ValueError
             if isinstance(value, list):
                 self.read_list(value)
             elif KEYS.isdisjoint(map(_key, value)):
@@ -217,6 +223,8 @@ def _in_columns(line: str) -> bool:
     if len(line) > MAX_SHOWN:
         return False
     entry = ENTRY.fullmatch(line)
+    if NESTED.fullmatch(line):
+        return True
     cells = re.split(r"[|\t;,]", line.strip().strip("|"))
     rule = "|" in line and "--" in line and not line.strip(" \t|:+-")
     return rule or all(_key(cell) in KEYS for cell in cells) or bool(entry and _key(entry[1]) in KEYS)

@@ -20,7 +20,7 @@ MAX_COMMENT = 10_000  # characters of a line with its comment
 MAX_ALTERNATIVES = 256
 ARROW = "->"
 OR = "|"  # between names of one concept
-NOTHING = {"nothing", "none", "n/a", "null", '""', "''"}  # safe targets that mean an empty one
+NOTHING = {"nothing", "none", "n/a", "null", "nil", "empty", "empty prompt", '""', "''"}  # safe targets that mean an empty one
 
 NO_TEXT = ("Cc", "Cs")  # Unicode's control characters, and halves of characters
 JOINERS = "\u200c\u200d"  # format characters that words and emoji are made with
@@ -88,7 +88,7 @@ def _safe(text: str) -> str:
     safe, *others = _alternatives(text)
     if others:
         raise LineError(f"has more than one safe target after '{ARROW}'; write one.")
-    return "" if safe.lower() in NOTHING else _name(safe, is_list=False)
+    return "" if safe.lower().removesuffix(".") in NOTHING else _name(safe, is_list=False)
 
 
 def read_captions(line: str) -> tuple[str, ...]:
@@ -175,7 +175,7 @@ def _name(text: str, is_list: bool) -> str:
             f"has several names in '{_plain(text)[:40]}'; write '{OR}' between names, or put the whole in quotation "
             "marks where it is one concept."
         )
-    return _plain(text)
+    return _plain(re.sub(r"(?<=\w\w)[.\u3002]$", "", text))  # the end of a sentence
 
 
 def _refuse(text: str, rules: Sequence[tuple[str, str]]) -> None:

@@ -14,7 +14,7 @@ _ARROWS = {c: name for c, name in _NAMES.items() if re.search("ARROW|HARPOON", n
 RIGHT = "".join(c for c, name in _ARROWS.items() if "RIGHT" in name and "LEFT" not in name)
 OTHER_ARROWS = "".join(_ARROWS.keys() - set(RIGHT))
 DASH = "-=~\u2010-\u2015\u2212\u2500\u2501\u30fc\ufe58\ufe63"
-HEAD = ">\u203a\u00bb\u25b6\u25b7\u25b8\u25ba\u226b\u27e9"
+HEAD = ">\u203a\u00bb\u25b6\u25b7\u25b8\u25ba\u226b\u27e9\u276f\u2771\u3009\u300b"
 # '>' alone, between spaces, is an arrow too: between two names it has no other meaning. Elsewhere it is refused.
 SPLIT = rf"(?:\s*(?:[{DASH}]+\s?[{HEAD}]+|[{RIGHT}]\ufe0f?)|(?<=\s)[{HEAD}]{{1,3}}(?=\s))\s*"
 
@@ -49,6 +49,14 @@ REFUSED = (
     (r"\\", r"has a backslash in it; leave it out, or write \\ where it belongs to the name"),
 )
 REFUSED_IN_NAMES = (
+    (
+        r"(?:(?<=\w\w)\+{2,}|[^\W\d]\s*[*^@\u00d7]\s*\d*[.,]?\d+)$",
+        "ends with a weight; leave it out, or put the name in quotation marks where that belongs to it",
+    ),
+    (
+        rf"(?<!\d)[{HEAD}](?=\w)|[\U0001f449\u261e\u261b]|\w[:\uff1a](?:an?|the)\s",
+        "has a sign that could be an arrow; write '->', or put the name in quotation marks",
+    ),
     (r"\t", "has a tab in it; write '->' between a concept and its safe target"),
     (r"[<>=]", r"has '<', '>' or '=' in it; write '->' as the arrow, or put the name in quotation marks"),
     (

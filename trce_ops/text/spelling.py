@@ -18,12 +18,24 @@ UNSPACED = (
     "\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\u2e80-\u312f\u31a0-\u31ff"
     "\u3400-\u9fff\ua9e0-\ua9ff\uaa60-\uaadf\uf900-\ufaff\U00020000-\U0003ffff"
 )
+AFFIXED = "\u0590-\u06ff"  # Hebrew and Arabic attach articles and prepositions
+CYRILLIC = "\u0400-\u04ff"
 HANGUL = "\u1100-\u11ff\u3130-\u318f\uac00-\ud7ff"  # Korean has spaces, but particles are attached to words
 LETTER = rf"[^\W\d_{UNSPACED}]"
 # Accents of Latin, Greek and Cyrillic, vowel points of Hebrew and Arabic, and variation selectors.
 MARKS = re.compile("[\u0300-\u036f\u0591-\u05c7\u0640\u064b-\u065f\u0670\ufe00-\ufe0f]")
 APOSTROPHES = re.compile("[\u2018\u2019\u02bc\u2032\u00b4`]")
 SPACES = re.compile(r"[\s_\u00b7\u30fb\u2010-\u2015\u2043\u2212-]+")  # "machine-gun" is "machine gun"
+JOINS = re.compile(rf"(?!\s)(?:{SPACES.pattern[:-1]}|{APOSTROPHES.pattern}|')")  # and "machinegun"
+DOTS = re.compile(r"(?<=\b\w)\.|(?<=\w)\.(?=\s|$)")  # of abbreviations and at the end
+# Letters that Unicode does not take apart into a plain one and an accent; hiragana as katakana.
+LETTERS = str.maketrans(
+    {"\u0142": "l", "\u00f8": "o", "\u0111": "d", "\u00f0": "d", "\u00fe": "th", "\u0131": "i", "\u00e6": "ae"}
+    | {"\u0153": "oe", "&": " and "}
+    | {chr(c): chr(c + 0x60) for c in range(0x3041, 0x3097)}
+)
+
+IRREGULAR = dict(child="children", person="people", mouse="mice", foot="feet", tooth="teeth", goose="geese", ox="oxen")
 
 
 def bare(text: str) -> str:
@@ -43,22 +55,28 @@ def fold(text: str) -> str:
     text = re.sub(r"\\([()\[\]])", r"\1", text)  # prompts escape brackets, which would be weights
     text = unicodedata.normalize("NFKD", text.casefold())
     text = "".join(c for c in MARKS.sub("", text) if unicodedata.category(c) != "Cf")
-    return SPACES.sub(" ", unicodedata.normalize("NFKC", text)).strip()
+    text = DOTS.sub("", unicodedata.normalize("NFKC", text).translate(LETTERS))
+    return SPACES.sub(" ", text).strip()
+
+
+def _forms(text: str) -> tuple[str, str]:
+    """The folded text, and the same without hyphens and apostrophes: "AK-47" is "ak 47" and "ak47"."""
+    return fold(text), fold(JOINS.sub("", text))
 
 
 def mentions(text: str, concepts: Iterable[str], plurals: bool = True) -> bool:
-    """Whether the text names one of the concepts as a word of its own, or in its English plural.
+    """Whether the text names one of the concepts as a word of its own, in its English plural or a Cyrillic case.
 
     Only the plural of a given singular is recognised: "gun" matches "guns", but "shorts" does not match "short".
     plurals: False when only the concept's own form counts.
     """
     pattern = _pattern(tuple(concepts), plurals)
-    return pattern is not None and pattern.search(fold(text)) is not None
+    return pattern is not None and any(map(pattern.search, _forms(text)))
 
 
 @lru_cache(1024)
 def _pattern(concepts: tuple[str, ...], plurals: bool) -> re.Pattern[str] | None:
-    names = {bare(fold(concept)) or concept.casefold() for concept in concepts}
+    names = {bare(form) or concept.casefold() for concept in concepts for form in _forms(concept)}
     words = [_word(name, plurals) for name in sorted(names) if name]
     return re.compile("|".join(words)) if words else None
 
@@ -67,14 +85,21 @@ def _word(name: str, plurals: bool) -> str:
     """A pattern for the name that is not adjacent to a letter, nor to a digit if it begins or ends with one."""
     before = r"(?<!\d)" if name[0].isdecimal() else rf"(?<!{LETTER})" if re.match(LETTER, name) else ""
     after = r"(?!\d)" if name[-1].isdecimal() else ""
-    if re.match(LETTER, name[-1]) and not re.match(f"[{HANGUL}]", name[-1]):
+    if re.match(f"[{AFFIXED}]", name[0]):
+        before = ""
+    if re.match(LETTER, name[-1]) and not re.match(f"[{HANGUL}{AFFIXED}]", name[-1]):
         after = rf"(?!{LETTER})"
     pattern = _plural(name) if plurals else re.escape(name)
     return before + pattern.replace("\\ ", " ?") + after  # "Spiderman" is "Spider-Man"
 
 
 def _plural(name: str) -> str:
-    """A pattern for the name and its plural, which its last word of at least three letters has."""
+    """A pattern for the name and its plural, which its last word of at least three letters has, or its other cases."""
+    if re.search(f"[{CYRILLIC}]{{4}}$", name):
+        stem = re.sub("[\u0430\u0435\u0438\u043e\u0443\u044b\u044d\u044e\u044f\u044c]$", "", name)
+        return re.escape(stem) + f"[{CYRILLIC}]{{0,3}}"
+    if found := re.search(r"\b(child|person|mouse|foot|tooth|goose|ox)$", name):
+        return f"{re.escape(name[: found.start()])}(?:{found[1]}s?|{IRREGULAR[found[1]]})"
     if not re.search(r"[a-z]{3}$", name):
         return re.escape(name)
     for ending, plural in (
