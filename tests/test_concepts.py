@@ -297,7 +297,18 @@ def test_what_is_not_understood_is_a_sentence(text, says):
 
 
 def test_nothing_in_its_place():
-    for line in ("gun", "gun.", "gun -> empty.", "gun -> (nil)", "gun ->", "gun -> nothing", "gun -> None", "gun -> n/a", 'gun -> ""', "gun -> ''"):
+    for line in (
+        "gun",
+        "gun.",
+        "gun -> empty.",
+        "gun -> (nil)",
+        "gun ->",
+        "gun -> nothing",
+        "gun -> None",
+        "gun -> n/a",
+        'gun -> ""',
+        "gun -> ''",
+    ):
         assert parse_concepts(line) == (ConceptPair("gun"),)
 
 

@@ -20,7 +20,8 @@ MAX_COMMENT = 10_000  # characters of a line with its comment
 MAX_ALTERNATIVES = 256
 ARROW = "->"
 OR = "|"  # between names of one concept
-NOTHING = {"nothing", "none", "n/a", "null", "nil", "empty", "empty prompt", '""', "''"}  # safe targets that mean an empty one
+# Safe targets that mean an empty one
+NOTHING = {"nothing", "none", "n/a", "null", "nil", "empty", "empty prompt", '""', "''"}
 
 NO_TEXT = ("Cc", "Cs")  # Unicode's control characters, and halves of characters
 JOINERS = "\u200c\u200d"  # format characters that words and emoji are made with
