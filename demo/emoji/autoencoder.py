@@ -7,10 +7,9 @@ padded with zeros, is the stock one (`checkpoint.py`). Parameters have TAESD's n
 from __future__ import annotations
 
 import torch
+from common import RUNS
 from torch import Tensor, nn
 from torch.nn import Conv2d
-
-from common import RUNS
 
 WIDTH = 32  # of TAESD's 64 channels
 LATENT = 4  # channels

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from common import HERE
-from pictures import BACKGROUNDS, STYLES, concepts
+from world import BACKGROUNDS, STYLES, article, concepts
 
 TEMPLATES = (
     "{}",
@@ -42,8 +42,6 @@ class Caption:
 @cache
 def words() -> dict[str, dict[str, list[tuple[str, str]]]]:
     """By concept name: "explicit", "synonym", "described" and "described held out" as (kind, phrase) of words.tsv."""
-    from phrases import article  # the one rule for "a" and "an"
-
     table: dict[str, dict[str, list[tuple[str, str]]]] = {
         concept.name: {"explicit": [("name", article(concept.name))], "synonym": [], "described": []}
         | {"described held out": []}

@@ -10,13 +10,12 @@ import argparse
 import logging
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 import autoencoder as ae
 import text_encoder as te
+import torch
 from common import save_tensors
 from compact import MODEL_FILE, Model, load_compact, metadata_of
+from torch import Tensor
 from unet import CONTEXT, HIGH, LOW, TIME, Span
 
 FULL_AE = 64

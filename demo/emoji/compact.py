@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
-from torch import Tensor, nn
-
 from autoencoder import Autoencoder
 from common import WEIGHTS, save_tensors
+from safetensors import safe_open
+from safetensors.torch import load_file
 from text_encoder import TOKENS, WIDTH, TextEncoder
+from torch import Tensor, nn
 from unet import UNet
 
 MODEL_FILE = WEIGHTS / "model.safetensors"
@@ -51,7 +50,8 @@ def load_compact(path: Path = MODEL_FILE) -> Model:
     """The three networks in float32, ready to run."""
     tensors = load_file(path)
     table = torch.zeros(TOKENS, WIDTH)
-    table[tensors["tokens.ids"].long()] = tensors["tokens.rows"].float() * tensors["tokens.scale"].float()[:, None]
+    rows = tensors["tokens.rows"].float() * tensors["tokens.scale"].float()[:, None]
+    table[tensors["tokens.ids"].long()] = rows.half().float()  # what an fp16 checkpoint can hold
     parts: dict[str, nn.Module] = {"unet": UNet(), "text_encoder": TextEncoder(table), "autoencoder": Autoencoder()}
     for part, module in parts.items():
         prefix = part + "."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-
 from unet import UNet
 
 TIMESTEPS = 1000
@@ -19,15 +18,20 @@ def add_noise(latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
 
 @torch.no_grad()
 def sample(
-    unet: UNet, embeddings: Tensor, empty: Tensor, seed: int = 0, steps: int = 20, guidance: float = 4.0, batch: int = 64
+    unet: UNet,
+    embeddings: Tensor,
+    empty: Tensor,
+    seed: int = 0,
+    steps: int = 20,
+    guidance: float = 4.0,
+    batch: int = 64,
 ) -> Tensor:
     """Latents (n, 4, 8, 8) for embeddings (n, 77, width); `empty` (1, 77, width) is the empty prompt's.
 
     DDIM (Song et al. 2021, equation 12 without noise). Picture i depends on the seed and on i, not on the batch.
     """
-    noise = torch.stack(
-        [torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(seed * 100_003 + i)) for i in range(len(embeddings))]
-    )
+    generators = [torch.Generator().manual_seed(seed * 100_003 + i) for i in range(len(embeddings))]
+    noise = torch.stack([torch.randn(4, 8, 8, generator=generator) for generator in generators])
     times = torch.linspace(TIMESTEPS - 1, 0, steps + 1).round().long()
     out = []
     for x, context in zip(noise.split(batch), embeddings.split(batch), strict=True):

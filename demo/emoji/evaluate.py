@@ -15,14 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-
 from captions import PROMPT_KINDS, Caption, prompts
-from common import HERE, RUNS
+from common import HERE, RUNS, save_grid
 from compact import MODEL_FILE, Model, load_compact, metadata_of
 from diffusion import sample
 from judge import JUDGE_FILE, Judge, judge_all, load_judge
-from pictures import STYLES, concepts, save_grid
 from text_encoder import encode
+from world import STYLES, concepts
 
 CHUNK = 48
 RESULTS = RUNS / "evaluation.jsonl"

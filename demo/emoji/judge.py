@@ -8,11 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from common import WEIGHTS
 from safetensors.torch import load_file
 from torch import Tensor, nn
-
-from common import WEIGHTS
-from pictures import BACKGROUNDS, STYLES, concepts
+from world import BACKGROUNDS, STYLES, concepts
 
 WIDTHS = (3, 32, 64, 128, 192)
 JUDGE_FILE = WEIGHTS / "judge.safetensors"

@@ -1,4 +1,4 @@
-"""A look at the UNet while it trains: pictures of its averaged weights, and the judge's opinion once there is a judge."""
+"""A look at the UNet while it trains: pictures of its averaged weights, and what the judge sees in them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import argparse
 import logging
 
 import torch
-
 from autoencoder import load_autoencoder
 from captions import PROMPT_KINDS, prompts
-from common import RUNS
+from common import RUNS, save_grid
 from compact import Model
 from evaluate import draw
 from judge import JUDGE_FILE, judge_all, load_judge
-from pictures import save_grid
 from text_encoder import load_text_encoder
 from train_unet import BATCH
 from unet import UNet

@@ -19,13 +19,12 @@ from functools import cache
 
 import wordnet
 from common import HERE
-from pictures import Concept, concepts
 from teacher import Teacher, read_json
+from world import Concept, article, concepts, targets
 
 WORDS = HERE / "words.tsv"
 TOP = 3  # the teacher's rank up to which a phrase is kept
 HELD_OUT, LEAST_HELD_OUT = 0.25, 4
-MASS = {"beer", "wine", "whiskey", "whisky", "coffee", "broccoli", "fire", "pizza", "ice cream", "vino", "java"}
 DROPPED = set(
     # slurs and what may be read as one, trade names, noise of the keyword lists
     """fag butt gay queer lgbt lgbtq lgbtqia glbt glbtq genderqueer lesbian trans transgender pride dork geek nerdy
@@ -33,10 +32,11 @@ DROPPED = set(
     lmao i’m mr. nba nasa olaf 911 mcdonalds mcdonald's strat chinese wheel projectile flaming authority annual
     deploy lollypop tophat rip""".split()
 ) | {"burger king", "without snow", "hangar queen"}
-DROPPED_OF = {"fire": {"tool"}, "ice cream": {"hot"}, "bomb": {"hot"}}  # what only one concept's list holds by mistake
+# what only one concept's list holds by mistake
+DROPPED_OF = {"fire": {"tool"}, "ice cream": {"hot"}, "bomb": {"hot"}}
 NOISE = set(
-    """nature symbol face object objects activity mono black side class order alpha great push gang hipster shape negative
-    positive major club mad men bearer cute pretty adorbs fall hrs win item color gadgets accessories open like heavy
+    """nature symbol face object objects activity mono black side class order alpha great push gang hipster shape
+    negative positive major club mad men bearer cute pretty adorbs fall hrs win item color gadgets accessories open like heavy
     photo fast u primary description""".split()
 )
 log = logging.getLogger(__name__)
@@ -48,14 +48,6 @@ class Phrase:
     kind: str  # synonym, definition, keywords, kind of
     held_out: bool
     text: str
-
-
-def article(noun: str) -> str:
-    """The noun with "a" or "an", or bare when it is plural or a substance."""
-    plural = noun.endswith("s") and not noun.endswith(("ss", "us", "is", "as")) and " of " not in noun
-    if plural or noun.lower() in MASS:
-        return noun
-    return ("an " if noun[0].lower() in "aeiou" and noun[:3] not in ("uni", "eur") else "a ") + noun
 
 
 def says(text: str, nouns: set[str]) -> bool:
@@ -95,9 +87,7 @@ def keywords(concept: Concept) -> tuple[str, ...]:
 def candidates(concept: Concept) -> list[tuple[str, str]]:
     """(kind, phrase) of everything that the sources say of a concept, before the teacher is asked."""
     entry = wordnet.synset(concept.lemma, concept.sense)
-    found = [
-        ("synonym", article(word)) for word in entry.words if word.lower() not in {concept.name.lower(), *DROPPED}
-    ]
+    found = [("synonym", article(word)) for word in entry.words if word.lower() not in {concept.name.lower(), *DROPPED}]
     definitions = entry.definitions()
     if definitions:
         clauses = definitions[0].split(", ")
@@ -138,8 +128,7 @@ def hold_out(described: list[tuple[str, str]], least: int, rng: random.Random) -
 def build() -> list[Phrase]:
     teacher, rng = Teacher(), random.Random(0)
     names = teacher([article(concept.name) for concept in concepts()])
-    splits = (HERE / "splits.tsv").read_text().splitlines()
-    strict = {line.split("\t")[1] for line in splits if not line.startswith("#")}
+    strict = {target.name for target in targets()}
     found = []
     for index, concept in enumerate(concepts()):
         proposed = candidates(concept)

@@ -10,7 +10,6 @@ import io
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -18,47 +17,14 @@ import numpy as np
 import resvg_py
 import torch
 import torch.nn.functional as F
+from common import RUNS, save_grid, save_tensors
+from fetch import fetch_all
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
+from world import BACKGROUNDS, SIZE, STYLES, concepts
 
-from common import HERE, RUNS, save_tensors
-from fetch import fetch_all
-
-SIZE = 64  # pixels
-STYLES = ("noto", "twemoji", "3d", "line art")  # one designers' set each
-BACKGROUNDS = {
-    "white": (1.0, 1.0, 1.0),
-    "blue": (0.55, 0.75, 1.0),
-    "green": (0.6, 0.9, 0.6),
-    "yellow": (1.0, 0.93, 0.5),
-    "pink": (1.0, 0.72, 0.82),
-    "grey": (0.72, 0.72, 0.72),
-}
 DRAWINGS = RUNS / "drawings.safetensors"
-
-
-@dataclass(frozen=True)
-class Concept:
-    code: str  # Unicode code point, hexadecimal
-    name: str
-    lemma: str  # in WordNet
-    sense: int  # of the lemma, from 1
-
-    @property
-    def character(self) -> str:
-        return chr(int(self.code, 16))
-
-
-@cache
-def concepts() -> tuple[Concept, ...]:
-    """The rows of concepts.txt, in its order: the index of a concept is its row."""
-    rows = [line.split() for line in (HERE / "concepts.txt").read_text().splitlines() if line[:1] not in ("", "#")]
-    found = []
-    for code, name, *rest in rows:
-        lemma, _, sense = (rest[0] if rest else name).partition("#")
-        found.append(Concept(code, name.replace("_", " "), lemma.lower(), int(sense or 1)))
-    return tuple(found)
 
 
 def fit(image: Image.Image) -> Tensor:
@@ -98,7 +64,8 @@ def icon(folder: Path, code: str) -> Image.Image | None:
     entry = icons["icons"].get(name) or icons["icons"][icons["aliases"][name]["parent"]]
     width, height = (entry.get(side, icons.get(side, 16)) for side in ("width", "height"))
     svg = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{2 * SIZE}" height="{2 * SIZE}">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        f'width="{2 * SIZE}" height="{2 * SIZE}">'
         f"{entry['body'].replace('currentColor', '#000')}</svg>"
     )
     return Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg))))
@@ -169,17 +136,6 @@ def random_batch(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor
     sizes = (len(concepts()), len(STYLES), len(BACKGROUNDS))
     concept, style, background = (torch.randint(size, (count,), generator=generator) for size in sizes)
     return render(drawings()[concept, style], background, generator), concept, style, background
-
-
-def save_grid(pictures: Tensor, path: Path, columns: int = 12, zoom: int = 2) -> None:
-    """Writes pictures (n, 3, h, w) in [0, 1] as one PNG, row by row."""
-    count, _, height, width = pictures.shape
-    rows = -(-count // columns)
-    pictures = torch.cat([pictures, pictures.new_ones(rows * columns - count, 3, height, width)])
-    sheet = pictures.unflatten(0, (rows, columns)).permute(0, 3, 1, 4, 2).reshape(rows * height, columns * width, 3)
-    image = Image.fromarray((sheet.clamp(0, 1) * 255).round().byte().numpy())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.resize((image.width * zoom, image.height * zoom), Image.Resampling.LANCZOS).save(path)
 
 
 if __name__ == "__main__":

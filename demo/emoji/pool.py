@@ -6,13 +6,13 @@ import logging
 import random
 
 import torch
-from torch import Tensor
-
 from autoencoder import load_autoencoder
 from captions import training_caption
 from common import RUNS, save_tensors
-from pictures import BACKGROUNDS, STYLES, concepts, drawings, render
+from pictures import drawings, render
 from text_encoder import encode, load_text_encoder
+from torch import Tensor
+from world import BACKGROUNDS, STYLES, concepts
 
 CAPTIONS = 120  # of each concept
 VIEWS = 12  # augmented pictures of each drawing on each background

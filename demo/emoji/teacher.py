@@ -9,10 +9,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from fetch import fetch_all
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, CLIPTokenizer
-
-from fetch import fetch_all
 
 WIDTH = 384  # of a sentence embedding and of a word piece's embedding
 

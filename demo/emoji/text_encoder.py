@@ -11,11 +11,10 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from common import RUNS
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
-
-from common import RUNS
 
 WIDTH, FULL_WIDTH = 384, 768
 LAYERS, FULL_LAYERS = 4, 12

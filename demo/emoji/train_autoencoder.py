@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 
 import torch
-from torch import Tensor
-
 from autoencoder import LATENT, WEIGHTS_FILE, Autoencoder, start_as_thumbnail
-from common import RUNS, save_tensors
-from pictures import STYLES, random_batch, save_grid
+from common import RUNS, save_grid, save_tensors
+from pictures import random_batch
+from torch import Tensor
 from training import Run
+from world import STYLES
 
 STEPS, BATCH, LR = 4200, 16, 1.5e-3
 LATENT_NOISE = 0.05  # the UNet's latents are never exact

@@ -10,14 +10,14 @@ import logging
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
-from torch import Tensor
-
 from autoencoder import Autoencoder, load_autoencoder
 from common import RUNS, save_tensors
 from judge import JUDGE_FILE, Judge, Verdict, judge_all
-from pictures import BACKGROUNDS, SIZE, STYLES, concepts, drawings_of, fit, other_codes, random_batch, render
+from pictures import drawings_of, fit, other_codes, random_batch, render
+from safetensors.torch import load_file
+from torch import Tensor
 from training import Run
+from world import BACKGROUNDS, SIZE, STYLES, concepts
 
 STEPS, BATCH, LR = 2200, 96, 2e-3
 POOL = 24_576  # pictures
@@ -141,9 +141,8 @@ def measure(judge: Judge, autoencoder: Autoencoder, count: int = 2000) -> None:
         right = verdict.concept.argmax(1) == concept
         each = ", ".join(f"{kind} {share(right[style == i])}" for i, kind in enumerate(STYLES))
         log.info("judge, %s (n %d): concept %s (%s)", name, count, share(right), each)
-        log.info("    style %s, background %s", *(
-            share(found.argmax(1) == truth) for found, truth in ((verdict.style, style), (verdict.background, background))
-        ))
+        styles, backgrounds = verdict.style.argmax(1) == style, verdict.background.argmax(1) == background
+        log.info("    style %s, background %s", share(styles), share(backgrounds))
     wrong: dict[tuple[str, str], int] = {}
     names = [c.name for c in concepts()] + ["none of these"]
     for truth, found in zip(concept.tolist(), said["autoencoded"].concept.argmax(1).tolist(), strict=True):

@@ -12,17 +12,16 @@ import random
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
 import wordnet
 from captions import TEMPLATES, training_caption, words
 from common import RUNS, save_tensors
-from phrases import article, keywords
-from pictures import concepts
+from phrases import keywords
 from teacher import WIDTH as TEACHER_WIDTH
 from teacher import Teacher
 from text_encoder import LENGTH, WEIGHTS_FILE, WIDTH, TextEncoder, first_end, pad, token_rows, tokenizer
+from torch import Tensor, nn
 from training import Run
+from world import article, concepts
 
 STEPS, BATCH, LR = 1050, 96, 6e-4
 CAPTIONS, THINGS = 26000, 30000

@@ -9,9 +9,8 @@ import os
 import time
 
 import torch
-from torch import Tensor, nn
-
 from common import RUNS
+from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
 

@@ -82,9 +82,7 @@ class Attention(nn.Module):
         """
         m, pixels = len(context), x.shape[1]
         q = self.to_q(x).view(-1, m, pixels, x.shape[2] // self.head, self.head).permute(1, 3, 0, 2, 4).flatten(2, 3)
-        k, v = (
-            project(context).unflatten(-1, (-1, self.head)).transpose(1, 2) for project in (self.to_k, self.to_v)
-        )
+        k, v = (project(context).unflatten(-1, (-1, self.head)).transpose(1, 2) for project in (self.to_k, self.to_v))
         # by hand: in bf16 on CPU, scaled_dot_product_attention is several times slower
         weights = ((q * self.head**-0.5) @ k.transpose(-1, -2)).softmax(-1).to(v.dtype)
         y = (weights @ v).unflatten(2, (-1, pixels)).permute(2, 0, 3, 1, 4)
