@@ -36,7 +36,8 @@ DROPPED = set(
 DROPPED_OF = {"fire": {"tool"}, "ice cream": {"hot"}, "bomb": {"hot"}}
 NOISE = set(
     """nature symbol face object objects activity mono black side class order alpha great push gang hipster shape
-    negative positive major club mad men bearer cute pretty adorbs fall hrs win item color gadgets accessories open like heavy
+    negative positive major club mad men bearer cute pretty adorbs fall hrs win item color gadgets accessories open
+    like heavy
     photo fast u primary description""".split()
 )
 log = logging.getLogger(__name__)
