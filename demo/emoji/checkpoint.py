@@ -13,8 +13,8 @@ from pathlib import Path
 import autoencoder as ae
 import text_encoder as te
 import torch
-from common import save_tensors
-from compact import MODEL_FILE, Model, load_compact, metadata_of
+from common import metadata_of, save_tensors
+from compact import MODEL_FILE, Model, load_compact
 from torch import Tensor
 from unet import CONTEXT, HIGH, LOW, TIME, Span
 
@@ -167,7 +167,7 @@ def expand(model: Model) -> dict[str, Tensor]:
 
 
 def write(path: Path) -> None:
-    save_tensors(expand(load_compact()), path, metadata_of())
+    save_tensors(expand(load_compact()), path, metadata_of(MODEL_FILE))
     log.info("wrote %s, %.0f MB", path, path.stat().st_size / 1e6)
 
 

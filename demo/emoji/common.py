@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -21,6 +22,12 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str
     beside = path.with_name(path.name + ".part")
     save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, beside, metadata)
     os.replace(beside, path)
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file."""
+    with safe_open(path, "pt") as file:
+        return file.metadata() or {}
 
 
 def save_grid(pictures: Tensor, path: Path, columns: int = 12, zoom: int = 2) -> None:

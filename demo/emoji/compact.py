@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from autoencoder import Autoencoder
 from common import WEIGHTS, save_tensors
-from safetensors import safe_open
 from safetensors.torch import load_file
 from text_encoder import TOKENS, WIDTH, TextEncoder
 from torch import Tensor, nn
@@ -61,8 +60,3 @@ def load_compact(path: Path = MODEL_FILE) -> Model:
         module.load_state_dict(state)
         module.to(memory_format=torch.channels_last).eval().requires_grad_(False)
     return Model(**parts)  # type: ignore[arg-type]
-
-
-def metadata_of(path: Path = MODEL_FILE) -> dict[str, str]:
-    with safe_open(path, "pt") as file:
-        return file.metadata() or {}

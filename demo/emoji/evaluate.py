@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 from captions import PROMPT_KINDS, Caption, prompts
-from common import HERE, RUNS, save_grid
-from compact import MODEL_FILE, Model, load_compact, metadata_of
+from common import HERE, RUNS, metadata_of, save_grid
+from compact import MODEL_FILE, Model, load_compact
 from diffusion import sample
 from judge import JUDGE_FILE, Judge, judge_all, load_judge
 from text_encoder import encode
@@ -144,5 +144,6 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     torch.set_num_threads(1)
     write_samples()
-    results = evaluate(arguments.pictures, arguments.kinds, arguments.again)
-    SUMMARY.write_text(json.dumps({"model": metadata_of(), "rates": results}, indent=1) + "\n")
+    rates = evaluate(arguments.pictures, arguments.kinds, arguments.again)
+    seen = metadata_of(MODEL_FILE)["pictures"]
+    SUMMARY.write_text(json.dumps({"pictures in training": seen, "rates": rates}, indent=1) + "\n")

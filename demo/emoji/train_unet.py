@@ -1,17 +1,17 @@
 """Trains the UNet on the pool (bf16 autocast, compiled, one thread).
 
 The learning rate stays constant until --decay-from pictures and then falls to zero at --pictures; both can be chosen
-anew on resuming, so that a run may go on for days and still be ended with a decay at any time.
+anew on resuming, so that a run may go on for days and still be ended with a decay at any time. Without a state of its
+own in RUNS, a run goes on from the weights before the last decay, which the repository holds (`resume/`).
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-import os
 
 import torch
-from common import RUNS, save_tensors
+from common import HERE, RUNS, metadata_of, save_tensors
 from diffusion import ALPHA_BAR, TIMESTEPS, add_noise
 from pool import CAPTION_POOL, LATENT_POOL, VIEWS
 from safetensors.torch import load_file
@@ -25,6 +25,7 @@ BATCH = CAPTIONS * PER_CAPTION
 LR = 7e-4
 EMPTY = 0.1  # share of captions that are left empty
 WEIGHTS_FILE = RUNS / "unet.safetensors"
+RESUME_FILE = HERE / "resume" / "unet.safetensors"  # fp16, of a constant learning rate
 
 
 def loss_weights() -> Tensor:
@@ -67,9 +68,11 @@ def train(pictures: int, decay_from: int) -> None:
     torch.manual_seed(0)
     unet = UNet().to(memory_format=torch.channels_last)
     run = Run("unet", unet, pictures // BATCH, LR, decay_from=decay_from // BATCH, warmup=200, average=0.9985)
+    if run.step == 0 and RESUME_FILE.exists():
+        unet.load_state_dict({name: value.float() for name, value in load_file(RESUME_FILE).items()})
+        run.start_from(int(metadata_of(RESUME_FILE)["pictures"]) // BATCH)
     batches, weights = Batches(), loss_weights()
-    # compiled it takes two thirds of the time; the first compilation takes two minutes, later ones are kept in RUNS
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(RUNS / "inductor"))
+    # compiled it takes two thirds of the time; train.py keeps what was compiled
     forward = torch.compile(unet, dynamic=False)
     while not run.done:
         latents, noise, timesteps, embeddings = batches(run.step)

@@ -43,7 +43,7 @@ class Run:
             self.parameters, lr=lr, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True
         )
         self.averaged = [p.detach().clone() for p in self.parameters]
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self.first_step = 0, 0.0, 0
         RUNS.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
             state = torch.load(self.path, weights_only=True)
@@ -65,7 +65,13 @@ class Run:
         decay = 1.0
         if self.step >= self.decay_from:
             decay = 0.5 * (1 + math.cos(math.pi * (self.step - self.decay_from) / max(1, self.steps - self.decay_from)))
-        return self.lr * min(1.0, (self.step + 1) / self.warmup) * max(decay, 0.005)
+        return self.lr * min(1.0, (self.step + 1 - self.first_step) / self.warmup) * max(decay, 0.005)
+
+    @torch.no_grad()
+    def start_from(self, step: int) -> None:
+        """Goes on with the model's present weights as those of `step`, without an optimizer state: warms up again."""
+        self.step = self.first_step = self._said_step = step
+        self.averaged = [p.detach().clone() for p in self.parameters]
 
     def update(self, loss: Tensor) -> None:
         """One optimizer step; then the averaged weights, the log line and the saved state as they come due."""
