@@ -104,3 +104,57 @@ def test_stock_autoencoder_agrees_with_the_narrow_one(stock, model):
         again = vae.decode(theirs / 0.18215).permute(0, 3, 1, 2)
         torch.testing.assert_close(theirs, ours, atol=1e-3, rtol=1e-3)
         torch.testing.assert_close(again, model.autoencoder.decode(ours).clamp(0, 1), atol=1e-3, rtol=0)
+
+
+def test_words_of_reported_and_tuning_concepts(emoji):
+    from captions import words
+    from world import STYLES, concepts, targets
+
+    names = {concept.name for concept in concepts()}
+    for target in targets():
+        if target.name.endswith("(style)"):
+            assert target.name.removesuffix(" (style)") in STYLES
+            continue
+        assert target.name in names and target.safe in names
+        groups = words()[target.name]
+        assert len(groups["described held out"]) >= 4 and len(groups["described"]) >= 2
+
+
+def test_a_phrase_names_neither_its_concept_nor_another(emoji):
+    from captions import words
+    from world import concepts
+
+    names = {concept.name for concept in concepts()}
+    for groups in words().values():
+        for _, phrase in [*groups["described"], *groups["described held out"]]:
+            padded = f" {phrase.lower().replace(',', ' ')} "
+            assert not any(f" {name} " in padded or f" {name}s " in padded for name in names), phrase
+
+
+def test_training_captions_hold_nothing_that_is_held_out(emoji):
+    import random
+
+    from captions import HELD_OUT_TEMPLATES, training_caption, words
+    from world import concepts
+
+    rng = random.Random(0)
+    starts = tuple(template.split("{}")[0] for template in HELD_OUT_TEMPLATES)
+    for index, concept in enumerate(concepts()):
+        secret = words()[concept.name]["described held out"]
+        seen = {phrase for _, phrase in words()[concept.name]["described"]}
+        assert not seen & {phrase for _, phrase in secret}
+        keys = [set(phrase.split(", ")) for kind, phrase in secret if kind == "keywords"]
+        said = [set(phrase.split(", ")) for kind, phrase in words()[concept.name]["described"] if kind == "keywords"]
+        assert not any(some <= whole for some in keys for whole in said)
+        assert not any(training_caption(index, rng).text.startswith(starts) for _ in range(40))
+
+
+def test_prompts_depend_on_the_seed_alone_and_spread_over_the_concepts(emoji):
+    from captions import prompts
+    from world import concepts
+
+    found = prompts("explicit", 2 * len(concepts()), seed=3)
+    assert found == prompts("explicit", 2 * len(concepts()), seed=3)
+    assert sorted(caption.concept for caption in found) == sorted(2 * list(range(len(concepts()))))
+    with pytest.raises(ValueError, match="unknown kind of prompt 'spoken'"):
+        prompts("spoken", 1)
