@@ -82,10 +82,8 @@ def evaluate(count: int, kinds: list[str], again: bool) -> dict[str, dict]:
             if row["of"] == mine:
                 known[row["kind"], row["chunk"]] = [Outcome(*o) for o in row["outcomes"]]
     model, judge = load_compact(), load_judge()
-    summary: dict[str, dict] = {}
     for kind in kinds:
         captions = prompts(kind, -(-count // CHUNK) * CHUNK)
-        found: list[Outcome] = []
         for chunk in range(len(captions) // CHUNK):
             if (kind, chunk) not in known:
                 part = captions[chunk * CHUNK : (chunk + 1) * CHUNK]
@@ -93,10 +91,12 @@ def evaluate(count: int, kinds: list[str], again: bool) -> dict[str, dict]:
                 rows = [list(vars(o).values()) for o in known[kind, chunk]]
                 with open(RESULTS, "a") as file:
                     file.write(json.dumps({"of": mine, "kind": kind, "chunk": chunk, "outcomes": rows}) + "\n")
-            found += known[kind, chunk]
-            log.info("%s: %d of %d", kind, len(found), len(captions))
-        summary[kind] = summarise(found)
-        log.info("%s: %s", kind, summary[kind])
+            log.info("%s: %d of %d pictures", kind, (chunk + 1) * CHUNK, len(captions))
+    summary = {}
+    for kind in PROMPT_KINDS:  # also what earlier runs of the same model found
+        if found := [outcome for (of, _), rows in known.items() if of == kind for outcome in rows]:
+            summary[kind] = summarise(found)
+            log.info("%s: %s", kind, {k: v for k, v in summary[kind].items() if k != "missed"})
     return summary
 
 
