@@ -127,12 +127,15 @@ def summarise(found: list[Outcome]) -> dict:
 
 
 def write_samples(path: Path = HERE / "samples.png") -> None:
-    """64 prompts, half explicit and half held-out descriptions: the first of each kind, seeds 0 and 1."""
+    """64 prompts, half explicit and half held-out descriptions: the first of each kind. Made once for a model."""
+    listing, mine = path.with_suffix(".txt"), f"model {fingerprint()}"
+    if path.exists() and listing.exists() and listing.read_text().splitlines()[0] == mine:
+        return
     model = load_compact()
     pictures = [draw(model, prompts(kind, 32), seed) for seed, kind in enumerate(("explicit", "described held out"))]
     save_grid(torch.cat(pictures), path, columns=16)
     lines = [caption.text for kind in ("explicit", "described held out") for caption in prompts(kind, 32)]
-    path.with_suffix(".txt").write_text("\n".join(lines) + "\n")
+    listing.write_text("\n".join([mine, *lines]) + "\n")
 
 
 if __name__ == "__main__":
