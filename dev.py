@@ -39,7 +39,12 @@ from tools.process import DevError
 from tools.steps import set_up
 
 # What a verb needs beside ComfyUI: groups of pyproject.toml
-GROUPS = {"test": ("test", "lint"), "bench": ("bench",), "lint": ("lint",), "comfyui-tests": ("test", "comfyui-tests")}
+GROUPS = {
+    "test": ("test", "lint", "bench"),
+    "bench": ("bench",),
+    "lint": ("lint",),
+    "comfyui-tests": ("test", "comfyui-tests"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
+from typing import Any
 from uuid import uuid4
 
 import comfy.lora
@@ -39,6 +40,8 @@ MEMORY = 12  # memory of a training graph, as a multiple of what sampling the sa
 
 class Network(torch.nn.Module):
     """ComfyUI's model with denoising as its `forward`, because functional_call calls that."""
+
+    base: Any  # ComfyUI's BaseModel
 
     def __init__(self, base: torch.nn.Module):
         super().__init__()
@@ -76,7 +79,7 @@ class HostDenoiser:
         return self.sampling.noise_scaling(sigma, noise, torch.zeros_like(noise), True)
 
     def __call__(self, x: Tensor, sigma: Tensor, texts: Texts, overrides: Overrides) -> Tensor:
-        x, sigma, texts = (part.to(self.device) for part in (x, sigma, texts))
+        x, sigma, texts = x.to(self.device), sigma.to(self.device), texts.to(self.device)
         conditions = {"c_crossattn": texts.sequence, "transformer_options": self.options}
         if texts.pooled is not None:
             size = {"width": self.width, "height": self.height}

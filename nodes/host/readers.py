@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -91,7 +92,7 @@ def find_text_readers(model) -> TextReaders:
     return TextReaders(row, streams)
 
 
-def _stream(reader: Reader, modules: Mapping[str, nn.Module], row: Family, config: str) -> Stream:
+def _stream(reader: Reader, modules: Mapping[str, Any], row: Family, config: str) -> Stream:
     found = _matching(reader.modules, modules)[reader.pick]
     # Upscalers switch self-attention off on some levels, whose attn1 then reads the text too.
     for name in tuple(found):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import reduce
 from itertools import chain
 
 import torch
@@ -49,7 +50,9 @@ class HostSoftEncoder:
 
     def products(self, vectors: Tensor) -> Tensor:  # (k, e) -> (k, V) CPU
         parts = zip(vectors.split(self.widths, 1), self.tables.values())
-        return sum((part.to(table.device, table.dtype) @ table.mT).float().cpu() for part, table in parts)
+        return reduce(
+            torch.add, ((part.to(table.device, table.dtype) @ table.mT).float().cpu() for part, table in parts)
+        )
 
     def words(self) -> tuple[Tensor, list[str]]:
         name, table = next(iter(self.tables.items()))

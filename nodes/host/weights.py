@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import comfy.lora
 import comfy.utils
 import torch
 from comfy.model_patcher import get_key_weight
 from comfy.quant_ops import QuantizedTensor
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...trce_ops.closed_form.metric import gram
 from ...trce_ops.delta.file import ErasedDelta
@@ -75,7 +76,7 @@ def is_packed(weight: Tensor) -> bool:
     return getattr(weight, "tensor_type", None) is not None
 
 
-def unpack(weight: Tensor, module: nn.Module) -> Tensor:
+def unpack(weight: Any, module: Any) -> Tensor:
     """The numbers of a packed weight in float32, without the patches of its loader."""
     if not hasattr(module, "get_weight"):
         raise HostError(

@@ -49,7 +49,7 @@ class SoftEncoder(Protocol):
         ...
 
 
-def put_before(prefix: Row, ids: Ids, eot_id: int) -> list[int | Tensor]:
+def put_before(prefix: Row | Tensor, ids: Ids, eot_id: int) -> list[int | Tensor]:
     """The prompt with `prefix` before its first word. Raises ProbeError when it becomes too long."""
     if first_eot(ids, eot_id) + len(prefix) >= CHUNK:
         raise ProbeError(f"'prompt' has no room for {len(prefix)} more tokens; shorten it.")

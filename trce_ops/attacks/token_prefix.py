@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Generator, Tensor
@@ -84,7 +85,7 @@ def search_prefix(
         pull_back(texts, gradient)
         queries += len(points)
         # First order: putting token v in place i changes the loss by (E_v - E_i) . g_i, so small E_v . g_i is good.
-        ranking = encoder.products(vectors.grad)[:, vocabulary].argsort(1)[:, : settings.ranked]
+        ranking = encoder.products(cast(Tensor, vectors.grad))[:, vocabulary].argsort(1)[:, : settings.ranked]
         tried = []
         for _ in range(settings.candidates):
             place = int(torch.randint(settings.tokens, (), generator=generator))

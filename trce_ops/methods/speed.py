@@ -14,7 +14,7 @@ separate change for each projection, with a rank of at most the number of concep
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -140,7 +140,7 @@ def chosen(weights: Mapping[str, Tensor], params: str) -> Mapping[str, Tensor]:
     return found or weights
 
 
-def change(up: Tensor, down: Tensor, shape: tuple[int, int]) -> WeightChange:
+def change(up: Tensor, down: Tensor, shape: Sequence[int]) -> WeightChange:
     """X with zeros for the columns that read no text, as factors or whole, whichever is smaller."""
     n_out, n_in = shape
     down = torch.nn.functional.pad(down, (0, n_in - down.shape[1]))

@@ -114,7 +114,7 @@ def encode_batches(
 
 def encode_prefixes(
     encoder: TextEncoder, lengths: Mapping[Ids, int], progress: Progress
-) -> Iterator[tuple[list[Ids], Sequence[Tensor]]]:
+) -> Iterator[tuple[list[Ids], Sequence[Tensor] | Tensor]]:
     """Like encode_batches, with shared beginnings encoded once. Yields (rows, embeddings (L, d) of each)."""
     if not isinstance(encoder, PrefixEncoder):
         yield from encode_batches(encoder, lengths, progress)

@@ -104,9 +104,10 @@ def train(
             if value is None:  # outside the handler: the exception keeps the tensors alive
                 predict.halve()
                 continue
-            for factor in trained.parameters:
-                factor.grad /= scale
-            if all(torch.isfinite(factor.grad).all() for factor in trained.parameters):
+            gradients = [factor.grad for factor in trained.parameters if factor.grad is not None]
+            for gradient in gradients:
+                gradient /= scale
+            if all(torch.isfinite(gradient).all() for gradient in gradients):
                 break
             if scale == 1 or not math.isfinite(value):
                 raise TuningError(
