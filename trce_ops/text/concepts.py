@@ -43,7 +43,10 @@ def _read_lines(text: str, widget: str, read: Callable[[str], Read]) -> list[tup
 
 def is_blank(text: str) -> bool:
     """Whether the text holds nothing but comments and empty lines."""
-    return not any(content(line) for line in text.splitlines())
+    try:
+        return not any(map(content, text.splitlines()))
+    except LineError:  # which parse_concepts reports with the line's number
+        return False
 
 
 def parse_concepts(text: str) -> tuple[ConceptPair, ...]:
