@@ -133,7 +133,7 @@ class _Reader:
     def add(self, names: Sequence[str], safe: str | None, of: str = "") -> None:
         for name in names:
             if not re.search(r"[^\W\d_]", name):
-                self.reject(name)
+                self.reject(f"{name} -> {safe}" if safe else name)
             elif len(self.items) >= MAX_ITEMS and name.lower() not in self.items:
                 self.reject(f"{name} (after the first {MAX_ITEMS})")
             elif self.items.setdefault(name.lower(), Item(name, safe, of)).safe != safe:
