@@ -17,7 +17,7 @@ from ..delta.file import DeltaInfo, ErasedDelta
 from ..delta.low_rank import ContextMap
 from ..progress import StepProgress
 from ..text.captions import BENIGN_CAPTIONS
-from ..text.concepts import ConceptError, ConceptPair
+from ..text.concepts import ConceptError, ConceptPair, format_concepts
 from ..text.embeddings import EmbeddingPairs, TextEncoder, embed_pairs
 from ..text.prompts import expand, fill, mentions, sentences
 from ..text.tokens import TokenError, TokenWeights
@@ -165,7 +165,9 @@ def erase(
         width=context_map.width,
         rank=context_map.rank,
         moved=moved,
-        moved_concepts=moved_concepts,
+        moved_concepts={
+            format_concepts([pair]): moved_concepts[pair.concept] for pair in concepts if pair.concept in moved_concepts
+        },
         kept=kept,
         seconds={step: sum(part.seconds[step] for part in (main, *others.values())) for step in main.seconds},
         notes=(*conflicts(concepts, keep, moved_concepts), *_unmeasured(settings, metrics)),

@@ -21,7 +21,7 @@ class Report:
     width: int
     rank: int
     moved: Mapping[str, float]  # per role
-    moved_concepts: Mapping[str, float]
+    moved_concepts: Mapping[str, float]  # by line of the concepts widget, so that a misread target is seen
     kept: Mapping[str, float]  # by list of captions
     seconds: Mapping[str, float]  # per step
     notes: Sequence[str] = ()  # sentences: what could not be had or done
