@@ -49,6 +49,18 @@ def test_a_lora_in_bypass_mode_is_named(comfy_host, report, make_model, make_cli
     assert "bypass mode" in report(patched, clip)
 
 
+def test_a_lora_in_bypass_mode_is_never_taken_for_another(comfy_host, pack, make_model, make_clip):
+    model, clip = make_model(), make_clip()
+    fingerprint = pack.host.fingerprint.model_fingerprint
+    prints = [fingerprint(model)]
+    for _ in range(5):  # each gone before the next comes, which may then lie in the same memory
+        patched, _ = bypassed(comfy_host, model, clip)
+        prints.append(fingerprint(patched))
+        assert fingerprint(patched.clone()) == prints[-1]
+        del patched
+    assert len(set(prints)) == 6
+
+
 def test_applying_says_the_same_on_its_node(comfy_host, pack, run, make_model, make_clip, listen):
     shown = []
     listen(lambda node_id, text: shown.append(text))

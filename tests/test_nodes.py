@@ -222,6 +222,18 @@ def test_the_fingerprint_knows_the_encoder_and_not_how_it_is_loaded(pack, make_c
     assert fingerprint(patched) == changed != fingerprint(clip)
 
 
+def test_the_fingerprint_knows_every_row_of_the_token_table(pack, make_clip):
+    """Training a word changes one row in 49,408."""
+    prints = set()
+    for row in (None, 0, 12345, 49407):
+        clip = make_clip()
+        table = clip.cond_stage_model.clip_l.transformer.text_model.embeddings.token_embedding.weight
+        if row is not None:
+            table.data[row] += 0.01
+        prints.add(pack.host.encoders.ClipEncoder(clip).fingerprint)
+    assert len(prints) == 4
+
+
 def test_save_and_load_give_the_delta_back_and_never_overwrite(run, pack, make_model, make_clip, folder):
     _, delta, *_ = run("TRCEErase", model=make_model(), clip=make_clip(), concepts=CONCEPTS, keep=KEEP)
     for _ in range(2):

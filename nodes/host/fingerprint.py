@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 from itertools import chain
 from weakref import WeakKeyDictionary
 
@@ -15,8 +16,9 @@ from torch import Tensor
 # Weights that do not affect the diffusion model. A checkpoint may lack them, and then they are uninitialised.
 UNREAD = ("logit_scale", "clip_l.transformer.text_projection.weight", "clip_h.transformer.text_projection.weight")
 SWITCHES = ("enable_attention_masks", "zero_out_masked", "layer_norm_hidden_state")
-SAMPLES = 256  # values of every weight that enter a fingerprint
+SAMPLES = 256  # values of every weight that enter a fingerprint in their order, besides a sum over all of them
 
+_injections: WeakKeyDictionary[object, bytes] = WeakKeyDictionary()  # a name for each, that no other will ever have
 _base_digests: WeakKeyDictionary[torch.nn.Module, dict[tuple[str, ...], bytes]] = WeakKeyDictionary()
 
 
@@ -51,8 +53,8 @@ def hash_patches(digest, patcher) -> None:
     for key, patches in sorted(patcher.patches.items()):
         digest.update(key.encode())
         hash_into(digest, patches)
-    for injections in patcher.injections.values():  # LoRAs in bypass mode: opaque, so equal to themselves alone
-        digest.update(f"injection {id(injections)}".encode())
+    for injection in chain.from_iterable(patcher.injections.values()):  # LoRAs in bypass mode: opaque, so equal to
+        digest.update(_injections.setdefault(injection, secrets.token_bytes()))  # themselves alone
     for hook in patcher.forced_hooks.hooks if patcher.forced_hooks else ():  # LoRAs of Set CLIP Hooks
         digest.update(f"hook {hook.strength}".encode())
         hash_into(digest, sorted(patcher.hook_patches.get(hook.hook_ref, {}).items()))
@@ -67,6 +69,7 @@ def hash_into(digest, value) -> None:
         flat = value.detach().reshape(-1)
         sample = flat[:: max(1, len(flat) // SAMPLES)]
         digest.update(sample.to("cpu", torch.float16).numpy().tobytes())
+        digest.update(str(_sum_of_bits(flat)).encode())
     elif isinstance(value, WeightAdapterBase):
         hash_into(digest, value.weights)
     elif isinstance(value, (list, tuple)):
@@ -74,6 +77,15 @@ def hash_into(digest, value) -> None:
             hash_into(digest, item)
     elif not callable(value):
         digest.update(str(value).encode())
+
+
+def _sum_of_bits(flat: Tensor) -> int:
+    """The fp16 bit patterns of all values, four at a time, added modulo 2^64.
+
+    Any value that changes, such as one row of a token table, changes it; being exact, it is the same on every device.
+    """
+    half = torch.nn.functional.pad(flat.half(), (0, -len(flat) % 4))
+    return int(half.view(torch.int64).sum())
 
 
 def encoder_fingerprint(clip) -> str:
