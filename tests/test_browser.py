@@ -331,7 +331,7 @@ def test_the_blueprint_is_found_placed_and_run(open_tab):
         for (const node of [...app.rootGraph.nodes])
             if (node.type !== 'CheckpointLoaderSimple') app.rootGraph.remove(node);
     }""")
-    search = page.get_by_role("dialog").get_by_role("textbox").first
+    search = page.get_by_role("dialog").locator("input").first
     for _ in range(20):  # a busy machine reads a double click as two single ones now and then
         page.locator("#graph-canvas").dblclick(position={"x": 900, "y": 300})
         with suppress(TimeoutError):
