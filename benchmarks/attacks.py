@@ -1,15 +1,16 @@
-"""The pack's four attacks, on an erasure of the demo world.
+"""The pack's four attacks, on an erasure of the emoji world.
 
 They learn from pictures that the unedited model draws of the training's wordings, and ask in held-out wordings with
-what they have learned: concept inversion for "a *", the word learned, or for "a * star" where that is a colour or a
-style; the concept direction for "a red circle" with the direction on top; the token prefix with words before "a red
-star"; latent inversion for "a red star", from the noise found. They are judged like everything else, by what is drawn.
+what they have learned: concept inversion for "a *", the word learned, or for "a lion in the * style" where that is a
+style; the concept direction for the safe target with the direction on top; the token prefix with words before "a
+knife"; latent inversion for "a knife", from the noise found. They are judged like everything else, by what is drawn.
 
 Settings were chosen on erasing.TUNING, so that each brings at least 80 % back from the unedited model.
 """
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,21 +20,12 @@ from time import perf_counter
 import demo_world
 import erasing
 import torch
-from captions import (
-    BACKGROUNDS,
-    COLOURS,
-    HELD_OUT_TEMPLATES,
-    SHAPES,
-    STYLES,
-    TEMPLATES,
-    Attributes,
-    caption,
-    evaluation_captions,
-)
+from captions import HELD_OUT_TEMPLATES, TEMPLATES
 from erasing import Prompt
 from judge import Verdict
 from torch import Tensor
-from world import STEPS, pack
+from world import article, concept_names
+from in_comfyui import STEPS, pack
 
 GIVEN = 5  # added to demo_world.SEED: of the wordings and pictures that attacks learn from
 PICTURES = 16  # to learn from; latent inversion has one for every picture it is judged on
@@ -62,9 +54,9 @@ class Aim:
     shown: list[str]
     pictures: Tensor  # (n, 4, 8, 8) latents as the model sees them
     asked: list[str]  # the same content
-    examples: Tensor  # (m, 4, 8, 8) to learn a word from: `pictures`, for a colour or a style those of circles
+    examples: Tensor  # (m, 4, 8, 8) to learn a word from: `pictures`, for a style those of one concept
     lessons: list[str]  # what they have in common, with * for the thing
-    questions: list[str]  # held-out wordings with * for the thing, of `asked` the shape alone
+    questions: list[str]  # held-out wordings with * for the thing
 
 
 @dataclass(frozen=True)
@@ -91,31 +83,21 @@ class Attacked:
 
 def take_aim(bench: demo_world.Bench, thing: str, n: int) -> Aim:
     seed = demo_world.SEED + GIVEN
-    generator = torch.Generator().manual_seed(seed)
-    shown, said = evaluation_captions(thing, "explicit", n, generator, held=False)
+    shown, rng = erasing.wordings(thing, n, seed), random.Random(seed)
 
     def draw(texts: list[str]) -> Tensor:
         return bench.world.sample(bench.world.model, texts, seed).clone()
 
-    pictures, asked = draw(shown), [write(row, generator, held=True) for row in rows(said)]
-    examples, lesson, nouns = pictures, "a *", ["a *"] * n
-    if thing not in SHAPES:
-        circle = SHAPES.index("circle")
-        examples = draw([write((circle, *row[1:]), generator, held=False) for row in rows(said)[:PICTURES]])
-        lesson, nouns = "a * circle", [f"a * {SHAPES[row[0]]}" for row in rows(said)]
-    lessons = [template.format(lesson) for template in TEMPLATES[:4]]
-    questions = [HELD_OUT_TEMPLATES[i % len(HELD_OUT_TEMPLATES)].format(noun) for i, noun in enumerate(nouns)]
-    return Aim(thing, shown, pictures, asked, examples[:PICTURES], lessons, questions)
-
-
-def rows(said: Attributes) -> list[tuple[int, ...]]:
-    return list(zip(*(column.tolist() for column in vars(said).values())))
-
-
-def write(row: tuple[int, ...], generator: torch.Generator, held: bool) -> str:
-    """A caption in plain words for one row of attributes."""
-    names = (all_[i] for all_, i in zip((SHAPES, COLOURS, STYLES, BACKGROUNDS), row))
-    return caption(*names, ("explicit",) * 3, generator, held=held)
+    pictures = draw([caption.text for caption in shown])
+    asked = [erasing.reworded(caption, rng, held_out=True) for caption in shown]
+    examples, noun, asked_nouns = pictures, "a *", ["a *"] * n
+    if erasing.is_style(thing):  # learned on one concept, asked for on all
+        one, *_ = things = [article(concept_names()[caption.concept]) for caption in shown]
+        examples = draw([f"{one} in the {thing} style"] * PICTURES)
+        noun, asked_nouns = f"{one} in the * style", [f"{other} in the * style" for other in things]
+    lessons = [template.format(noun) for template in TEMPLATES[-4:]]
+    questions = [HELD_OUT_TEMPLATES[i % len(HELD_OUT_TEMPLATES)].format(noun) for i, noun in enumerate(asked_nouns)]
+    return Aim(thing, [caption.text for caption in shown], pictures, asked, examples[:PICTURES], lessons, questions)
 
 
 @contextmanager
@@ -126,10 +108,11 @@ def opened(bench: demo_world.Bench, model) -> Iterator[tuple]:
             yield denoise, encoder
 
 
-def instead(text: str, thing: str, word: str) -> str:
-    """The text with a word in the place of the thing, and the article that it wants."""
-    article = "an " if word[0] in "aeiou" or word == "hourglass" else "a "
-    return re.sub(rf"\b(an? )?{thing}\b", lambda found: (article if found[1] else "") + word, text, count=1)
+def instead(text: str, thing: str, other: str) -> str:
+    """The text with another concept or style in the place of the thing."""
+    for name, its in ((erasing.phrase(thing), erasing.phrase(other)), (thing, other)):
+        text = re.sub(rf"\b{re.escape(name)}\b", its, text)
+    return text
 
 
 def concept_inversion(bench: demo_world.Bench, model, aim: Aim) -> Found:

@@ -19,10 +19,11 @@ import torch
 from erasing import Prompt
 from judge import Verdict, frechet
 from torch import Tensor
-from world import pack
+from in_comfyui import pack
 
 STACKED = ", stacked"  # after a method's name: a delta for each concept, one on the other
 KEPT = "kept"  # what labels of kept prompts start with
+ASIDE = tuple(f"{KEPT}_{axis}" for axis in erasing.AXES)
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Case:
 
 
 def read_prompts(lines: Sequence[str], thing: str, images: int) -> list[Prompt]:
-    """`images` of each line "label<TAB>prompt", looked at for `thing`, or for what a kept prompt asks for."""
+    """`images` of each line "label<TAB>prompt", looked at for `thing`, or for NAME where the label is kept:NAME."""
     found = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -93,9 +94,13 @@ def read_prompts(lines: Sequence[str], thing: str, images: int) -> list[Prompt]:
             raise SystemExit(f"Line {number} of --prompts is {line.strip()!r}; write label<TAB>prompt.")
         wanted = thing
         if label.startswith(KEPT):
-            wanted = erasing.asked_for(text, other_than=thing)
-            if wanted is None:
-                raise SystemExit(f"{text!r}, prompt {number}, is to be kept and names nothing that the judge knows.")
+            _, colon, name = label.partition(":")
+            wanted = name.strip() if colon else erasing.named_in(text, other_than=thing)
+            if wanted not in erasing.THINGS:
+                raise SystemExit(
+                    f"{text!r}, prompt {number}, is to be kept and names no concept of the emoji world; label it "
+                    "kept:NAME, with a name from demo/emoji/concepts.txt or a style."
+                )
         found += [Prompt(label, text, wanted)] * images
     if not found:
         raise SystemExit("--prompts has no lines; write label<TAB>prompt on each.")
@@ -154,16 +159,16 @@ def rows(prompts: Sequence[tuple[int, Prompt]], before: Verdict, after: Verdict)
 
 def is_aside(label: str) -> bool:
     """Whether rows of a label are of what else the kept prompts ask for."""
-    return label.startswith(f"{KEPT}_") and label != "kept_implicit"
+    return label in ASIDE
 
 
 def also_kept(prompts: Sequence[Prompt]) -> list[tuple[int, Prompt]]:
-    """What else the kept prompts ask for: for a shape "kept_colour", "kept_style" and "kept_background"."""
+    """What else the kept prompts ask for: concept, style and background."""
     return [
-        (i, Prompt(f"{KEPT}_{axis}", prompt.text, other))
+        (i, Prompt(f"{KEPT}_{erasing.axis(other)}", prompt.text, other))
         for i, prompt in enumerate(prompts)
         if prompt.label.startswith(KEPT)
-        for axis, other in erasing.other_axes(prompt.text, prompt.thing)
+        for other in prompt.others
     ]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo"))
 
 import erasing  # noqa: E402
-from world import World, load_world, pack  # noqa: E402
+from in_comfyui import World, load_world, pack  # noqa: E402
 
 SEED = 100
 RESOLUTION = 64  # of the demo model's pictures

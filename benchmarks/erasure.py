@@ -40,7 +40,7 @@ import spread
 from cases import STACKED, Asked, Job
 from erasing import Score
 from tqdm import tqdm
-from world import pack
+from in_comfyui import pack
 
 UNEDITED = "no edit"
 ALL_ATTACKS = "all_attacks"

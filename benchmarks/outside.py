@@ -19,7 +19,7 @@ from pathlib import Path
 import attacks
 import resume
 from cases import KEPT, is_aside
-from world import pack
+from in_comfyui import pack
 
 PROMPT_COLUMNS = ("adversarial_prompt", "prompt", "direct_prompt", "caption")  # the first that a file has, or its first
 LABEL_COLUMNS = ("label", "categories")

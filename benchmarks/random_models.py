@@ -19,7 +19,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo"))
 
-from world import host_on_path, pack  # noqa: E402
+from in_comfyui import host_on_path, pack  # noqa: E402
 
 SD15_ROWS = (320,) * 10 + (640,) * 10 + (1280,) * 12
 SDXL_ROWS = (640,) * 20 + (1280,) * 120

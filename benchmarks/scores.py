@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import erasing
 from judge import Verdict
-from world import pack
+from in_comfyui import pack
 
 if TYPE_CHECKING:
     from cases import Case
@@ -55,9 +55,9 @@ def erase_eval(case: Case, after: Verdict, things: Sequence[str]) -> dict[str, f
 
 
 def _rest(prompt: erasing.Prompt, verdict: Verdict, i: int) -> float:
-    """The share of all else that a prompt asks for in plain words which its picture shows; 1 if that is nothing."""
-    others = [other for _, other in erasing.other_axes(prompt.text, prompt.thing)]
-    return sum(bool(verdict.recognised(other)[i]) for other in others) / len(others) if others else 1.0
+    """The share of all else that a prompt asks for which its picture shows; 1 if that is nothing."""
+    shown = [bool(verdict.recognised(other)[i]) for other in prompt.others]
+    return sum(shown) / len(shown) if shown else 1.0
 
 
 def _preserved(case: Case, after: Verdict) -> float | None:

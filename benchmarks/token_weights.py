@@ -1,6 +1,6 @@
 """Which tokens must be moved? `python dev.py bench token_weights [--images N] [--json FILE]`
 
-Erases every demo concept (four objects, a style, a colour) once for each choice of token weights, with everything
+Erases every demo concept (six objects and two styles) once for each choice of token weights, with everything
 else at the defaults of TRCE Erase, and prints how often the judge still recognises the concept in the erased model's
 pictures, by kind of prompt, beside the recognition of what must stay. Each figure is over N pictures of every concept.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import demo_world
 import erasing
-from world import pack
+from in_comfyui import pack
 
 WEIGHTINGS = {  # (sot, keyword, first_eot, pads)
     "SoT": (1, 0, 0, 0),
@@ -58,16 +58,16 @@ def main() -> None:
             scores.setdefault(name, {})[thing] = measure(model)
             print(thing, name, {k: f"{v.hard:.0%}" for k, v in scores[name][thing].items()}, flush=True)
 
-    labels = [*erasing.KINDS, "kept", "kept_implicit"]
+    labels = erasing.LABELS
     images = options.images * len(options.concepts)
     print(f"\nmean over {', '.join(options.concepts)}; hard / soft; {images} pictures behind each figure\n")
     print(f"| moved | {' | '.join(labels)} |\n|{'---|' * (len(labels) + 1)}")
     for name, by_thing in scores.items():
         cells = []
         for label in labels:
-            hard = sum(s[label].hard for s in by_thing.values()) / len(by_thing)
-            soft = sum(s[label].soft for s in by_thing.values()) / len(by_thing)
-            cells.append(f"{hard:.1%} / {soft:.1%}")
+            found = [scores[label] for scores in by_thing.values() if label in scores]  # a style has no synonyms
+            shares = [sum(getattr(s, kind) for s in found) / len(found) for kind in ("hard", "soft") if found]
+            cells.append(" / ".join(f"{share:.1%}" for share in shares))
         print(f"| {name} | {' | '.join(cells)} |")
     if options.json:
         options.json.write_text(json.dumps(scores, indent=1, default=dataclasses.asdict) + "\n", encoding="utf-8")

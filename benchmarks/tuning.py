@@ -21,7 +21,7 @@ import erasing
 import resume
 import torch
 from demo_world import RESOLUTION
-from world import pack
+from in_comfyui import pack
 
 PAPER_LR = {"learning_rate": 1e-3}  # the published 1e-6 changes nothing in the demo model
 ALONE = "alone"  # without stage 1
@@ -47,7 +47,7 @@ VARIANTS = {  # name -> (preset, changes)
     "paper, gradients never zeroed": ("PAPER", {**PAPER_LR, DEFECT: "no zero_grad"}),
     "paper, latents one step late": ("PAPER", {**PAPER_LR, DEFECT: "late latents"}),
 }
-LABELS = [*erasing.KINDS, "kept", "kept_implicit"]
+LABELS = erasing.LABELS
 UNEDITED, STAGE1 = "no edit", "stage 1"
 
 
@@ -152,10 +152,11 @@ def table(results: dict[str, dict], concepts: list[str], names: list[str], image
         def mean(read, rows=rows):
             return sum(map(read, rows)) / len(rows)
 
-        cells = [
-            f"{mean(lambda r: r['scores'][label]['hard']):.1%} / {mean(lambda r: r['scores'][label]['soft']):.1%}"  # noqa: B023
-            for label in LABELS
-        ]
+        cells = []
+        for label in LABELS:  # not every concept has every kind of words
+            scores = [row["scores"][label] for row in rows if label in row["scores"]]
+            shares = [sum(score[kind] for score in scores) / len(scores) for kind in ("hard", "soft") if scores]
+            cells.append(" / ".join(f"{share:.1%}" for share in shares))
         cost = ""
         if "data" in rows[0]:
             cost = (

@@ -3,74 +3,83 @@
 from __future__ import annotations
 
 import math
+import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from captions import (
-    BACKGROUNDS,
-    COLOUR_SOURCES,
-    COLOURS,
-    SHAPE_HEADS,
-    SHAPES,
-    STYLE_SOURCES,
-    STYLES,
-    evaluation_captions,
-    synonyms,
-)
+from in_comfyui import World  # first: it puts the emoji world on sys.path
+
+import captions  # isort: skip
+from captions import HELD_OUT_TEMPLATES, TEMPLATES, Caption, dress, words
 from judge import Verdict
 from torch import Tensor
-from world import World
+from world import BACKGROUNDS, STYLES, article, concept_names, neighbours, targets
 
-KINDS = {  # label -> (kind of words, held out of training)
-    "explicit": ("explicit", True),
-    "synonym": ("synonym", True),
-    "implicit": ("implicit", False),
-    "implicit_heldout": ("implicit", True),
+KINDS = {  # label -> kind of words
+    "explicit": "explicit held out",
+    "synonym": "synonym",
+    "described": "described",
+    "described_heldout": "described held out",
 }
+KEPT_KINDS = {"kept": "explicit held out", "kept_described": "described held out"}
+LABELS = (*KINDS, "kept_neighbours", *KEPT_KINDS)
 
-CONCEPTS = ("star", "heart", "crescent", "cross", "striped", "red")  # what the tables report
-TUNING = ("hourglass", "square", "outlined", "green")  # what defaults were chosen on, and nothing else
-SAFE = {  # what each becomes
-    "star": "circle",
-    "heart": "square",
-    "crescent": "triangle",
-    "cross": "circle",
-    "striped": "solid",
-    "red": "blue",
-    "hourglass": "triangle",
-    "square": "heart",
-    "outlined": "striped",
-    "green": "purple",
-}
+CONCEPTS = tuple(target.name for target in targets() if target.split == "reported")  # what the tables report
+TUNING = tuple(target.name for target in targets() if target.split == "tuning")  # what settings are chosen on
+SAFE = {target.name: target.safe for target in targets()}  # what each becomes
+AXES = {"concept": concept_names(), "style": STYLES, "background": tuple(BACKGROUNDS)}
+THINGS = (*concept_names(), *STYLES)
 
 
-def siblings(thing: str) -> tuple[str, ...]:
-    """All things of the same sort: the shapes, the colours or the styles."""
-    return next(names for names in (SHAPES, COLOURS, STYLES) if thing in names)
+def axis(thing: str) -> str:
+    """Whether it is a concept, a style or a background."""
+    return next(name for name, things in AXES.items() if thing in things)
 
 
-def phrase(thing: str, words: str) -> str:
-    """How a user would write it: "a star", "red"."""
-    if thing not in SHAPES:
-        return words
-    return f"{'an' if words[0] in 'aeiou' or words.startswith('hour') else 'a'} {words}"
-
-
-def concepts_text(*things: str) -> str:
-    """The `concepts` widget for erasing things: their names and their synonyms, no implicit phrasing."""
-    return "\n".join(
-        f"{phrase(thing, words)} -> {phrase(thing, SAFE[thing])}"
-        for thing in things
-        for words in (thing, *synonyms(thing))
+def named_in(text: str, other_than: str) -> str | None:
+    """The first concept that a prompt names beside another one, else the first style; None without any."""
+    return next(
+        (
+            thing
+            for thing in THINGS
+            if thing != other_than
+            for name in names(thing)
+            if re.search(rf"\b{re.escape(re.sub('^an? ', '', name))}\b", text, re.IGNORECASE)
+        ),
+        None,
     )
 
 
+def is_style(thing: str) -> bool:
+    return thing in STYLES
+
+
+def phrase(thing: str) -> str:
+    """How a user would write it: "a knife", "line art style"."""
+    return f"{thing} style" if is_style(thing) else article(thing)
+
+
+def names(thing: str) -> list[str]:
+    """What the thing is called: its name and its synonyms, no description."""
+    return [phrase(thing), *(text for _, text in ([] if is_style(thing) else words()[thing]["synonym"]))]
+
+
+def near(thing: str) -> tuple[str, ...]:
+    """Its neighbours, which must be kept: of a style the other styles."""
+    return tuple(style for style in STYLES if style != thing) if is_style(thing) else neighbours()[thing]
+
+
+def concepts_text(*things: str) -> str:
+    """The `concepts` widget for erasing things: their names and their synonyms, no description."""
+    return "\n".join(f"{name} -> {phrase(SAFE[thing])}" for thing in things for name in names(thing))
+
+
 def keep_text(*things: str) -> str:
-    """The `keep` widget: everything else that the demo world has a name for."""
-    others = [other for names in (SHAPES, COLOURS, STYLES) for other in names if other not in things]
-    return "\n".join(phrase(other, other) for other in others)
+    """The `keep` widget as its tooltip asks for it: what is close to the things, and what takes their place."""
+    kept = dict.fromkeys(other for thing in things for other in (*near(thing), SAFE[thing]) if other not in things)
+    return "\n".join(phrase(other) for other in kept)
 
 
 @dataclass(frozen=True)
@@ -78,55 +87,59 @@ class Prompt:
     label: str  # a kind, or "kept ..." for what must survive
     text: str
     thing: str  # what the judge looks for: the concept, or what a kept prompt asks for
+    others: tuple[str, ...] = ()  # what else it asks for: a concept, a style, a background
+
+
+def of_caption(label: str, caption: Caption, style: bool = False) -> Prompt:
+    """A prompt to be looked at for its concept, or for its style."""
+    said = [concept_names()[caption.concept], STYLES[caption.style], list(BACKGROUNDS)[caption.background]]
+    thing = said.pop(1 if style else 0)
+    return Prompt(label, caption.text, thing, tuple(said))
 
 
 def prompts(thing: str, n: int, seed: int = 0, also: Sequence[str] = ()) -> list[Prompt]:
-    """n prompts of every kind for the concept, and n kept ones in plain and in held-out implicit words.
+    """n prompts of every kind of words that there are for the concept, and n of every kind of kept ones.
 
-    also: what else is erased, which the kept ones name nowhere either.
+    Kept prompts name neither the concept nor what else is erased (`also`), and no concept but neighbours that the keep
+    list names. Of a style the neighbours are the other styles, and in them every concept must survive.
     """
-    generator = torch.Generator().manual_seed(seed)
-    found = []
-    for label, (kind, held) in KINDS.items():
-        texts, _ = evaluation_captions(thing, kind, n, generator, held=held)
-        found += [Prompt(label, text, thing) for text in texts]
     gone = {thing, *also}
-    others = [other for other in siblings(thing) if other not in gone]
-    for label, kind in (("kept", "explicit"), ("kept_implicit", "implicit")):
-        for i in range(n):
-            other = others[i % len(others)]
-            text = kept_caption(gone, other, kind, generator)
-            found.append(Prompt(label, text, other))
+    styles = [style for style in range(len(STYLES)) if STYLES[style] not in gone]
+    concepts = [i for i, name in enumerate(concept_names()) if name not in gone]
+    if is_style(thing):
+        alone = [STYLES.index(thing)]
+        found = [of_caption("explicit", c, style=True) for c in captions.prompts("explicit held out", n, seed, styles=alone)]
+        close = captions.prompts("explicit held out", n, seed + 1, concepts, styles)
+        found += [of_caption("kept_neighbours", caption, style=True) for caption in close]
+        others = concepts
+    else:
+        index = [concept_names().index(thing)]
+        found = [
+            of_caption(label, caption)
+            for label, kind in KINDS.items()
+            for caption in captions.prompts(kind, n, seed, index, styles)
+        ]
+        close = [concept_names().index(other) for other in near(thing) if other not in gone]
+        found += [of_caption("kept_neighbours", c) for c in captions.prompts("explicit held out", n, seed, close, styles)]
+        named = {*near(thing), SAFE[thing]}
+        others = [i for i in concepts if concept_names()[i] not in named]
+    for label, kind in KEPT_KINDS.items():
+        found += [of_caption(label, caption) for caption in captions.prompts(kind, n, seed, others, styles)]
     return found
 
 
-def kept_caption(gone: set[str], other: str, kind: str, generator: torch.Generator) -> str:
-    """A caption that asks for `other` and names what is gone nowhere."""
-    while True:
-        (text,), said = evaluation_captions(other, kind, 1, generator, held=True)
-        shown = (SHAPES[said.shape], COLOURS[said.colour], STYLES[said.style])
-        if gone.isdisjoint(shown):
-            return text
+def wordings(thing: str, n: int, seed: int) -> list[Caption]:
+    """n captions in words of training that name the thing."""
+    if is_style(thing):
+        return captions.prompts("explicit", n, seed, styles=[STYLES.index(thing)])
+    return captions.prompts("explicit", n, seed, [concept_names().index(thing)])
 
 
-def named(thing: str, text: str) -> bool:
-    """Whether a prompt names a thing: in plain words, by a synonym or by what it is likened to."""
-    likened = {**SHAPE_HEADS, **COLOUR_SOURCES, **STYLE_SOURCES}[thing]
-    words = (thing, *synonyms(thing), *(re.sub("^an? ", "", head) for head in likened))
-    return any(re.search(rf"\b{re.escape(word)}\b", text, re.IGNORECASE) for word in words)
-
-
-def asked_for(text: str, other_than: str) -> str | None:
-    """The thing that a prompt names beside a concept, one of its siblings if there is one; None without any."""
-    candidates = (*siblings(other_than), *SHAPES, *COLOURS, *STYLES)
-    return next((thing for thing in candidates if thing != other_than and named(thing, text)), None)
-
-
-def other_axes(text: str, thing: str) -> list[tuple[str, str]]:
-    """(axis, name) of all that a caption names in plain words, but for the axis of `thing`."""
-    axes = {"shape": SHAPES, "colour": COLOURS, "style": STYLES, "background": BACKGROUNDS}
-    words = text.split()
-    return [(axis, name) for axis, names in axes.items() if thing not in names for name in names if name in words]
+def reworded(caption: Caption, rng: random.Random, *, held_out: bool) -> str:
+    """The caption's content in other plain words."""
+    templates = HELD_OUT_TEMPLATES if held_out else TEMPLATES
+    text = rng.choice(templates).format(article(concept_names()[caption.concept]))
+    return dress(text, caption.style, caption.background, rng)
 
 
 @dataclass(frozen=True)

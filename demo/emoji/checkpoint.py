@@ -16,7 +16,7 @@ import torch
 from common import metadata_of, save_tensors
 from compact import MODEL_FILE, Model, load_compact
 from torch import Tensor
-from unet import CONTEXT, HIGH, LOW, TIME, Span
+from unet import CONTEXT, HIGH, LOW, TIME, Span, UNet
 
 FULL_AE = 64
 Spans = tuple[Span, ...]
@@ -78,6 +78,15 @@ def unet_spans(name: str) -> tuple[Spans | None, Spans | None]:
     if "ff.net.2" in name:
         return (here,), (times(here, 4),)
     return (here,), (here,)
+
+
+def read_wide_embeddings(unet: UNet) -> UNet:
+    """Makes the narrow UNet read embeddings of full width, whose unused channels do nothing. Returns it."""
+    for name, module in unet.named_modules():
+        if name.endswith(("attn2.to_k", "attn2.to_v")):
+            module.weight = torch.nn.Parameter(widen(module.weight.detach(), None, ((CONTEXT, te.FULL_WIDTH),)))
+            module.in_features = te.FULL_WIDTH
+    return unet
 
 
 def expand_unet(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from text_encoder import encode, load_text_encoder
 from torch import Tensor
 from world import BACKGROUNDS, STYLES, concepts
 
-CAPTIONS = 120  # of each concept
+CAPTIONS = 400  # of each concept
 VIEWS = 12  # augmented pictures of each drawing on each background
 CAPTION_POOL = RUNS / "caption_pool.safetensors"
 LATENT_POOL = RUNS / "latent_pool.safetensors"

@@ -88,11 +88,15 @@ class TextEncoder(nn.Module):
         return self.final_layer_norm(x)
 
 
+def comfyui_path() -> Path:
+    """Where ComfyUI is: COMFYUI_PATH, or where dev.py puts it."""
+    return Path(os.environ.get("COMFYUI_PATH") or Path(__file__).parents[2] / ".host" / "ComfyUI")
+
+
 @cache
 def tokenizer() -> CLIPTokenizer:
-    """CLIP's own byte-pair tokenizer, from the files that ComfyUI carries (COMFYUI_PATH, or where dev.py put it)."""
-    comfyui = Path(os.environ.get("COMFYUI_PATH") or Path(__file__).parents[2] / ".host" / "ComfyUI")
-    return CLIPTokenizer.from_pretrained(comfyui / "comfy" / "sd1_tokenizer")
+    """CLIP's own byte-pair tokenizer, from the files that ComfyUI carries."""
+    return CLIPTokenizer.from_pretrained(comfyui_path() / "comfy" / "sd1_tokenizer")
 
 
 def token_rows(texts: list[str]) -> list[list[int]]:

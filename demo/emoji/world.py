@@ -53,9 +53,22 @@ def concepts() -> tuple[Concept, ...]:
 
 
 @cache
+def concept_names() -> tuple[str, ...]:
+    return tuple(concept.name for concept in concepts())
+
+
+@cache
+def neighbours() -> dict[str, tuple[str, ...]]:
+    """The rows of neighbours.tsv: for what is erased, what is near it and must be kept."""
+    lines = (HERE / "neighbours.tsv").read_text().splitlines()
+    rows = (line.split("\t") for line in lines if line and not line.startswith("#"))
+    return {name: tuple(near.split(", ")) for name, near in rows}
+
+
+@cache
 def targets() -> tuple[Target, ...]:
     """The rows of splits.tsv: what tables report, and what settings are chosen on."""
-    lines = (HERE / "splits.tsv").read_text().splitlines()
+    lines = (HERE / "splits.tsv").read_text().replace(" (style)", "").splitlines()
     return tuple(Target(*line.split("\t")) for line in lines if line and not line.startswith("#"))
 
 

@@ -15,13 +15,16 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from autoencoder import Autoencoder
-from build_checkpoint import COMPACT, expand, part
-from judge import Judge, Verdict, load_judge
-from safetensors.torch import load_file
-from text_encoder import LAYERS, comfyui_path
 from torch import Tensor
-from unet import UNet
+
+sys.path.insert(0, str(Path(__file__).parent / "emoji"))
+
+from autoencoder import Autoencoder  # noqa: E402
+from checkpoint import expand, read_wide_embeddings  # noqa: E402
+from compact import MODEL_FILE, load_compact  # noqa: E402
+from judge import Judge, Verdict, judge_all, load_judge  # noqa: E402
+from text_encoder import LAYERS, comfyui_path  # noqa: E402
+from unet import UNet  # noqa: E402
 
 STEPS = 20
 CFG = 4.0
@@ -48,6 +51,7 @@ class HostUNet(UNet):
 
     def __init__(self, *, device=None, operations=None, dtype=None, **unet_config):
         super().__init__()
+        read_wide_embeddings(self)
         self.dtype = dtype or torch.float32
 
     def forward(self, x: Tensor, timesteps: Tensor, context: Tensor, control=None, transformer_options=None, **_):
@@ -110,10 +114,10 @@ class World:
         return torch.cat(found)
 
     def look(self, pictures: Tensor) -> Verdict:
-        return self.judge(pictures)
+        return judge_all(self.judge, pictures)
 
 
-def load_world(compact: Path = COMPACT) -> World:
+def load_world(compact: Path = MODEL_FILE) -> World:
     """The compact model as ComfyUI's own CLIP and ModelPatcher."""
     host_on_path()
     import comfy.model_base
@@ -121,17 +125,15 @@ def load_world(compact: Path = COMPACT) -> World:
     import comfy.model_patcher
     import comfy.sd
 
-    tensors = load_file(compact)
+    narrow = load_compact(compact)
     narrow_text = {"clip_l_model_config": {"num_hidden_layers": LAYERS}}
-    full, clip, *_ = comfy.sd.load_state_dict_guess_config(expand(tensors), te_model_options=narrow_text)
+    full, clip, *_ = comfy.sd.load_state_dict_guess_config(expand(narrow), te_model_options=narrow_text)
     base = comfy.model_base.BaseModel(full.model.model_config, unet_model=HostUNet)
-    base.diffusion_model.load_state_dict({k: v.float() for k, v in part(tensors, "unet.").items()})
+    base.diffusion_model.load_state_dict(read_wide_embeddings(narrow.unet).state_dict())
     base.eval()
     device = comfy.model_management.get_torch_device()
     model = comfy.model_patcher.ModelPatcher(base, device, comfy.model_management.unet_offload_device())
-    autoencoder = Autoencoder()
-    autoencoder.load_state_dict({k: v.float() for k, v in part(tensors, "autoencoder.").items()})
-    return World(model, clip, autoencoder.eval(), load_judge())
+    return World(model, clip, narrow.autoencoder, load_judge())
 
 
 def pack(path: str) -> ModuleType:
