@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.verb == "lint":
         set_up(host.steps(groups), host.host_dir, options.offline)
         return lint(host)
-    host.prepare(groups, options.offline)
+    host.prepare(groups, options.offline, controlnet=options.verb != "demo")
     actions = {
         "demo": lambda: verbs.demo(host, options.output),
         "test": lambda: verbs.test(host, rest),

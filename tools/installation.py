@@ -69,9 +69,9 @@ class Installation:
     def checkpoint(self) -> Path:
         return self.models / "checkpoints" / "trce_demo_sd15.safetensors"
 
-    def prepare(self, groups: Sequence[str] = (), offline: bool = False) -> None:
+    def prepare(self, groups: Sequence[str] = (), offline: bool = False, controlnet: bool = True) -> None:
         """Make everything that the host needs, and what the groups of pyproject.toml name beside it."""
-        set_up([*self.steps(groups), *self.demo_steps()], self.host_dir, offline)
+        set_up([*self.steps(groups), *self.demo_steps(controlnet)], self.host_dir, offline)
         self.place_examples()
         self.link_pack()
 
@@ -99,15 +99,21 @@ class Installation:
             steps.append(Step(title, self.python, stamp, f"{pins} {sha256}", self._install_requirements))
         return steps
 
-    def demo_steps(self) -> list[Step]:
+    def demo_steps(self, controlnet: bool = True) -> list[Step]:
         """The demo model's checkpoint and ControlNet in full size, made from the compact weights in the repository."""
-        builder, steps = ROOT / "demo" / "build_checkpoint.py", []
-        controlnet = self.models / "controlnet" / "trce_demo_outline.safetensors"
-        for name, result, options in ("model", self.checkpoint, ()), ("controlnet", controlnet, ("--controlnet",)):
-            made_from = (builder, ROOT / "demo" / "weights" / f"{name}.safetensors")
+        emoji = ROOT / "demo" / "emoji"
+        scripts = [emoji / f"{name}.py" for name in ("checkpoint", "unet", "text_encoder", "autoencoder", "compact")]
+        model, outline = emoji / "weights" / "model.safetensors", emoji / "weights" / "controlnet.safetensors"
+        wanted = [("model", self.checkpoint, (), (*scripts, model))]
+        if controlnet:
+            result = self.models / "controlnet" / "trce_demo_outline.safetensors"
+            made_from = (*scripts, emoji / "controlnet.py", model, outline)  # half of it is the model's
+            wanted.append(("ControlNet", result, ("--controlnet",), made_from))
+        steps = []
+        for name, result, options, made_from in wanted:
             pins = "\n".join(f"{p.name} {hashlib.sha256(p.read_bytes()).hexdigest()}" for p in made_from)
             # As a script, never with -m: the repository root must not come to stand on sys.path beside ComfyUI.
-            make = partial(self._build, result, [self.python, builder, "--output", result, *options])
+            make = partial(self._build, result, [self.python, scripts[0], "--output", result, *options])
             stamp = self.models / f"{result.stem}.stamp"
             steps.append(Step(f"full-size demo {name}", result, stamp, pins, make, network=False))
         return steps

@@ -1,13 +1,15 @@
 """The compact model as a Stable Diffusion 1.5 checkpoint that ComfyUI's stock Load Checkpoint reads.
 
+    python demo/emoji/checkpoint.py --output FILE                 the model
+    python demo/emoji/checkpoint.py --output FILE --controlnet    its ControlNet, for Load ControlNet Model
+
 Every tensor is filled up with zeros to the full layout. The norms of the narrow networks count those zeros, so that
-both compute the same: `test_emoji_checkpoint.py` holds them to 1e-4.
+both compute the same (`tests/test_demo.py`).
 """
 
 from __future__ import annotations
 
 import argparse
-import logging
 from pathlib import Path
 
 import autoencoder as ae
@@ -15,12 +17,12 @@ import text_encoder as te
 import torch
 from common import metadata_of, save_tensors
 from compact import MODEL_FILE, Model, load_compact
+from controlnet import HINT_OUT, load_controlnet
 from torch import Tensor
 from unet import CONTEXT, HIGH, LOW, TIME, Span, UNet
 
 FULL_AE = 64
 Spans = tuple[Span, ...]
-log = logging.getLogger(__name__)
 
 
 def widen(tensor: Tensor, *dims: Spans | None) -> Tensor:
@@ -42,7 +44,7 @@ def times(span: Span, factor: int) -> Span:
 
 
 # where a stage of the UNet lies, and what its first ResBlock reads when that is not the stage's own level
-HIGH_STAGES = {"input_blocks.3", "middle_block", "output_blocks.0", "output_blocks.1"}
+HIGH_STAGES = {"input_blocks.3", "middle_block", "output_blocks.0", "output_blocks.1", "zero_convs.3"}
 READS = {
     "input_blocks.3": (LOW,),
     "output_blocks.0": (HIGH, HIGH),
@@ -53,10 +55,12 @@ READS = {
 
 
 def unet_spans(name: str) -> tuple[Spans | None, Spans | None]:
-    """The spans of a UNet parameter's first two dimensions: outputs and inputs."""
+    """The spans of a UNet's or ControlNet's parameter's first two dimensions: outputs and inputs."""
     time, context = (TIME, 4 * LOW[1]), (CONTEXT, te.FULL_WIDTH)
     if name.startswith("time_embed"):
         return (time,), None if name == "time_embed.0.weight" else (time,)
+    if name.startswith("input_hint_block"):  # of SD1.5's own width but for what it gives out
+        return ((LOW,) if name.startswith(HINT_OUT) else None), None
     if name == "input_blocks.0.0.weight":
         return (LOW,), None
     if name.startswith("out.2"):
@@ -91,6 +95,11 @@ def read_wide_embeddings(unet: UNet) -> UNet:
 
 def expand_unet(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: widen(value, *unet_spans(name)) for name, value in state.items()}
+
+
+def expand_controlnet() -> dict[str, Tensor]:
+    """The ControlNet in fp16, with the UNet's first half put in."""
+    return {name: value.half() for name, value in expand_unet(load_controlnet().state_dict()).items()}
 
 
 def expand_text_encoder(encoder: te.TextEncoder) -> dict[str, Tensor]:
@@ -175,13 +184,15 @@ def expand(model: Model) -> dict[str, Tensor]:
     }
 
 
-def write(path: Path) -> None:
-    save_tensors(expand(load_compact()), path, metadata_of(MODEL_FILE))
-    log.info("wrote %s, %.0f MB", path, path.stat().st_size / 1e6)
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--controlnet", action="store_true", help="the ControlNet instead of the model")
+    options = parser.parse_args()
+    tensors = expand_controlnet() if options.controlnet else expand(load_compact())
+    save_tensors(tensors, options.output, {"format": "pt"} | metadata_of(MODEL_FILE))
+    print(f"{options.output}: {options.output.stat().st_size / 1e6:.0f} MB")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("output", type=Path, help=f"the checkpoint to write, from {MODEL_FILE.name}")
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    write(parser.parse_args().output)
+    main()

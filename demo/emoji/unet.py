@@ -7,6 +7,7 @@ that the narrow network, padded with zeros, is the full one (`checkpoint.py`).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -169,6 +170,18 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
 
 
+def run(layers: ModuleList, x: Tensor, time: Tensor, context: Tensor) -> Tensor:
+    """One stage of the UNet."""
+    for layer in layers:
+        if isinstance(layer, ResBlock):
+            x = layer(x, time)
+        elif isinstance(layer, SpatialTransformer):
+            x = layer(x, context)
+        else:
+            x = layer(x)
+    return x
+
+
 class UNet(nn.Module):
     """Predicts the noise in latents (n, 4, 8, 8) at timesteps (n,) given embeddings (m, 77, CONTEXT), n = k m."""
 
@@ -203,25 +216,22 @@ class UNet(nn.Module):
         frequencies = torch.exp(-math.log(10000) * torch.arange(160) / 160)
         self.register_buffer("frequencies", frequencies, persistent=False)
 
-    def forward(self, x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+    def embed_time(self, timesteps: Tensor) -> Tensor:
+        """(n, TIME) for timesteps (n,)."""
         angle = timesteps[:, None].float() * self.frequencies
-        time = self.time_embed(torch.cat([angle.cos(), angle.sin()], -1))
+        return self.time_embed(torch.cat([angle.cos(), angle.sin()], -1))
 
-        def run(layers: ModuleList, x: Tensor) -> Tensor:
-            for layer in layers:
-                if isinstance(layer, ResBlock):
-                    x = layer(x, time)
-                elif isinstance(layer, SpatialTransformer):
-                    x = layer(x, context)
-                else:
-                    x = layer(x)
-            return x
-
+    def forward(self, x: Tensor, timesteps: Tensor, context: Tensor, added: Sequence[Tensor] = ()) -> Tensor:
+        """added: what a ControlNet adds to each skip connection, and last to the middle."""
+        time = self.embed_time(timesteps)
         skips = []
         for layers in self.input_blocks:
-            x = run(layers, x)
+            x = run(layers, x, time, context)
             skips.append(x)
-        x = run(self.middle_block, x)
+        x = run(self.middle_block, x, time, context)
+        if added:
+            skips = [skip + more for skip, more in zip(skips, added[:-1], strict=True)]
+            x = x + added[-1]
         for layers in self.output_blocks:
-            x = run(layers, torch.cat([x, skips.pop()], 1))
+            x = run(layers, torch.cat([x, skips.pop()], 1), time, context)
         return self.out(x)
