@@ -6,7 +6,9 @@ where its `nodes` would hide ComfyUI's nodes.py. `trce_ops` alone is importable 
 COMFYUI_PATH says where ComfyUI is; .host/ComfyUI otherwise.
 """
 
+import importlib
 import importlib.util
+import logging
 import os
 import re
 import sys
@@ -342,6 +344,26 @@ def sample(comfy_host):
 
     yield draw
     comfy.model_management.unload_all_models()
+
+
+@pytest.fixture(scope="module")
+def demo(comfy_host):
+    """demo/, with demo/emoji and benchmarks/ on sys.path as when one of their scripts runs; forgotten afterwards."""
+    folders = [ROOT / "demo", ROOT / "demo" / "emoji", ROOT / "benchmarks"]
+    path, level = list(sys.path), logging.getLogger().level
+    sys.path[:0] = map(str, folders)
+    yield folders[0]
+    sys.path[:] = path
+    logging.getLogger().setLevel(level)
+    for name, module in list(sys.modules.items()):
+        if Path(getattr(module, "__file__", None) or "").parent in folders:
+            del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def erasure(demo):
+    """benchmarks/erasure.py, in this process, with the demo model loaded once."""
+    return importlib.import_module("erasure")
 
 
 @pytest.fixture(scope="session")

@@ -1,150 +1,191 @@
-"""The demo world: its drawings and language, its shipped weights, and an erasure that can be seen."""
+"""The emoji world: its words, its shipped weights, the checkpoint of stock size, and an erasure that can be seen."""
 
-import sys
-from pathlib import Path
+import random
+import re
 
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
+PROMPTS = ["please draw a cigarette on a blue background, 3d style", "something with animal, predator", ""]
 
 
 @pytest.fixture(scope="module")
-def demo(comfy_host):
-    """demo/ on sys.path, as when one of its scripts runs."""
-    sys.path.insert(0, str(ROOT / "demo"))
-    yield ROOT / "demo"
-    sys.path.remove(str(ROOT / "demo"))
+def narrow(demo):
+    """The compact model's networks."""
+    from compact import load_compact
+
+    return load_compact()
 
 
 @pytest.fixture(scope="module")
 def world(demo):
-    from world import load_world
+    """The same as ComfyUI's objects."""
+    from in_comfyui import load_world
 
     return load_world()
 
 
 @pytest.fixture(scope="module")
-def stock(demo):
-    """What ComfyUI's Load Checkpoint makes of the expanded checkpoint."""
+def stock(demo, narrow):
+    """What ComfyUI's Load Checkpoint makes of the expanded checkpoint: (MODEL, CLIP, VAE)."""
     import comfy.sd
-    from build_checkpoint import COMPACT, expand
-    from safetensors.torch import load_file
+    from checkpoint import expand
 
-    checkpoint = {name: tensor.clone() for name, tensor in expand(load_file(COMPACT)).items()}
-    return comfy.sd.load_state_dict_guess_config(checkpoint)
-
-
-def test_drawings_depend_on_the_generator_alone(demo):
-    from drawing import draw, draw_broken, random_attributes
-
-    def batch():
-        generator = torch.Generator().manual_seed(5)
-        attributes = random_attributes(8, generator)
-        return torch.cat([draw(attributes, generator), draw_broken(attributes, generator)])
-
-    state = torch.get_rng_state()
-    first = batch()
-    assert torch.equal(first, batch())
-    assert torch.equal(torch.get_rng_state(), state)
-    assert first.shape == (16, 3, 64, 64) and 0 <= first.min() and first.max() <= 1
+    state = {name: value.float() for name, value in expand(narrow).items()}
+    return comfy.sd.load_state_dict_guess_config(state)[:3]
 
 
-def test_training_never_sees_what_is_held_out(demo):
-    import captions
-    from drawing import COLOURS, SHAPES, STYLES
-
-    text = captions.training_captions(3000, torch.Generator().manual_seed(0)).text
-    for thing in SHAPES + COLOURS + STYLES:
-        held, seen = (captions.implicit_phrasings(thing, held) for held in (True, False))
-        assert len(held) == 4 and len(seen) == 12 and not set(held) & set(seen)
-        assert not any(phrase in caption for phrase in held for caption in text)
-        # an implicit phrasing names the thing nowhere
-        named = {thing, *captions.synonyms(thing)}
-        assert not any(f" {name} " in f" {phrase} " for name in named for phrase in held + seen)
-    for template in captions.HELD_OUT_TEMPLATES:
-        start = template.split("{}")[0]
-        assert not any(caption.startswith(start) for caption in text)
+# -- the words
 
 
-def test_the_judge_knows_real_drawings_and_rejects_broken_ones(demo):
-    from drawing import draw, draw_broken, random_attributes
-    from judge import NONE, load_judge
+def test_words_of_reported_and_tuning_concepts(demo):
+    from captions import words
+    from world import STYLES, concept_names, neighbours, targets
 
-    generator = torch.Generator().manual_seed(1 << 20)
-    attributes = random_attributes(1500, generator)
-    judge = load_judge()
-    real = judge(draw(attributes, generator))
-    assert (real.shape.argmax(1) == attributes.shape).float().mean() >= 0.99
-    assert (real.colour.argmax(1) == attributes.colour).float().mean() >= 0.99
-    broken = judge(draw_broken(attributes[:600], generator))
-    assert (broken.shape.argmax(1) == NONE).float().mean() >= 0.9
+    for target in targets():
+        if target.name in STYLES:
+            assert target.safe in STYLES
+            continue
+        assert target.name in concept_names() and target.safe in concept_names()
+        assert set(neighbours()[target.name]) <= set(concept_names())
+        groups = words()[target.name]
+        assert len(groups["described held out"]) >= 4 and len(groups["described"]) >= 2
+
+
+def test_a_phrase_names_neither_its_concept_nor_another(demo):
+    from captions import words
+    from world import concept_names
+
+    for groups in words().values():
+        for _, phrase in [*groups["described"], *groups["described held out"]]:
+            padded = f" {phrase.lower().replace(',', ' ')} "
+            assert not any(f" {name} " in padded or f" {name}s " in padded for name in concept_names()), phrase
+
+
+def test_training_captions_hold_nothing_that_is_held_out(demo):
+    from captions import HELD_OUT_TEMPLATES, training_caption, words
+    from world import concept_names
+
+    rng = random.Random(0)
+    starts = tuple(template.split("{}")[0] for template in HELD_OUT_TEMPLATES)
+    for index, name in enumerate(concept_names()):
+        secret = words()[name]["described held out"]
+        seen = {phrase for _, phrase in words()[name]["described"]}
+        assert not seen & {phrase for _, phrase in secret}
+        keys = [set(phrase.split(", ")) for kind, phrase in secret if kind == "keywords"]
+        said = [set(phrase.split(", ")) for kind, phrase in words()[name]["described"] if kind == "keywords"]
+        assert not any(some <= whole for some in keys for whole in said)
+        texts = [training_caption(index, rng).text for _ in range(40)]
+        assert not any(text.startswith(starts) for text in texts)
+        found = [re.search(rf"\b{re.escape(phrase)}\b", text) for _, phrase in secret for text in texts]
+        assert not any(found)
+
+
+def test_prompts_depend_on_the_seed_alone_and_spread_over_the_concepts(demo):
+    from captions import prompts
+    from world import concepts
+
+    state = random.getstate()
+    found = prompts("explicit", 2 * len(concepts()), seed=3)
+    assert found == prompts("explicit", 2 * len(concepts()), seed=3)
+    assert random.getstate() == state
+    assert sorted(caption.concept for caption in found) == sorted(2 * list(range(len(concepts()))))
+    with pytest.raises(ValueError, match="unknown kind of prompt 'spoken'"):
+        prompts("spoken", 1)
+
+
+# -- the weights
 
 
 def test_the_weights_are_small(demo):
-    assert sum(path.stat().st_size for path in (demo / "weights").iterdir()) <= 40e6
+    assert sum(path.stat().st_size for path in (demo / "emoji" / "weights").iterdir()) <= 45e6
 
 
-def test_the_expanded_checkpoint_is_the_compact_model(world, stock):
-    """Text embeddings, noise predictions and pictures of the stock-sized networks and of the narrow ones."""
-    model, clip, vae, _ = stock
-    assert type(model.model.model_config).__name__ == "SD15"
-    prompts = ["a sticker of a solid yellow star on a black background", "a sheriff badge", ""]
-    context = world.encode(prompts)
-    ours = torch.cat([clip.encode_from_tokens(clip.tokenize(prompt)) for prompt in prompts])
-    torch.testing.assert_close(ours, context, rtol=0, atol=1e-5)
+def test_stock_loader_sees_a_stable_diffusion_1_checkpoint(stock):
+    found, clip, vae = stock
+    assert type(found.model.model_config).__name__ == "SD15"
+    assert type(found.model.model_sampling).__mro__[1].__name__ in ("ModelSamplingDiscrete", "EPS")
+    assert type(clip.cond_stage_model).__name__ == "SD1ClipModel"
+    assert type(vae.first_stage_model).__name__ == "TAESD"
 
+
+def test_stock_text_encoder_agrees_with_the_narrow_one(stock, narrow, world):
+    from text_encoder import WIDTH, pad, token_rows
+
+    _, clip, _ = stock
+    with torch.inference_mode():
+        theirs = torch.cat([clip.encode_from_tokens(clip.tokenize(prompt)) for prompt in PROMPTS]).float()
+        ours = narrow.text_encoder(pad(token_rows(PROMPTS)))
+    assert theirs.shape == (len(PROMPTS), 77, 768)
+    assert not theirs[..., WIDTH:].any()
+    torch.testing.assert_close(theirs[..., :WIDTH], ours, atol=1e-4, rtol=0)
+    torch.testing.assert_close(world.encode(PROMPTS), theirs, atol=1e-4, rtol=0)
+
+
+def test_stock_unet_agrees_with_the_narrow_one(stock, narrow, world):
+    found, _, _ = stock
     generator = torch.Generator().manual_seed(0)
-    x, t = torch.randn(3, 4, 8, 8, generator=generator), torch.tensor([3.0, 500.0, 990.0])
-    with torch.no_grad():
-        narrow = world.model.model.diffusion_model(x, t, context)
-        wide = model.model.diffusion_model(x, t, context=context)
-    torch.testing.assert_close(wide.float(), narrow, rtol=0, atol=1e-4 * narrow.abs().max().item())
+    latents = torch.randn(2, 4, 8, 8, generator=generator)
+    context = torch.randn(2, 77, 384, generator=generator)
+    timesteps = torch.tensor([500, 20])
+    wide = torch.cat([context, torch.zeros_like(context)], 2)
+    with torch.inference_mode():
+        theirs = found.model.diffusion_model.float()(latents, timesteps, wide)
+        ours = narrow.unet(latents, timesteps, context)
+        in_comfyui = world.model.model.diffusion_model(latents, timesteps, wide)
+    torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=0)
+    torch.testing.assert_close(in_comfyui, ours, atol=1e-4, rtol=0)
 
-    with torch.no_grad():
-        picture = world.autoencoder.decode(x * 0.18215).clamp(0, 1)
-    torch.testing.assert_close(vae.decode(x).movedim(-1, 1), picture, rtol=0, atol=1e-4)
+
+def test_stock_autoencoder_agrees_with_the_narrow_one(stock, narrow):
+    _, _, vae = stock
+    pictures = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        theirs = vae.encode(pictures.permute(0, 2, 3, 1)) * 0.18215
+        ours = narrow.autoencoder.encode(pictures)
+        again = vae.decode(theirs / 0.18215).permute(0, 3, 1, 2)
+        torch.testing.assert_close(theirs, ours, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(again, narrow.autoencoder.decode(ours).clamp(0, 1), atol=1e-3, rtol=0)
 
 
-def test_the_expanded_controlnet_is_the_compact_one(demo):
+def test_stock_controlnet_agrees_with_the_narrow_one(demo):
     """What ComfyUI's ControlNet adds to the UNet, and what the narrow one adds."""
     import comfy.controlnet
-    from build_checkpoint import CONTROLNET, expand_unet
-    from controlnet import ControlNet
-    from safetensors.torch import load_file
+    from checkpoint import expand_controlnet
+    from controlnet import load_controlnet
 
-    compact = load_file(CONTROLNET)
-    narrow = ControlNet().eval()
-    narrow.load_state_dict({name: tensor.float() for name, tensor in compact.items()})
     options = {"dtype": torch.float32}
-    wide = comfy.controlnet.load_controlnet_state_dict(expand_unet(compact), model_options=options).control_model
-
+    stock = comfy.controlnet.load_controlnet_state_dict(expand_controlnet(), model_options=options).control_model
     generator = torch.Generator().manual_seed(0)
-    x, t = torch.randn(2, 4, 8, 8, generator=generator), torch.tensor([3.0, 700.0])
-    hint, context = torch.rand(2, 3, 64, 64, generator=generator), torch.randn(2, 77, 768, generator=generator)
-    with torch.no_grad():
-        added = wide(x, hint, t, context)
-        ours = narrow(x, hint, t, context)
+    latents, outlines = torch.randn(2, 4, 8, 8, generator=generator), torch.rand(2, 3, 64, 64, generator=generator)
+    context = torch.randn(2, 77, 384, generator=generator)
+    timesteps = torch.tensor([3, 700])
+    with torch.inference_mode():
+        added = stock(latents, outlines, timesteps, torch.cat([context, torch.zeros_like(context)], 2))
+        ours = load_controlnet()(latents, outlines, timesteps, context)
     theirs = [*added["output"], *added["middle"]]
-    assert len(theirs) == len(ours) == 3
-    for wide_one, narrow_one in zip(theirs, ours, strict=True):
-        assert narrow_one.abs().max() > 0.01
-        torch.testing.assert_close(wide_one[:, : narrow_one.shape[1]], narrow_one, rtol=0, atol=1e-4)
-        assert not wide_one[:, narrow_one.shape[1] :].any()
+    assert len(theirs) == len(ours) == 5
+    for wide, narrow in zip(theirs, ours, strict=True):
+        assert narrow.abs().max() > 0.01
+        torch.testing.assert_close(wide[:, : narrow.shape[1]], narrow, atol=1e-4, rtol=0)
+        assert not wide[:, narrow.shape[1] :].any()
 
 
-def test_erasing_a_star_erases_stars(world, pack):
-    """The default settings of TRCE Erase on 40 pictures of each sort; `benchmarks/` has the real figures."""
+# -- an erasure
+
+
+def test_erasing_a_bomb_erases_bombs(demo):
+    """The default settings of TRCE Erase on 24 pictures of each sort; `benchmarks/` has the real figures."""
+    import demo_world
     import erasing
 
-    ops, host = pack.ops, pack.host
-    wanted = [p for p in erasing.prompts("star", 40, seed=3) if p.label in ("explicit", "kept")]
-    context = world.encode([p.text for p in wanted])
-    pairs = ops.text.concepts.parse_concepts(erasing.concepts_text("star"))
-    keep = ops.text.concepts.parse_keep(erasing.keep_text("star"))
-    delta, _ = ops.closed_form.erase.erase(pairs, keep, host.encoders.ClipEncoder(world.clip), family="sd1")
-    before = erasing.score(world, world.model, wanted, context, seed=4)
-    after = erasing.score(world, host.apply.apply_delta(world.model, delta, 1.0), wanted, context, seed=4)
-    assert before["explicit"].hard >= 0.85
+    bench = demo_world.load()
+    wanted = [p for p in erasing.prompts("bomb", 24, seed=3) if p.label in ("explicit", "kept")]
+    context = bench.world.encode([p.text for p in wanted])
+    erased, _, _ = bench.erase("bomb", demo_world.pack("trce_ops.closed_form.erase").EraseSettings())
+    before, after = (
+        erasing.score(bench.world, model, wanted, context, seed=4) for model in (bench.world.model, erased)
+    )
+    assert before["explicit"].hard >= 0.75
     assert after["explicit"].hard <= 0.1
-    assert after["kept"].hard >= before["kept"].hard - 0.1
+    assert after["kept"].hard >= before["kept"].hard - 0.15
