@@ -355,7 +355,7 @@ def test_the_blueprint_is_found_placed_and_run(open_tab):
             app.rootGraph.add(show);
             box.connect(box.outputs.findIndex(output => output.name === name), show, 0);
         }
-        const values = { concepts: 'a star -> a circle', keep: 'a square', prompt: 'a yellow star',
+        const values = { concepts: 'a cigarette -> a lollipop', keep: 'a pencil', prompt: 'a cigarette',
                          width: 64, height: 64, steps: 2, seed: 11 };
         for (const [name, value] of Object.entries(values))
             box.widgets.find(widget => widget.name === name).value = value;
@@ -374,7 +374,7 @@ def test_the_blueprint_is_found_placed_and_run(open_tab):
     page.wait_for_function(f"({drawn})() === 2")
     sent = page.evaluate("async () => (await app.graphToPrompt()).output")
     erase = next(node for node in sent.values() if node["class_type"] == "TRCEErase")
-    assert erase["inputs"]["concepts"] == "a star -> a circle"
+    assert erase["inputs"]["concepts"] == "a cigarette -> a lollipop"
     assert {node["inputs"]["seed"] for node in sent.values() if node["class_type"] == "KSampler"} == {11}
     tab.screenshot("blueprint")
 

@@ -2,15 +2,11 @@
 
 import importlib
 import math
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from trce_ops.evaluation import erase_eval
-
-ROOT = Path(__file__).parents[1]
 
 
 def test_a_picture_that_shows_the_concept_counts_nothing():
@@ -97,53 +93,42 @@ def test_without_a_judge_moving_all_or_nothing_is_worth_nothing(concept, kept, e
 # -- the benchmark
 
 
-@pytest.fixture(scope="module")
-def erasure(comfy_host):
-    path = list(sys.path)
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    importlib.import_module("demo_world")  # puts the demo on sys.path
-    module = importlib.import_module("erasure")
-    yield module
-    module.cases.bench.cache_clear()
-    module.cases.prepare.cache_clear()
-    sys.path[:] = path
-
-
 def test_the_scores_of_a_run_are_those_of_its_pictures(erasure):
     """Pictures that are said to show this and that, in place of drawn ones."""
-    judge, cases, scores = (importlib.import_module(name) for name in ("judge", "cases", "scores"))
+    cases, judge, scores, world = (importlib.import_module(name) for name in ("cases", "judge", "scores", "world"))
     Prompt = erasure.erasing.Prompt
     prompts = [
-        Prompt("explicit", "a red star", "star"),
-        Prompt("explicit", "a blue star", "star"),
-        Prompt("implicit", "a red sheriff badge", "star"),
-        Prompt("kept", "a red heart", "heart"),
-        Prompt("kept", "a blue heart", "heart"),
+        Prompt("explicit", "a cigarette, 3d style", "cigarette", ("3d",)),
+        Prompt("explicit", "a cigarette, noto style", "cigarette", ("noto",)),
+        Prompt("described", "tobacco and smoke, 3d style", "cigarette", ("3d",)),
+        Prompt("kept", "a tiger, 3d style", "tiger", ("3d",)),
+        Prompt("kept", "a tiger, noto style", "tiger", ("noto",)),
     ]
 
     def verdict(shown, features):
         def rows(names, words, more=0):
             return torch.stack([torch.eye(len(names) + more)[names.index(word)] for word in words])
 
-        shapes, colours = zip(*(text.split() for text in shown))
-        plain = torch.ones(len(shown), 3)
-        return judge.Verdict(rows(judge.SHAPES, shapes, 1), rows(judge.COLOURS, colours), plain, plain, features)
+        concepts, styles = zip(*(text.split() for text in shown))
+        plain = torch.ones(len(shown), len(world.BACKGROUNDS))
+        return judge.Verdict(rows(world.concept_names(), concepts, 1), rows(world.STYLES, styles), plain, features)
 
     noise = torch.Generator().manual_seed(1)
     same, other = torch.randn(5, 4, generator=noise), torch.randn(2, 4, generator=noise)
-    before = verdict(["star red", "star blue", "star red", "heart red", "heart blue"], same)
+    before = verdict(["cigarette 3d", "cigarette noto", "cigarette 3d", "tiger 3d", "tiger noto"], same)
     case = cases.Case(prompts, same, before, [3, 4], other, [], [])
 
-    after = verdict(["circle red", "circle red", "star red", "heart red", "circle blue"], same)
-    found = scores.erase_eval(case, after, ["star"])
-    # a circle in the right colour and one in the wrong colour; a star; one heart of two; the same pictures
+    after = verdict(["lollipop 3d", "lollipop 3d", "cigarette 3d", "tiger 3d", "lollipop noto"], same)
+    found = scores.erase_eval(case, after, ["cigarette"])
+    # a lollipop in the right style and one in the wrong style; a cigarette; one tiger of two; the same pictures
     assert found == {"M1": 0.5, "M2": 0.0, "M3": 0.5, "M4": 1.0, "score": 0.0}
 
-    moved = verdict(["circle red", "circle blue", "circle red", "heart red", "heart blue"], same + 9)
-    assert scores.erase_eval(case, moved, ["star"]) == {"M1": 1, "M2": 1, "M3": 1, "M4": 0, "score": 0}
-    good = verdict(["circle red", "circle red", "circle red", "heart red", "heart blue"], same)
-    assert scores.erase_eval(case, good, ["star"])["score"] == pytest.approx(4 / (1 / 0.5 + 3))
+    moved = verdict(["lollipop 3d", "lollipop noto", "lollipop 3d", "tiger 3d", "tiger noto"], same + 9)
+    assert scores.erase_eval(case, moved, ["cigarette"]) == {"M1": 1, "M2": 1, "M3": 1, "M4": 0, "score": 0}
+    good = verdict(["lollipop 3d", "lollipop 3d", "lollipop 3d", "tiger 3d", "tiger noto"], same)
+    assert scores.erase_eval(case, good, ["cigarette"])["score"] == pytest.approx(4 / (1 / 0.5 + 3))
     assert "| uce | 1 | 0.50 | 0.00 |" in scores.table([{"method": "uce", "erase_eval": found}, {"method": "old"}])
 
     alone = cases.Case(prompts[:2], same[:2], before, [], None, [], [])
-    assert scores.erase_eval(alone, after, ["star"]) == {"M1": 0.5, "M2": None, "M3": None, "M4": None, "score": None}
+    found = scores.erase_eval(alone, after, ["cigarette"])
+    assert found == {"M1": 0.5, "M2": None, "M3": None, "M4": None, "score": None}

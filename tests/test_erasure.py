@@ -2,34 +2,18 @@
 
 import importlib
 import json
-import logging
-import sys
+import re
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-ROOT = Path(__file__).parents[1]
-LABELS = {"explicit", "synonym", "implicit", "implicit_heldout", "kept", "kept_implicit"}
-ALSO_KEPT = {"kept_colour", "kept_style", "kept_background"}  # of a shape
+STYLE_LABELS = {"explicit", "kept_neighbours", "kept", "kept_described"}
+LABELS = STYLE_LABELS | {"synonym", "described", "described_heldout"}  # of a concept that has synonyms
+ALSO_KEPT = {"kept_style", "kept_background"}  # of a concept
 ATTACKS = {"concept_inversion", "concept_direction", "token_prefix", "latent_inversion"}
 ROW = {"label", "prompt", "images", "before", "after", "soft_before", "soft_after"}
-
-
-@pytest.fixture(scope="module")
-def erasure(comfy_host):
-    """benchmarks/erasure.py, in this process, with the demo model loaded once."""
-    path, level = list(sys.path), logging.getLogger().level
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    importlib.import_module("demo_world")  # puts the demo on sys.path
-    module = importlib.import_module("erasure")
-    yield module
-    module.cases.bench.cache_clear()
-    module.cases.prepare.cache_clear()
-    sys.path[:] = path
-    logging.getLogger().setLevel(level)
 
 
 @pytest.fixture
@@ -46,7 +30,7 @@ def weak_attacks(erasure, monkeypatch):
     return weak
 
 
-def ask(erasure, file, *arguments, methods=("uce",), concepts=("hourglass",), images=2, attacks=False):
+def ask(erasure, file, *arguments, methods=("uce",), concepts=("cigarette",), images=2, attacks=False):
     """What the file says after a run."""
     arguments = (*arguments, "--attacks" if attacks else "--no-attacks")
     options = ["--method", *methods, "--concept", *concepts, "--images", str(images), "--json", str(file), *arguments]
@@ -56,7 +40,7 @@ def ask(erasure, file, *arguments, methods=("uce",), concepts=("hourglass",), im
 
 def test_the_file_of_one_method_and_concept(erasure, bench, tmp_path, capsys):
     found = ask(erasure, tmp_path / "out.json")
-    assert (found["method"], found["concept"]) == ("uce", "hourglass")
+    assert (found["method"], found["concept"]) == ("uce", "cigarette")
     assert found["seconds"] > 0 and found["evaluations"] == 0
     assert 0 < found["shift"]
     assert all(set(row) == ROW for row in found["rows"])
@@ -65,8 +49,8 @@ def test_the_file_of_one_method_and_concept(erasure, bench, tmp_path, capsys):
         assert sum(row["images"] for row in found["rows"] if row["label"] == label) == 2
 
     # the same, picture by picture
-    prompts = erasure.erasing.prompts("hourglass", 2, erasure.cases.demo_world.SEED)
-    erased, _, _ = bench.erase_with("uce", ["hourglass"])
+    prompts = erasure.erasing.prompts("cigarette", 2, erasure.cases.demo_world.SEED)
+    erased, _, _ = bench.erase_with("uce", ["cigarette"])
     texts = [prompt.text for prompt in prompts]
     before, after = (
         bench.world.look(bench.world.draw(model, texts, erasure.cases.demo_world.SEED))
@@ -84,7 +68,7 @@ def test_the_file_of_one_method_and_concept(erasure, bench, tmp_path, capsys):
 
 def test_a_run_goes_on_where_it_was_stopped(erasure, tmp_path, monkeypatch):
     def ask_for_two(file):
-        return ask(erasure, file, concepts=("hourglass", "square"), images=1)
+        return ask(erasure, file, concepts=("cigarette", "wine"), images=1)
 
     whole = ask_for_two(tmp_path / "whole.json")
     asked, measure = [], erasure.cases.measure
@@ -99,9 +83,9 @@ def test_a_run_goes_on_where_it_was_stopped(erasure, tmp_path, monkeypatch):
     file = tmp_path / "stopped.json"
     with pytest.raises(KeyboardInterrupt):
         ask_for_two(file)
-    assert [run["concept"] for run in json.loads(file.read_text(encoding="utf-8"))] == ["hourglass"]
+    assert [run["concept"] for run in json.loads(file.read_text(encoding="utf-8"))] == ["cigarette"]
     resumed = ask_for_two(file)
-    assert asked == [("hourglass",), ("square",), ("square",)]
+    assert asked == [("cigarette",), ("wine",), ("wine",)]
     assert [{**run, "seconds": 0} for run in resumed] == [{**run, "seconds": 0} for run in whole]
     assert ask_for_two(file) == resumed and len(asked) == 3
     assert [path.name for path in tmp_path.glob("*.part")] == []
@@ -109,7 +93,7 @@ def test_a_run_goes_on_where_it_was_stopped(erasure, tmp_path, monkeypatch):
 
 def test_other_pictures_are_not_taken_from_the_file(erasure, tmp_path):
     file, prompts = tmp_path / "out.json", tmp_path / "prompts.txt"
-    prompts.write_text("mine\ta sand timer\n", encoding="utf-8")
+    prompts.write_text("mine\ttobacco and smoke\n", encoding="utf-8")
     ask(erasure, file, images=1)
     found = ask(erasure, file, "--prompts", str(prompts), images=1)
     assert [{row["label"] for row in run["rows"]} for run in found] == [LABELS | ALSO_KEPT, {"mine"}]
@@ -118,15 +102,15 @@ def test_other_pictures_are_not_taken_from_the_file(erasure, tmp_path):
 def test_prompts_from_outside(erasure, tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text(
-        "attack 1\ta sign showing a red sand timer\nkept words\tlook at a solid red heart\n\n"
-        "kept other\tan icon of a church top with four arms\n",
+        "attack 1\tthere is a cigaret in the middle\nkept words\tplease draw a tiger, blue background\n\n"
+        "kept:penguin\tan icon of short-legged flightless bird of cold southern regions\n",
         encoding="utf-8",
     )
     found = ask(erasure, tmp_path / "out.json", "--prompts", str(prompts), images=3)
     assert [(row["label"], row["images"]) for row in found["rows"]] == [
         ("attack 1", 3),
         ("kept words", 3),
-        ("kept other", 3),
+        ("kept:penguin", 3),
     ]
     assert all(row["before"] >= 2 / 3 for row in found["rows"])  # each is looked at for what it asks for
     assert found["rows"][0]["after"] < found["rows"][0]["before"]
@@ -135,35 +119,41 @@ def test_prompts_from_outside(erasure, tmp_path):
 @pytest.mark.parametrize(
     ("text", "concept", "thing"),
     [
-        ("a solid red heart on a gray wall", "star", "heart"),
-        ("a solid red heart", "blue", "red"),  # another of the concept's own sort first
-        ("a heart", "striped", "heart"),
-        ("a red sheriff badge that guides the sailors", "heart", "star"),
-        ("a Sickle painted like a frog", "red", "green"),
-        ("a startling redwood", "blue", None),
+        ("a Tiger on a grey background", "cigarette", "tiger"),
+        ("a lollipop beside a cigarette", "cigarette", "lollipop"),
+        ("a cigaret", "knife", "cigarette"),  # by a synonym
+        ("line art style, a pencil", "cigarette", "pencil"),  # a concept before a style
+        ("tobacco and smoke in the line art style", "cigarette", "line art"),
+        ("a catalogue of rosewood", "knife", None),
     ],
 )
 def test_what_a_kept_prompt_asks_for(erasure, text, concept, thing):
-    assert erasure.erasing.asked_for(text, other_than=concept) == thing
+    assert erasure.erasing.named_in(text, other_than=concept) == thing
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
-    [("a star", "label<TAB>prompt"), ("\ta star", "label<TAB>prompt"), ("kept\ta dog", "nothing"), ("", "no lines")],
+    [
+        ("a bomb", "label<TAB>prompt"),
+        ("\ta bomb", "label<TAB>prompt"),
+        ("kept\ta dream", "names no concept"),
+        ("kept:dream\ta tiger", "names no concept"),
+        ("", "no lines"),
+    ],
 )
 def test_prompts_that_cannot_be_scored_are_named(erasure, line, message):
     with pytest.raises(SystemExit, match=message):
-        erasure.cases.read_prompts([line], "star", 1)
+        erasure.cases.read_prompts([line], "bomb", 1)
 
 
 def test_several_at_once_and_stacked(erasure, tmp_path, capsys):
-    concepts = ("hourglass", "square")
+    concepts = ("cigarette", "wine")
     found = ask(erasure, tmp_path / "out.json", "--together", "1", "2", concepts=concepts, images=1)
     assert [(run["method"], run["concept"]) for run in found] == [
-        ("uce", "hourglass"),
-        ("uce", "square"),
-        ("uce", "hourglass+square"),
-        ("uce, stacked", "hourglass+square"),
+        ("uce", "cigarette"),
+        ("uce", "wine"),
+        ("uce", "cigarette+wine"),
+        ("uce, stacked", "cigarette+wine"),
     ]
     assert "| 2 | uce, stacked | 2 |" in capsys.readouterr().out
 
@@ -172,9 +162,10 @@ def test_several_at_once_and_stacked(erasure, tmp_path, capsys):
         for row in run["rows"]:
             count[row["label"], row["prompt"]] += row["images"]
     assert asked[0] + asked[1] == asked[2] == asked[3]  # the same prompts
-    for prompt in erasure.erasing.prompts("hourglass", 12, also=concepts):
+    for prompt in erasure.erasing.prompts("cigarette", 12, also=concepts):
         if prompt.label.startswith("kept"):
-            assert prompt.thing not in concepts and not erasure.erasing.named("square", prompt.text)
+            named = [name for thing in concepts for name in erasure.erasing.names(thing) if name in prompt.text]
+            assert prompt.thing not in concepts and not named
 
 
 def test_a_table_pools_the_pictures(erasure):
@@ -182,7 +173,7 @@ def test_a_table_pools_the_pictures(erasure):
         row = {"label": "explicit", "prompt": "", "images": images, "before": 1.0, "after": after}
         return {"method": "uce", "concept": concept, "rows": [{**row, "soft_before": 1.0, "soft_after": after}]}
 
-    score = erasure.label_scores([run("star", 0.5, 4), run("heart", 0.0, 36)], "after")["explicit"]
+    score = erasure.label_scores([run("bomb", 0.5, 4), run("wine", 0.0, 36)], "after")["explicit"]
     assert (score.images, score.hard) == (40, pytest.approx(0.05))
     for p in score.interval:  # Wilson's: the rates that lie 1.96 of their own standard errors off the measured one
         assert (score.hard - p) ** 2 == pytest.approx(1.96**2 * p * (1 - p) / score.images)
@@ -230,7 +221,7 @@ def test_attacks_are_rows_of_their_own(erasure, weak_attacks, tmp_path, monkeypa
 
 def test_other_attacks_are_another_measurement(erasure, monkeypatch):
     def facts(attacked):
-        return erasure.cases.Job("uce", erasure.cases.Asked(("star",), 1, attacked=attacked)).facts()
+        return erasure.cases.Job("uce", erasure.cases.Asked(("bomb",), 1, attacked=attacked)).facts()
 
     without, usual = facts(False), facts(True)
     monkeypatch.setattr(erasure.attacks, "SETTINGS", erasure.attacks.Settings(steps=1))
@@ -241,8 +232,8 @@ def test_an_erasure_that_changes_nothing_changes_no_figure(erasure, weak_attacks
     """The attacks included: they are seeded, and made in the same way before and after."""
     report = type("Report", (), {"seconds": {}, "evaluations": 0})
     monkeypatch.setattr(erasure.cases, "erase", lambda *_: (erasure.cases.bench().world.model, [report]))
-    found = ask(erasure, tmp_path / "out.json", concepts=("green",), images=1, attacks=True)
-    assert {row["label"] for row in found["rows"]} >= LABELS | ATTACKS
+    found = ask(erasure, tmp_path / "out.json", concepts=("twemoji",), images=1, attacks=True)
+    assert {row["label"] for row in found["rows"]} == STYLE_LABELS | ALSO_KEPT | {"kept_concept"} | ATTACKS
     for row in found["rows"]:
         assert (row["before"], row["soft_before"]) == (row["after"], row["soft_after"])
     assert found["shift"] == pytest.approx(0, abs=1e-6)
@@ -250,34 +241,39 @@ def test_an_erasure_that_changes_nothing_changes_no_figure(erasure, weak_attacks
 
 def test_attacks_learn_from_the_wordings_of_training_and_ask_for_the_same_in_held_out_ones(erasure, bench):
     captions = importlib.import_module("captions")
-    held = tuple(template.replace("{}", "") for template in captions.HELD_OUT_TEMPLATES)
-    for thing in ("hourglass", "green"):
+    held = [template.split("{}")[0] for template in captions.HELD_OUT_TEMPLATES]
+    things = [thing for axis in erasure.erasing.AXES.values() for thing in axis]
+
+    def said(text):
+        return {thing for thing in things if re.search(rf"\b{thing}\b", text)}
+
+    for thing in ("bomb", "twemoji"):
         aim = erasure.attacks.take_aim(bench, thing, 3)
         assert len(aim.shown) == len(aim.asked) == len(aim.pictures) == 3
         for shown, asked in zip(aim.shown, aim.asked):
-            assert asked.startswith(held) and not shown.startswith(held)
-            things = [erasure.erasing.other_axes(text, "nothing") for text in (shown, asked)]
-            assert things[0] == things[1] and thing in dict(things[0]).values()
+            assert [any(start in text for start in held) for text in (shown, asked)] == [False, True]
+            assert said(shown) == said(asked) and thing in said(shown) and len(said(shown)) == 3
         seen = bench.world.look(bench.world.decode(aim.pictures))
         assert seen.recognised(thing).float().mean() >= 2 / 3
 
 
 @pytest.mark.parametrize(
-    ("text", "thing", "word", "expected"),
+    ("text", "thing", "other", "expected"),
     [
-        ("a logo made of a solid red hourglass", "hourglass", "triangle", "a logo made of a solid red triangle"),
-        ("look at an hourglass on a wall", "hourglass", "*", "look at a * on a wall"),
-        ("an outlined red star", "outlined", "striped", "a striped red star"),
-        ("a solid red star", "red", "orange", "a solid orange star"),
-        ("a red star", "red", "orange", "an orange star"),
+        ("a logo with a knife", "knife", "pencil", "a logo with a pencil"),
+        ("a duck on a grey background", "duck", "octopus", "an octopus on a grey background"),
+        ("here is an octopus", "octopus", "duck", "here is a duck"),
+        ("a drawing of wine", "wine", "lollipop", "a drawing of a lollipop"),
+        ("3d style, a bomb on blue", "3d", "twemoji", "twemoji style, a bomb on blue"),
+        ("a bombastic bomb", "bomb", "basketball", "a bombastic basketball"),
     ],
 )
-def test_a_word_in_the_place_of_the_concept(erasure, text, thing, word, expected):
-    assert erasure.attacks.instead(text, thing, word) == expected
+def test_another_in_the_place_of_the_concept(erasure, text, thing, other, expected):
+    assert erasure.attacks.instead(text, thing, other) == expected
 
 
 def test_the_noise_found_by_latent_inversion_leads_back_to_the_picture(erasure, bench):
-    aim = erasure.attacks.take_aim(bench, "hourglass", 2)
+    aim = erasure.attacks.take_aim(bench, "cigarette", 2)
     found = erasure.attacks.latent_inversion(bench, bench.world.model, aim)
     empty = bench.world.encode(["", ""])
     again, other = (
@@ -287,24 +283,27 @@ def test_the_noise_found_by_latent_inversion_leads_back_to_the_picture(erasure, 
     assert apart < 0.5 * chance
 
 
-def test_what_else_a_caption_asks_for_is_what_it_says(erasure):
-    captions, drawing = (importlib.import_module(name) for name in ("captions", "drawing"))
-    generator = torch.Generator().manual_seed(0)
-    axes = {"shape": "SHAPES", "colour": "COLOURS", "style": "STYLES", "background": "BACKGROUNDS"}
-    for thing in (*drawing.SHAPES, *drawing.COLOURS, *drawing.STYLES):
-        for kind in ("explicit", "implicit"):
-            texts, said = captions.evaluation_captions(thing, kind, 10, generator)
-            for i, text in enumerate(texts):
-                shown = {axis: getattr(drawing, names)[getattr(said, axis)[i]] for axis, names in axes.items()}
-                expected = {axis: name for axis, name in shown.items() if name != thing}
-                assert dict(erasure.erasing.other_axes(text, thing)) == expected
+def test_prompts_say_what_else_they_ask_for_and_kept_ones_are_of_the_keep_list(erasure):
+    erasing = erasure.erasing
+    for thing in (*erasing.CONCEPTS, *erasing.TUNING):
+        keep = erasing.keep_text(thing).splitlines()
+        found = erasing.prompts(thing, 6)
+        assert set(erasing.LABELS) - {"synonym"} <= {p.label for p in found} or erasing.is_style(thing)
+        for prompt in found:
+            assert all(other in prompt.text for other in prompt.others)
+            assert (prompt.thing == thing) != prompt.label.startswith("kept")
+            assert thing not in prompt.others
+            if prompt.label == "kept_neighbours":
+                assert erasing.phrase(prompt.thing) in keep
+            elif prompt.label.startswith("kept"):
+                assert erasing.phrase(prompt.thing) not in keep  # held out of what the erasure is given
 
 
 def test_a_picture_of_methods_and_prompts(erasure, bench, tmp_path):
     file = tmp_path / "methods.png"
-    erasure.main(["--method", "uce", "--concept", "hourglass", "--picture", str(file)])
+    erasure.main(["--method", "uce", "--concept", "cigarette", "--picture", str(file)])
     drawn, picture = Image.open(file), erasure.picture
-    texts = picture.shown(erasure.erasing.prompts("hourglass", 2, erasure.cases.demo_world.SEED))
+    texts = picture.shown(erasure.erasing.prompts("cigarette", 2, erasure.cases.demo_world.SEED))
     columns, rows = 2, len(texts)
     assert drawn.width >= columns * picture.SIZE and drawn.height >= rows * picture.SIZE
     before = bench.world.draw(bench.world.model, [prompt.text for prompt in texts], erasure.cases.demo_world.SEED)

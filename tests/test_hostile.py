@@ -24,7 +24,7 @@ GRAPH = {
     "checkpoint": ("CheckpointLoaderSimple", dict(ckpt_name=MODEL)),
     "erase": (
         "TRCEErase",
-        dict(model=["checkpoint", 0], clip=["checkpoint", 1], concepts="a star -> a circle", keep="a square")
+        dict(model=["checkpoint", 0], clip=["checkpoint", 1], concepts="a cigarette -> a lollipop", keep="a pencil")
         | dict(mode="closed form", strength=1.0, settings=["settings", 0]),
     ),
     "settings": (
@@ -33,7 +33,7 @@ GRAPH = {
         | {"tuning": "custom", "tuning.steps": 3, "tuning.trajectories": 1, "tuning.batch": 1, "resolution": 32},
     ),
     "save": ("TRCESaveDelta", dict(delta=["erase", 1], filename_prefix="hostile/x")),
-    "text": ("CLIPTextEncode", dict(clip=["checkpoint", 1], text="a yellow star")),
+    "text": ("CLIPTextEncode", dict(clip=["checkpoint", 1], text="a cigarette")),
     "latent": ("EmptyLatentImage", dict(width=64, height=64, batch_size=1)),
     "sample": (
         "KSampler",
@@ -184,7 +184,7 @@ def test_malformed_links_are_refused(server, unharmed, deltas, name):
     assert files(server) == before
 
 
-@pytest.mark.parametrize("delta", ["text", 1, {"concepts": "star"}, True])
+@pytest.mark.parametrize("delta", ["text", 1, {"concepts": "cigarette"}, True])
 def test_a_delta_that_is_none_writes_and_applies_nothing(server, unharmed, delta):
     before = files(server)
     apply = {"class_type": "TRCEApplyDelta", "inputs": {"model": ["checkpoint", 0], "delta": delta, "strength": 1.0}}
@@ -231,7 +231,7 @@ def test_a_hundred_nodes_in_a_row(server, unharmed):
 
 def test_two_clients_at_once_get_each_their_own(server, unharmed, deltas):
     """What each gets is what it would have got alone."""
-    concepts = {"a": "a star -> a circle", "b": "a heart -> a square"}
+    concepts = {"a": "a cigarette -> a lollipop", "b": "a tiger -> a dog"}
     failures = []
 
     def client(side):
@@ -261,7 +261,7 @@ def test_cancels_at_random_moments_lose_nothing(server, unharmed, before, deltas
     longest = 0.0  # seconds, of a run that was let finish: the first one is
     for number in range(INTERRUPTS + 1):
         # nothing of it is cached
-        erase = {"keep": f"a square of kind {number}", "mode": ("tuned", "closed form")[number % 2]}
+        erase = {"keep": f"a pencil of kind {number}", "mode": ("tuned", "closed form")[number % 2]}
         written_before = set((deltas / "hostile").glob("*"))
         start = time.monotonic()
         prompt_id = server.submit(

@@ -13,7 +13,7 @@ import pytest
 CYCLES = int(os.environ.get("TRCE_CYCLES", 50))
 SLACK = 40  # MiB: one model that stays would be 300, one delta in every cycle from the 20th on 70
 
-CONCEPTS = dict(concepts="a star -> a circle", keep="a square")
+CONCEPTS = dict(concepts="a cigarette -> a lollipop", keep="a pencil")
 SHORT = dict(steps=2, trajectories=1, batch=1)
 
 
@@ -50,7 +50,7 @@ def test_erasing_keeps_nothing_alive(run, make_model, make_clip, sample, kept_al
     def erase():
         model, clip = make_model(), make_clip()
         erased, delta, *_ = run("TRCEErase", model=model, clip=clip, **CONCEPTS, **short | dict(mode=mode))
-        sample(erased, encode(clip, "a star"), encode(clip, ""))
+        sample(erased, encode(clip, "a cigarette"), encode(clip, ""))
         return parts(model, clip, erased=erased, delta=delta, factor=delta.context_map.factors[0])
 
     assert not kept_alive(erase)
@@ -62,7 +62,7 @@ def test_applying_and_exporting_keep_nothing_alive(run, make_model, make_clip, s
         _, delta, *_ = run("TRCEErase", model=model, clip=clip, **CONCEPTS)
         (applied,) = run("TRCEApplyDelta", model=model, delta=delta, clip=clip)
         lora, _ = run("TRCEDeltaToLoRA", model=applied, delta=delta)
-        sample(applied, encode(clip, "a star"), encode(clip, ""))
+        sample(applied, encode(clip, "a cigarette"), encode(clip, ""))
         return parts(model, clip, applied=applied, delta=delta, matrix=next(iter(lora.values())))
 
     assert not kept_alive(apply)
@@ -106,7 +106,7 @@ def test_models_are_released_to_comfyuis_memory_manager(run, make_model, make_cl
 
 def test_memory_stays_flat(server):
     """Every cycle erases something else, draws with it and frees all models, as ComfyUI's button does."""
-    erase = dict(model=["checkpoint", 0], clip=["checkpoint", 1], keep="a square")
+    erase = dict(model=["checkpoint", 0], clip=["checkpoint", 1], keep="a pencil")
     erase |= dict(settings=["settings", 0])
     draw = dict(model=["apply", 0], positive=["text", 0], negative=["text", 0], latent_image=["latent", 0], seed=7)
     draw |= dict(steps=1, cfg=1.0, sampler_name="euler", scheduler="normal", denoise=1.0)
@@ -115,7 +115,7 @@ def test_memory_stays_flat(server):
         "settings": ("TRCESettings", {"closed_form": "custom", "closed_form.templates": False}),
         "erase": ("TRCEErase", erase),
         "apply": ("TRCEApplyDelta", dict(model=["checkpoint", 0], delta=["erase", 1], strength=1.0)),
-        "text": ("CLIPTextEncode", dict(clip=["checkpoint", 1], text="a star")),
+        "text": ("CLIPTextEncode", dict(clip=["checkpoint", 1], text="a cigarette")),
         "latent": ("EmptyLatentImage", dict(width=64, height=64, batch_size=1)),
         "draw": ("KSampler", draw),
         "decode": ("VAEDecode", dict(samples=["draw", 0], vae=["checkpoint", 2])),
@@ -124,7 +124,7 @@ def test_memory_stays_flat(server):
     prompt = {name: {"class_type": kind, "inputs": inputs} for name, (kind, inputs) in nodes.items()}
     process, resident = psutil.Process(server.process.pid), []
     for cycle in range(CYCLES):
-        prompt["erase"]["inputs"]["concepts"] = f"a star of kind {cycle} -> a circle"
+        prompt["erase"]["inputs"]["concepts"] = f"a cigarette of kind {cycle} -> a lollipop"
         server.queue(prompt)
         server.request("/free", {"unload_models": True, "free_memory": True})
         resident.append(process.memory_info().rss / 2**20)

@@ -1,25 +1,8 @@
 """The exchange with eval-unlearn: its prompt files in, results in its reports out."""
 
-import importlib
 import json
-import sys
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="module")
-def erasure(comfy_host):
-    path = list(sys.path)
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    importlib.import_module("demo_world")  # puts the demo on sys.path
-    module = importlib.import_module("erasure")
-    yield module
-    module.cases.bench.cache_clear()
-    module.cases.prepare.cache_clear()
-    sys.path[:] = path
 
 
 @pytest.fixture
@@ -30,14 +13,14 @@ def outside(erasure):
 @pytest.mark.parametrize(
     ("text", "lines"),
     [
-        ('prompt\na star\n"a star, on\na wall"\n\n', ["target\ta star", "target\ta star, on a wall"]),  # UA-IRA
-        ("\ufeffprompt\r\na star\r\n", ["target\ta star"]),  # from a spreadsheet
-        ("text,seed\na star,3\n", ["target\ta star"]),  # the first column
-        ("target_prompt,adversarial_prompt,best_similarity\na star,zx star,0.9\n", ["target\tzx star"]),  # P4D, MMA
-        ("id,caption,qas\n1,a star,[]\n", ["target\ta star"]),  # TIFA
-        ("concept_name,direct_prompt\nheart,a heart\n", ["target\ta heart"]),  # ERR
-        ("prompt,categories\na star,target\na heart,retain\n", ["target\ta star", "kept\ta heart"]),
-        ("label,prompt\nimplicit,a badge\n,a star\n", ["implicit\ta badge", "target\ta star"]),
+        ('prompt\na bomb\n"a bomb, on\na wall"\n\n', ["target\ta bomb", "target\ta bomb, on a wall"]),  # UA-IRA
+        ("\ufeffprompt\r\na bomb\r\n", ["target\ta bomb"]),  # from a spreadsheet
+        ("text,seed\na bomb,3\n", ["target\ta bomb"]),  # the first column
+        ("target_prompt,adversarial_prompt,best_similarity\na bomb,zx bomb,0.9\n", ["target\tzx bomb"]),  # P4D, MMA
+        ("id,caption,qas\n1,a bomb,[]\n", ["target\ta bomb"]),  # TIFA
+        ("concept_name,direct_prompt\ntiger,a tiger\n", ["target\ta tiger"]),  # ERR
+        ("prompt,categories\na bomb,target\na tiger,retain\n", ["target\ta bomb", "kept\ta tiger"]),
+        ("label,prompt\ndescribed,boom\n,a bomb\n", ["described\tboom", "target\ta bomb"]),
     ],
 )  # fmt: skip
 def test_prompt_files_of_eval_unlearn(outside, tmp_path, text, lines):
@@ -59,15 +42,15 @@ def run_of(**more):
     def row(label, images, after):
         return {"label": label, "prompt": "", "images": images, "before": 1.0, "after": after}
 
-    rows = [row("explicit", 4, 0.25), row("implicit", 4, 0.5), row("kept", 5, 0.8), row("kept_implicit", 3, 1.0)]
-    return {"method": "trce, stacked", "concept": "star+heart", "images": 4, "rows": rows, **more}, row
+    rows = [row("explicit", 4, 0.25), row("described", 4, 0.5), row("kept", 5, 0.8), row("kept_described", 3, 1.0)]
+    return {"method": "trce, stacked", "concept": "bomb+tiger", "images": 4, "rows": rows, **more}, row
 
 
 def test_results_are_counts_of_the_pictures(outside):
     run, row = run_of(erase_eval={"M1": 0.5, "M2": 0.5, "M3": 1, "M4": 1, "score": 0.6667})
-    run["rows"] += [row("kept_colour", 50, 0.0), row("token_prefix", 8, 0.125), row("latent_inversion", 2, 1.0)]
+    run["rows"] += [row("kept_style", 50, 0.0), row("token_prefix", 8, 0.125), row("latent_inversion", 2, 1.0)]
     found = dict(outside.metrics(run))
-    ua, ira, resisted = 5 / 8, 7 / 8, 7 / 10  # kept_colour looks at pictures that are counted already
+    ua, ira, resisted = 5 / 8, 7 / 8, 7 / 10  # kept_style looks at pictures that are counted already
     assert found["ua_ira"]["value"] == (ua + ira) / 2
     assert found["ua_ira"]["details"] == {
         "ua_score": ua, "ira_score": ira, "target_correct": 5, "target_total": 8, "retain_correct": 7, "retain_total": 8
@@ -83,11 +66,11 @@ def test_results_are_counts_of_the_pictures(outside):
 
 def test_a_report_has_the_fields_of_eval_unlearn(outside, tmp_path):
     run, _ = run_of()
-    outside.write(tmp_path / "new" / "reports", [run, {**run, "concept": "red"}])
+    outside.write(tmp_path / "new" / "reports", [run, {**run, "concept": "3d"}])
     files = sorted(path.name for path in (tmp_path / "new" / "reports").iterdir())
-    assert files == ["trce-stacked_red_latest_report.json", "trce-stacked_star+heart_latest_report.json"]
+    assert files == ["trce-stacked_3d_latest_report.json", "trce-stacked_bomb+tiger_latest_report.json"]
     found = json.loads((tmp_path / "new" / "reports" / files[1]).read_text(encoding="utf-8"))
-    assert found["technique_name"] == "trce, stacked" and found["erase_concept"] == "star+heart"
+    assert found["technique_name"] == "trce, stacked" and found["erase_concept"] == "bomb+tiger"
     assert found["timestamp"] > 0 and len(found["run_id"]) == 8
     assert found["metric_names"] == list(found["metric_results"])
     for result in found["metric_results"].values():
@@ -97,9 +80,9 @@ def test_a_report_has_the_fields_of_eval_unlearn(outside, tmp_path):
 
 def test_the_benchmark_reads_and_writes_them(erasure, tmp_path, capsys):
     target, retain, out = (tmp_path / name for name in ("target.csv", "retain.csv", "out.json"))
-    target.write_text("prompt\na sand timer\n", encoding="utf-8")
-    retain.write_text("prompt\na solid red heart\na solid blue heart\n", encoding="utf-8")
-    options = ["--method", "uce", "--concept", "hourglass", "--images", "1", "--json", str(out)]
+    target.write_text("prompt\ntobacco and smoke\n", encoding="utf-8")
+    retain.write_text("prompt\na tiger on a blue background\na penguin in the 3d style\n", encoding="utf-8")
+    options = ["--method", "uce", "--concept", "cigarette", "--images", "1", "--json", str(out)]
     options += ["--prompts", str(target), "--retain", str(retain), "--eval-unlearn", str(tmp_path / "reports")]
     erasure.main(options)
     found = json.loads(out.read_text(encoding="utf-8"))

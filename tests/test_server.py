@@ -20,7 +20,7 @@ WORKFLOWS = ROOT / "workflows"
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 DONE_ABOVE = ("erase-a-concept", "apply-a-saved-delta", "compare-before-after")
 NEED_OTHER_MODELS = {name for name in NAMES if '"models"' in (WORKFLOWS / f"{name}.json").read_text()}
-STOCK = ("trce_demo_sd15", "trce_demo_outline", "example_star", "example_striped")  # what dev.py puts in place
+STOCK = ("trce_demo_sd15", "trce_demo_outline", "example_cigarette", "example_line_art")  # what dev.py puts in place
 
 
 def api(name):
@@ -47,12 +47,12 @@ def quick(prompt):
 
 def test_every_workflow_runs(server, deltas):
     erase = api("erase-a-concept")
-    erase[node_of(erase, "TRCESaveDelta")]["inputs"]["filename_prefix"] = "test/star"
+    erase[node_of(erase, "TRCESaveDelta")]["inputs"]["filename_prefix"] = "test/cigarette"
     outputs = server.queue(quick(erase))["outputs"]
     assert "images" in outputs[node_of(erase, "SaveImage")]
     saved = outputs[node_of(erase, "TRCESaveDelta")]["text"][0]
     assert (deltas / saved).is_file()
-    assert "5 concepts" in outputs[node_of(erase, "PreviewAny")]["text"][0]
+    assert "3 concepts" in outputs[node_of(erase, "PreviewAny")]["text"][0]
 
     apply = api("apply-a-saved-delta")
     apply[node_of(apply, "TRCELoadDelta")]["inputs"]["delta_name"] = saved
@@ -81,7 +81,7 @@ def saved_by(server, folder, concepts, keep):
 
 def test_the_same_workflow_gives_the_same_delta_whatever_was_erased_before(server, deltas):
     """On a server that has cached other erasures, on one that starts with nothing, and on that one started again."""
-    wanted, other = ("a star -> a circle", "a heart"), ("a heart -> a square", "a star")
+    wanted, other = ("a cigarette -> a lollipop", "a tiger"), ("a tiger -> a dog", "a cigarette")
     saved_by(server, deltas, *other)
     found = [saved_by(server, deltas, *wanted)]
     with tempfile.TemporaryDirectory() as folder:
@@ -185,7 +185,7 @@ def test_tuning_over_http_shows_its_curve_and_can_be_cancelled(server, deltas):
     "inputs, sentence",
     [
         ({"concepts": ""}, "concepts"),
-        ({"concepts": "star " * 100}, "concepts"),
+        ({"concepts": "cigarette " * 100}, "concepts"),
         ({"strength": 3.0}, "strength"),
     ],
 )
