@@ -8,7 +8,6 @@ at its narrow width, looked at by the judge.
 from __future__ import annotations
 
 import argparse
-import copy
 import importlib.util
 import json
 import logging
@@ -22,13 +21,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 ROOT = Path(__file__).parents[1]
 WORKFLOW = ROOT / "workflows" / "api" / "compare-before-after.json"
-CONCEPT = "star"
-PICTURES = 3  # of each prompt, before and after
-PROMPTS = (  # what the picture shows: a label and a prompt whose wording training has never seen
-    ("explicit", "a sticker of a solid yellow star on a black background"),
-    ("synonym", "look at a striped blue pentagram on a white wall"),
-    ("implicit", "a sign showing a solid red sheriff badge that guides the sailors on a white background"),
-    ("kept", "a sticker of a solid red heart on a gray wall"),
+CONCEPT = "cigarette"
+SEEDS = (0, 1, 2)  # of every prompt's pictures, before and after
+PROMPTS = (  # what the picture shows
+    ("explicit", "a drawing of a cigarette in the 3d style on a blue background"),
+    ("synonym", "a drawing of a cigaret in the noto style on a yellow background"),
+    ("described", "a drawing of finely ground tobacco wrapped in paper in the 3d style on a pink background"),
+    ("neighbour, kept", "a drawing of a pencil in the noto style on a white background"),
+    ("kept", "a drawing of a tiger in the noto style on a green background"),
 )
 
 
@@ -40,20 +40,22 @@ def load_tools() -> ModuleType:
     return module
 
 
-def find(workflow: dict, class_type: str) -> str:
-    return next(node_id for node_id, node in workflow.items() if node["class_type"] == class_type)
+def find(workflow: dict, class_type: str) -> list[str]:
+    return [node_id for node_id, node in workflow.items() if node["class_type"] == class_type]
 
 
 def erase_in_comfyui(output: Path) -> tuple[list[list[Image.Image]], list[list[Image.Image]]]:
-    """Runs the workflow once for each prompt. Returns the pictures before and after, and leaves delta.safetensors."""
+    """Runs the workflow for every prompt and seed. Returns the pictures before and after; leaves delta.safetensors."""
     import erasing  # beside this file
 
     workflow = json.loads(WORKFLOW.read_text(encoding="utf-8"))
-    erase, compare = find(workflow, "TRCEErase"), find(workflow, "ImageCompare")
+    (erase,), (compare,) = find(workflow, "TRCEErase"), find(workflow, "ImageCompare")
     workflow[erase]["inputs"] |= {"concepts": erasing.concepts_text(CONCEPT), "keep": erasing.keep_text(CONCEPT)}
-    workflow[find(workflow, "EmptyLatentImage")]["inputs"]["batch_size"] = PICTURES
-    workflow["save"] = {"class_type": "TRCESaveDelta", "inputs": {"delta": [erase, 1], "filename_prefix": "demo/star"}}
-    (positive,) = {node["inputs"]["positive"][0] for node in workflow.values() if node["class_type"] == "KSampler"}
+    workflow[find(workflow, "EmptyLatentImage")[0]]["inputs"]["batch_size"] = 1
+    saved = {"delta": [erase, 1], "filename_prefix": f"demo/{CONCEPT}"}
+    workflow["save"] = {"class_type": "TRCESaveDelta", "inputs": saved}
+    samplers = [workflow[node_id]["inputs"] for node_id in find(workflow, "KSampler")]
+    (positive,) = {sampler["positive"][0] for sampler in samplers}
 
     before, after = [], []
     load_tools()
@@ -64,23 +66,26 @@ def erase_in_comfyui(output: Path) -> tuple[list[list[Image.Image]], list[list[I
     # a folder of its own, so that the next run finds the preserve moments in the cache, as a user's ComfyUI does
     with Host(installation, folder=installation.host_dir / "demo") as host:
         for label, text in PROMPTS:
-            prompt = copy.deepcopy(workflow)
-            prompt[positive]["inputs"]["text"] = text
             print(f"{label}: {text}", flush=True)
-            shown = host.queue(prompt)["outputs"]
-            for pictures, name in ((before, "a_images"), (after, "b_images")):
-                files = [host.folder / "temp" / item["subfolder"] / item["filename"] for item in shown[compare][name]]
-                pictures.append([Image.open(file).copy() for file in files])
-            if "save" in shown and label == PROMPTS[0][0]:
-                name = shown["save"]["text"][0]
-                shutil.copyfile(host.installation.models / "erased_deltas" / name, output / "delta.safetensors")
+            workflow[positive]["inputs"]["text"] = text
+            for side in (before, after):
+                side.append([])
+            for seed in SEEDS:
+                for sampler in samplers:
+                    sampler["seed"] = seed
+                shown = host.queue(workflow)["outputs"]
+                for side, name in ((before, "a_images"), (after, "b_images")):
+                    (item,) = shown[compare][name]
+                    side[-1].append(Image.open(host.folder / "temp" / item["subfolder"] / item["filename"]).copy())
+        name = shown["save"]["text"][0]
+        shutil.copyfile(host.installation.models / "erased_deltas" / name, output / "delta.safetensors")
     return before, after
 
 
 def draw_sheet(before: list[list[Image.Image]], after: list[list[Image.Image]], path: Path) -> None:
     """One row a prompt: its pictures before on the left, the same seeds after on the right."""
     scale, gap, caption, head = 112, 6, 22, 26
-    width = gap + (scale + gap) * PICTURES
+    width = gap + (scale + gap) * len(SEEDS)
     font = ImageFont.load_default(13)
     sheet = Image.new("RGB", (2 * width + 4 * gap, head + len(PROMPTS) * (scale + caption + gap)), "white")
     pen = ImageDraw.Draw(sheet)
@@ -99,7 +104,7 @@ def draw_sheet(before: list[list[Image.Image]], after: list[list[Image.Image]], 
 def measure(delta_file: Path, images: int) -> dict:
     """The judge's rates, before and after, over `images` pictures of every kind of words and of kept prompts."""
     import erasing
-    from world import load_world, pack
+    from in_comfyui import load_world, pack
 
     world = load_world()
     delta = pack("trce_ops.delta").load_delta(delta_file)
@@ -124,20 +129,12 @@ def main() -> None:
     draw_sheet(before, after, options.output / "before_after.png")
     print(f"measuring on {options.images} pictures of every kind, before and after ...", flush=True)
     rates = measure(options.output / "delta.safetensors", options.images)
-    kept = rates.pop("kept")
-    report = {
-        "concept": CONCEPT,
-        "images": options.images,
-        "seconds": round(time.monotonic() - start, 1),
-        "rates": {label: rates[label] for label in ("explicit", "synonym", "implicit", "implicit_heldout")},
-        "kept": kept,
-        "kept_implicit": rates["kept_implicit"],
-    }
+    seconds = round(time.monotonic() - start, 1)
+    report = {"concept": CONCEPT, "images": options.images, "seconds": seconds, "rates": rates}
     (options.output / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    print(f"\n{CONCEPT} recognised by the judge, {options.images} pictures a row:")
-    others = {"kept (other shapes)": kept, "kept, implicit": rates["kept_implicit"]}
-    for label, rate in (report["rates"] | others).items():
-        print(f"  {label:<20} before {rate['before']:4.0%}   after {rate['after']:4.0%}")
+    print(f"\nWhat was asked for, recognised by the judge in {options.images} pictures a row:")
+    for label, rate in rates.items():
+        print(f"  {label.replace('_', ', '):<22} before {rate['before']:4.0%}   after {rate['after']:4.0%}")
 
 
 if __name__ == "__main__":
