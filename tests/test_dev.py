@@ -300,11 +300,12 @@ def test_failures_become_a_sentence(output, sentence):
 
 
 def test_the_demo_checkpoint_is_made_again_only_from_other_weights(tmp_path, monkeypatch):
-    weights = tmp_path / "demo" / "weights" / "model.safetensors"
+    weights = tmp_path / "demo" / "emoji" / "weights" / "model.safetensors"
     weights.parent.mkdir(parents=True)
     (weights.parent / "controlnet.safetensors").write_text("others")
     copy = f"import shutil, sys; shutil.copy({str(weights)!r}, sys.argv[2])"
-    (tmp_path / "demo" / "build_checkpoint.py").write_text(copy)
+    for script in (ROOT / "demo" / "emoji").glob("*.py"):
+        (weights.parents[1] / script.name).write_text(copy)
     monkeypatch.setattr(installation, "ROOT", tmp_path)
     monkeypatch.setattr(Installation, "python", sys.executable)
     host = Installation(tmp_path / "host", tmp_path / "host" / "ComfyUI")

@@ -201,7 +201,7 @@ def test_attacks_are_rows_of_their_own(erasure, weak_attacks, tmp_path, monkeypa
         return attack(bench, model, aim)
 
     monkeypatch.setattr(erasure.attacks, "attack", noted)
-    found = ask(erasure, tmp_path / "out.json", methods=("uce", "leace"), images=1, attacks=True)
+    found = ask(erasure, tmp_path / "out.json", methods=("uce", "rece"), images=1, attacks=True)
     unedited = erasure.cases.bench().world.model
     assert [model is unedited for model in attacked] == [True, False, False]  # once, and both are held to it
     for run in found:
