@@ -12,7 +12,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from draw_banner import picture
 from graphs import Graph, NotHere
 from parts import MODELS
 from PIL import Image, ImageDraw, ImageFont
@@ -23,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 WORKFLOWS, SUBGRAPHS = ROOT / "workflows", ROOT / "subgraphs"
 EXAMPLES = ROOT / "demo" / "examples"
 
-NEED_OTHER_MODELS = {"erase-from-sdxl": "SDXL", "erase-from-a-preset": "SD1.5"}  # cannot be drawn here
+NEED_OTHER_MODELS = {"erase-from-sdxl": "SDXL", "erase-from-a-preset": "SD1.5"}  # drawn with the demo model
 SLATE, CARD, PICTURE = (51, 60, 72), (480, 240), (200, 200)
 
 
@@ -44,21 +43,23 @@ def first_picture(entry: dict[str, Any], folder: Path) -> Image.Image:
     return Image.open(folder / item["type"] / item["subfolder"] / item["filename"]).convert("RGB")
 
 
-def thumbnail(before: Image.Image, after: Image.Image, text: str = "") -> Image.Image:
-    """Before, an arrow, after; with a word below it when there is one."""
+def thumbnail(before: Image.Image, after: Image.Image) -> Image.Image:
+    """Before, an arrow, after."""
     card = Image.new("RGB", CARD, SLATE)
     pen = ImageDraw.Draw(card)
     for left, side in ((15, before), (CARD[0] - PICTURE[0] - 15, after)):
         card.paste(side.resize(PICTURE, Image.Resampling.LANCZOS), (left, 20))
     pen.line([(222, 120), (244, 120)], "white", 5)
     pen.polygon([(242, 108), (258, 120), (242, 132)], "white")
-    pen.text((CARD[0] // 2, 90), text, "white", ImageFont.load_default(16), anchor="mm")
     return card
 
 
 def draw(host: Any, name: str, api: dict[str, Any]) -> Image.Image:
     if name in NEED_OTHER_MODELS:
-        return thumbnail(picture(0.0, 200), picture(1.0, 200), NEED_OTHER_MODELS[name])
+        card = Image.open(WORKFLOWS / "compare-before-after.jpg")
+        pen = ImageDraw.Draw(card)
+        pen.text((CARD[0] // 2, 90), NEED_OTHER_MODELS[name], "white", ImageFont.load_default(16), anchor="mm")
+        return card
     after = first_picture(host.queue(api), host.folder)
     for node in api.values():
         if node["class_type"] == "LoadImage":  # what it was drawn after says more than what it was without erasing

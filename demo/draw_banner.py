@@ -1,69 +1,61 @@
-"""Draws the pack's icon and banner from the demo world's shapes: `python demo/draw_banner.py`.
+"""Draws the pack's icon and banner with the demo model: `python demo/draw_banner.py` (needs ComfyUI, as dev.py has it).
 
-A star becomes a circle, by way of the shapes between their distance fields. Writes icon.png and banner.png into
-demo/pictures/.
+A cigarette becomes a lollipop as the shipped example delta is applied more and more strongly. Writes icon.png and
+banner.png into demo/pictures/.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
-from drawing import BACKGROUND_RGB, COLOUR_RGB, COLOURS, FIELD_SPAN, SHAPES, _fields
+from in_comfyui import load_world, pack
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
-PICTURES = Path(__file__).parent / "pictures"
-NIGHT, YELLOW, BLUE = BACKGROUND_RGB[2], COLOUR_RGB[COLOURS.index("yellow")], COLOUR_RGB[COLOURS.index("blue")]
-
-
-def shape(along: float, size: int) -> Tensor:
-    """How much of each pixel (size, size) the shape covers that lies `along` the way from the star to the circle."""
-    star, circle = (_fields()[SHAPES.index(name)] for name in ("star", "circle"))
-    line = ((torch.arange(size) + 0.5) / size * 2 - 1) * 1.2 / FIELD_SPAN
-    grid = torch.stack(torch.meshgrid(line, line, indexing="xy"), -1)
-    field = (1 - along) * star + along * circle
-    distance = F.grid_sample(field[None, None], grid[None], mode="bicubic", align_corners=False)[0, 0]
-    return (0.5 - distance * size / 2.4).clamp(0, 1)
+HERE = Path(__file__).parent
+DELTA = HERE / "examples" / "erased_deltas" / "example_cigarette.safetensors"
+PROMPT, SEED = "a drawing of a cigarette in the 3d style on a white background", 0
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-def picture(along: float, size: int) -> Image.Image:
-    """The shape on the demo world's black, yellow as a star and blue as a circle."""
-    cover = shape(along, size)[..., None]
-    colour = (1 - along) * YELLOW + along * BLUE
-    pixels = cover * colour + (1 - cover) * NIGHT
-    return Image.fromarray((pixels * 255).round().byte().numpy())
+def pictures() -> list[Image.Image]:
+    """The prompt's picture (64 x 64) at every strength."""
+    world = load_world()
+    delta, apply_delta = pack("trce_ops.delta").load_delta(DELTA), pack("nodes.host.apply").apply_delta
+    drawn = [world.draw(apply_delta(world.model, delta, strength), [PROMPT], SEED)[0] for strength in STRENGTHS]
+    return [Image.fromarray((picture * 255).round().byte().permute(1, 2, 0).numpy()) for picture in drawn]
 
 
-def icon(size: int = 256) -> Image.Image:
-    """The star's outline, and the circle that is drawn in its place."""
-    image = picture(1.0, size)
-    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(size, size, 3).float() / 255
-    cover = shape(0.0, size)
-    edge = (cover - F.avg_pool2d(cover[None, None], 9, 1, 4)[0, 0]).clamp(0, 1).mul(2).clamp(0, 1)[..., None]
-    return Image.fromarray(((edge * YELLOW + (1 - edge) * pixels) * 255).round().byte().numpy())
+def large(picture: Image.Image, size: int) -> Image.Image:
+    return picture.resize((size, size), Image.Resampling.LANCZOS)
 
 
-def banner(width: int = 1260, height: int = 540) -> Image.Image:
-    night = tuple(int(v) for v in (NIGHT * 255).round())
-    sheet = Image.new("RGB", (width, height), night)
-    size, steps = 220, 5
-    gap = (width - steps * size) // (steps + 1)
-    for i in range(steps):
-        sheet.paste(picture(i / (steps - 1), size), (gap + i * (size + gap), 70))
+def icon(before: Image.Image, after: Image.Image, size: int = 256) -> Image.Image:
+    """Before above the diagonal, after below it."""
+    mask = Image.new("L", (size, size), 0)
+    ImageDraw.Draw(mask).polygon([(0, size), (size, 0), (size, size)], 255)
+    image = Image.composite(large(after, size), large(before, size), mask)
+    ImageDraw.Draw(image).line([(0, size), (size, 0)], "dimgray", 3)
+    return image
+
+
+def banner(steps: list[Image.Image], width: int = 1260, height: int = 540) -> Image.Image:
+    sheet, size = Image.new("RGB", (width, height), "white"), 230
+    gap = (width - len(steps) * size) // (len(steps) + 1)
+    for i, picture in enumerate(steps):
+        sheet.paste(large(picture, size), (gap + i * (size + gap), 70))
     pen = ImageDraw.Draw(sheet)
-    pen.text((width // 2, 372), "comfyui-trce", "white", ImageFont.load_default(64), anchor="mm")
+    pen.text((width // 2, 382), "comfyui-trce", "black", ImageFont.load_default(64), anchor="mm")
     line = "Type a concept, get a MODEL that no longer draws it."
-    pen.text((width // 2, 450), line, "lightgray", ImageFont.load_default(32), anchor="mm")
+    pen.text((width // 2, 460), line, "dimgray", ImageFont.load_default(32), anchor="mm")
     return sheet
 
 
 def main() -> None:
-    PICTURES.mkdir(exist_ok=True)
-    for name, image in (("icon", icon()), ("banner", banner())):
-        image.quantize(64).save(PICTURES / f"{name}.png", optimize=True)
-        print(f"demo/pictures/{name}.png: {(PICTURES / f'{name}.png').stat().st_size / 1000:.0f} kB")
+    steps = pictures()
+    for name, image in (("icon", icon(steps[0], steps[-1])), ("banner", banner(steps))):
+        path = HERE / "pictures" / f"{name}.png"
+        image.quantize(128).save(path, optimize=True)
+        print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ MODELS = {  # where a file that a template names can be had: folder, address
     ),
 }
 
-STAR = "\n".join(f"{word} -> a circle" for word in ("a star", "a pentagram", "an asterisk", "a starburst", "a sparkle"))
-OTHERS = "a square\na triangle\na heart\na cross\na crescent\nan hourglass\na circle"
-PROMPT = "a sticker of a solid yellow star on a black background"
+CONCEPTS = "a cigarette -> a lollipop\na cigaret -> a lollipop\ncigarettes -> a lollipop"
+KEEP = "fire\na pencil\na syringe\na lollipop\na carrot\na knife\na guitar"
+PROMPT = "a drawing of a cigarette in the 3d style on a blue background"
 SAMPLING = {"seed": 7, "steps": 20, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal"}
 
 
@@ -59,7 +59,7 @@ def start(g: Graph, checkpoint: str = DEMO, text: str = PROMPT, size: int = DEMO
 
 def erase(g: Graph, start: Start, **given: Any) -> Node:
     """TRCE Erase; for the demo model with settings that say which size that draws."""
-    given = {"concepts": STAR, "keep": OTHERS, "model": start.model, "clip": start.clip} | given
+    given = {"concepts": CONCEPTS, "keep": KEEP, "model": start.model, "clip": start.clip} | given
     if start.size == DEMO_SIZE:
         given["settings"] = g.add("TRCESettings", (360, 760), (360, 190), resolution=DEMO_SIZE)[0]
     return g.add("TRCEErase", (360, 0), (360, 710), **given)
