@@ -8,6 +8,7 @@
     python dev.py bench NAME [arguments]              run benchmarks/NAME.py
     python dev.py lint                                style, types, layers and the registry's and comfy-test's checks
     python dev.py comfyui-tests                       ComfyUI's own tests, without the pack and with it
+    python dev.py train-demo [--status]               train the demo model; says what is done, goes on where it stopped
 
 Python 3.10 and a network connection are all that is needed: the first use makes .host/ (a virtual environment and
 ComfyUI) and takes a few minutes, later ones start at once. With --offline nothing is downloaded. With --host VERSION
@@ -44,6 +45,7 @@ GROUPS = {
     "bench": ("bench",),
     "lint": ("lint",),
     "comfyui-tests": ("test", "comfyui-tests"),
+    "train-demo": ("train",),
 }
 
 
@@ -56,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__, parents=[common], formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     names = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for name in ("demo", "test", "serve", "run", "bench", "lint", "comfyui-tests"):
+    for name in ("demo", "test", "serve", "run", "bench", "lint", "comfyui-tests", "train-demo"):
         verb = names.add_parser(name, parents=[common], allow_abbrev=False)
         if name != "lint":
             verb.add_argument("--host", choices=HOSTS, metavar="VERSION")
@@ -67,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name == "serve":
             verb.add_argument("--port", type=int, default=8188)
     options, rest = parser.parse_known_args(arguments, argparse.Namespace(offline=False, host=None))
-    if rest and options.verb not in ("test", "bench"):
+    if rest and options.verb not in ("test", "bench", "train-demo"):
         parser.error(f"unknown arguments: {' '.join(rest)}")
 
     host = Installation.from_environment(options.host)
@@ -83,6 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "run": lambda: verbs.run(host, options.workflow, options.output),
         "bench": lambda: verbs.bench(host, rest),
         "comfyui-tests": lambda: verbs.comfyui_tests(host),
+        "train-demo": lambda: verbs.train_demo(host, rest),
     }
     return actions[options.verb]()
 

@@ -22,10 +22,10 @@ import erasing
 import torch
 from captions import HELD_OUT_TEMPLATES, TEMPLATES
 from erasing import Prompt
+from in_comfyui import STEPS, pack
 from judge import Verdict
 from torch import Tensor
 from world import article, concept_names
-from in_comfyui import STEPS, pack
 
 GIVEN = 5  # added to demo_world.SEED: of the wordings and pictures that attacks learn from
 PICTURES = 16  # to learn from; latent inversion has one for every picture it is judged on
@@ -83,7 +83,7 @@ class Attacked:
 
 def take_aim(bench: demo_world.Bench, thing: str, n: int) -> Aim:
     seed = demo_world.SEED + GIVEN
-    shown, rng = erasing.wordings(thing, n, seed), random.Random(seed)
+    shown, rng = erasing.wordings(thing, n, seed), random.Random(seed)  # noqa: S311 - picks words
 
     def draw(texts: list[str]) -> Tensor:
         return bench.world.sample(bench.world.model, texts, seed).clone()

@@ -17,9 +17,9 @@ import erasing
 import scores
 import torch
 from erasing import Prompt
+from in_comfyui import pack
 from judge import Verdict, frechet
 from torch import Tensor
-from in_comfyui import pack
 
 STACKED = ", stacked"  # after a method's name: a delta for each concept, one on the other
 KEPT = "kept"  # what labels of kept prompts start with

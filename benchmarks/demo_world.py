@@ -1,4 +1,4 @@
-"""Gets the benchmarks at the demo world, at ComfyUI and at the pack; none of them is a package on sys.path."""
+"""Gets the benchmarks at the emoji world, at ComfyUI and at the pack; none of them is a package on sys.path."""
 
 from __future__ import annotations
 

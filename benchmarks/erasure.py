@@ -39,12 +39,12 @@ import scores
 import spread
 from cases import STACKED, Asked, Job
 from erasing import Score
-from tqdm import tqdm
 from in_comfyui import pack
+from tqdm import tqdm
 
 UNEDITED = "no edit"
 ALL_ATTACKS = "all_attacks"
-QUICK_CONCEPTS, QUICK_IMAGES = ("star", "striped", "red"), 12
+QUICK_CONCEPTS, QUICK_IMAGES = ("cigarette", "tiger", "line art"), 12
 
 
 def jobs(options: argparse.Namespace) -> list[Job]:

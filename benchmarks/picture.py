@@ -12,7 +12,14 @@ from erasing import Prompt
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-SHOWN = {"explicit": 1, "synonym": 1, "described_heldout": 2, "kept_neighbours": 1, "kept": 1, "kept_described": 1}  # the first of each label
+SHOWN = {
+    "explicit": 1,
+    "synonym": 1,
+    "described_heldout": 2,
+    "kept_neighbours": 1,
+    "kept": 1,
+    "kept_described": 1,
+}  # the first of each label
 SIZE, GAP, CAPTION, HEAD = 112, 6, 22, 26  # pixels
 
 

@@ -1,4 +1,4 @@
-"""EraseEval's scores (arXiv 2502.13989) of an erasure of the demo world.
+"""EraseEval's scores (arXiv 2502.13989) of an erasure of the emoji world.
 
 The judge stands for the captioner, the text model and CLIP of the paper, and the unedited model's pictures of the kept
 prompts by another seed for its photographs, which makes M4 stricter: it is 0 from twice the distance of two seeds on.
@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import erasing
-from judge import Verdict
 from in_comfyui import pack
+from judge import Verdict
 
 if TYPE_CHECKING:
     from cases import Case

@@ -108,7 +108,9 @@ def prompts(thing: str, n: int, seed: int = 0, also: Sequence[str] = ()) -> list
     concepts = [i for i, name in enumerate(concept_names()) if name not in gone]
     if is_style(thing):
         alone = [STYLES.index(thing)]
-        found = [of_caption("explicit", c, style=True) for c in captions.prompts("explicit held out", n, seed, styles=alone)]
+        found = [
+            of_caption("explicit", c, style=True) for c in captions.prompts("explicit held out", n, seed, styles=alone)
+        ]
         close = captions.prompts("explicit held out", n, seed + 1, concepts, styles)
         found += [of_caption("kept_neighbours", caption, style=True) for caption in close]
         others = concepts
@@ -120,7 +122,9 @@ def prompts(thing: str, n: int, seed: int = 0, also: Sequence[str] = ()) -> list
             for caption in captions.prompts(kind, n, seed, index, styles)
         ]
         close = [concept_names().index(other) for other in near(thing) if other not in gone]
-        found += [of_caption("kept_neighbours", c) for c in captions.prompts("explicit held out", n, seed, close, styles)]
+        found += [
+            of_caption("kept_neighbours", c) for c in captions.prompts("explicit held out", n, seed, close, styles)
+        ]
         named = {*near(thing), SAFE[thing]}
         others = [i for i in concepts if concept_names()[i] not in named]
     for label, kind in KEPT_KINDS.items():

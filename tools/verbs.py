@@ -91,6 +91,11 @@ def bench(installation: Installation, arguments: Sequence[str]) -> int:
     return call(command, COMFYUI_PATH=str(installation.comfyui))
 
 
+def train_demo(installation: Installation, arguments: Sequence[str]) -> int:
+    command = [installation.python, ROOT / "demo" / "emoji" / "train.py", *arguments]
+    return call(command, COMFYUI_PATH=str(installation.comfyui))
+
+
 def comfyui_tests(installation: Installation) -> int:
     command = [installation.python, ROOT / "tests" / "comfyui_tests.py", str(free_port())]
     return call(command, COMFYUI_PATH=str(installation.comfyui))
