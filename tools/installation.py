@@ -101,21 +101,20 @@ class Installation:
 
     def demo_steps(self, controlnet: bool = True) -> list[Step]:
         """The demo model's checkpoint and ControlNet in full size, made from the compact weights in the repository."""
-        emoji = ROOT / "demo" / "emoji"
-        scripts = [emoji / f"{name}.py" for name in ("checkpoint", "unet", "text_encoder", "autoencoder", "compact")]
-        model, outline = emoji / "weights" / "model.safetensors", emoji / "weights" / "controlnet.safetensors"
-        wanted = [("model", self.checkpoint, (), (*scripts, model))]
+        emoji, result = ROOT / "demo" / "emoji", {"model": self.checkpoint}
         if controlnet:
-            result = self.models / "controlnet" / "trce_demo_outline.safetensors"
-            made_from = (*scripts, emoji / "controlnet.py", model, outline)  # half of it is the model's
-            wanted.append(("ControlNet", result, ("--controlnet",), made_from))
+            result["controlnet"] = self.models / "controlnet" / "trce_demo_outline.safetensors"
+        parts = ("checkpoint", "compact", "unet", "text_encoder", "autoencoder", "controlnet")
+        scripts = [emoji / f"{part}.py" for part in parts]
+        weights = sorted((emoji / "weights").glob("*.safetensors"))
+        pins = "\n".join(f"{p.name} {hashlib.sha256(p.read_bytes()).hexdigest()}" for p in (*scripts, *weights))
         steps = []
-        for name, result, options, made_from in wanted:
-            pins = "\n".join(f"{p.name} {hashlib.sha256(p.read_bytes()).hexdigest()}" for p in made_from)
+        for name, path in result.items():
             # As a script, never with -m: the repository root must not come to stand on sys.path beside ComfyUI.
-            make = partial(self._build, result, [self.python, scripts[0], "--output", result, *options])
-            stamp = self.models / f"{result.stem}.stamp"
-            steps.append(Step(f"full-size demo {name}", result, stamp, pins, make, network=False))
+            command = [self.python, scripts[0], "--output", path, *(["--controlnet"] if name == "controlnet" else [])]
+            stamp = self.models / f"{path.stem}.stamp"
+            make = partial(self._build, path, command)
+            steps.append(Step(f"full-size demo {name}", path, stamp, pins, make, network=False))
         return steps
 
     # What the steps do
