@@ -119,7 +119,7 @@ def measure(delta_file: Path, images: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("demo_output"))
-    parser.add_argument("--images", type=int, default=24, help="behind every rate of the report")
+    parser.add_argument("--images", type=int, default=12, help="behind every rate of the report")
     options = parser.parse_args()
     logging.getLogger().setLevel(logging.WARNING)
     options.output.mkdir(parents=True, exist_ok=True)
