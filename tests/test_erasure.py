@@ -4,6 +4,7 @@ import importlib
 import json
 import re
 from collections import Counter
+from functools import partialmethod
 
 import pytest
 import torch
@@ -22,11 +23,21 @@ def bench(erasure):
 
 
 @pytest.fixture
-def weak_attacks(erasure, monkeypatch):
-    """Attacks that take no time: what they are to find is another matter."""
+def two_steps(erasure, monkeypatch):
+    """Pictures of two sampling steps: what they show is another matter."""
+    world = importlib.import_module("in_comfyui").World
+    for name in ("draw", "sample"):
+        monkeypatch.setattr(world, name, partialmethod(getattr(world, name), steps=2))
+    erasure.cases.prepare.cache_clear()
+    yield
+    erasure.cases.prepare.cache_clear()
+
+
+@pytest.fixture
+def weak_attacks(erasure, two_steps, monkeypatch):
+    """Attacks that take no time either."""
     weak = erasure.attacks.Settings(steps=2, searches=1, candidates=2)
     monkeypatch.setattr(erasure.attacks, "SETTINGS", weak)
-    erasure.cases.prepare.cache_clear()
     return weak
 
 
@@ -38,7 +49,7 @@ def ask(erasure, file, *arguments, methods=("uce",), concepts=("cigarette",), im
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def test_the_file_of_one_method_and_concept(erasure, bench, tmp_path, capsys):
+def test_the_file_of_one_method_and_concept(erasure, two_steps, bench, tmp_path, capsys):
     found = ask(erasure, tmp_path / "out.json")
     assert (found["method"], found["concept"]) == ("uce", "cigarette")
     assert found["seconds"] > 0 and found["evaluations"] == 0
@@ -66,7 +77,7 @@ def test_the_file_of_one_method_and_concept(erasure, bench, tmp_path, capsys):
     assert "| no edit | 2 |" in table and "| uce | 2 |" in table
 
 
-def test_a_run_goes_on_where_it_was_stopped(erasure, tmp_path, monkeypatch):
+def test_a_run_goes_on_where_it_was_stopped(erasure, two_steps, tmp_path, monkeypatch):
     def ask_for_two(file):
         return ask(erasure, file, concepts=("cigarette", "wine"), images=1)
 
@@ -91,7 +102,7 @@ def test_a_run_goes_on_where_it_was_stopped(erasure, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.glob("*.part")] == []
 
 
-def test_other_pictures_are_not_taken_from_the_file(erasure, tmp_path):
+def test_other_pictures_are_not_taken_from_the_file(erasure, two_steps, tmp_path):
     file, prompts = tmp_path / "out.json", tmp_path / "prompts.txt"
     prompts.write_text("mine\ttobacco and smoke\n", encoding="utf-8")
     ask(erasure, file, images=1)
@@ -146,7 +157,7 @@ def test_prompts_that_cannot_be_scored_are_named(erasure, line, message):
         erasure.cases.read_prompts([line], "bomb", 1)
 
 
-def test_several_at_once_and_stacked(erasure, tmp_path, capsys):
+def test_several_at_once_and_stacked(erasure, two_steps, tmp_path, capsys):
     concepts = ("cigarette", "wine")
     found = ask(erasure, tmp_path / "out.json", "--together", "1", "2", concepts=concepts, images=1)
     assert [(run["method"], run["concept"]) for run in found] == [
@@ -299,7 +310,7 @@ def test_prompts_say_what_else_they_ask_for_and_kept_ones_are_of_the_keep_list(e
                 assert erasing.phrase(prompt.thing) not in keep  # held out of what the erasure is given
 
 
-def test_a_picture_of_methods_and_prompts(erasure, bench, tmp_path):
+def test_a_picture_of_methods_and_prompts(erasure, two_steps, bench, tmp_path):
     file = tmp_path / "methods.png"
     erasure.main(["--method", "uce", "--concept", "cigarette", "--picture", str(file)])
     drawn, picture = Image.open(file), erasure.picture
