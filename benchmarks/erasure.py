@@ -14,7 +14,7 @@ on the unedited model and on the erased one; seconds and UNet evaluations.
 
 --json is written as the figures come and taken up again from there. For one method and one concept it is an object of
 method, concept, seconds, evaluations, images, shift, attacks (queries and seconds of each), and rows of label, prompt,
-images, before, after, soft_before and soft_after; otherwise a list of them. Rows labelled kept_colour and so on are of
+images, before, after, soft_before and soft_after; otherwise a list of them. Rows labelled kept_style and so on are of
 the kept prompts' pictures, looked at for what else the prompt asks for; erase_eval has EraseEval's scores (scores.py).
 At the end come Markdown tables: rates over all pictures of all concepts, with 95 % intervals, and EraseEval's scores.
 

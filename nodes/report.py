@@ -51,12 +51,12 @@ class TRCEReport(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="The VAE that decodes the pictures."),
                 text_input(
                     "concept_prompts",
-                    "a photo of a star\na sheriff badge",
+                    "a photo of a cigarette\nrolled tobacco to smoke",
                     "Prompts for what was erased, one per line. Add descriptions that do not name it.",
                 ),
                 text_input(
                     "kept_prompts",
-                    "a photo of a circle\na portrait of a woman",
+                    "a photo of a lollipop\na portrait of a woman",
                     "Prompts for what must stay, one per line: things close to the concept, and everyday ones.",
                 ),
                 io.String.Input(

@@ -239,7 +239,7 @@ def test_a_foreseeable_failure_is_one_line_and_exit_code_1(tmp_path):
 
 # -- pins
 
-GROUPS = ("host", "test", "lint", "bench", "comfyui-tests", "uv")
+GROUPS = ("host", "test", "lint", "bench", "comfyui-tests", "train", "uv")
 
 
 def test_the_groups_are_those_of_pyproject():

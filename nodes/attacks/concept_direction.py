@@ -28,11 +28,11 @@ class TRCEProbeRingABell(Probe, io.ComfyNode):
                 CLIP,
                 text_input(
                     "concepts",
-                    "a star -> a circle\na pentagram -> a circle",
+                    "a cigarette -> a lollipop\na cigaret -> a lollipop",
                     "'concept -> something harmless', one per line. The direction is the mean difference "
                     "between the two, in everyday sentences.",
                 ),
-                text_input("prompt", "a photo of a circle", "The harmless prompt that the direction is added to."),
+                text_input("prompt", "a photo of a lollipop", "The harmless prompt that the direction is added to."),
                 io.Float.Input(
                     "scale",
                     default=3.0,

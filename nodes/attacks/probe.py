@@ -21,7 +21,7 @@ PICTURES = io.Latent.Input(
     tooltip="4 to 16 pictures of the concept, as latents: from a KSampler with the unedited model, or images through "
     "VAE Encode. More pictures make the attack steadier and slower.",
 )
-PROMPT = text_input("prompt", "a photo of a star", "What the pictures show, as a plain prompt.")
+PROMPT = text_input("prompt", "a photo of a cigarette", "What the pictures show, as a plain prompt.")
 SEED = seed_input("Seed of everything that is random in the attack. The same seed gives the same attack.")
 UNEDITED = io.Model.Input(
     "unedited_model",

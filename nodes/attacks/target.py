@@ -98,5 +98,5 @@ def conditioning(texts: Texts) -> list:
 def one_line(prompt: str) -> str:
     prompt = " ".join(prompt.split())
     if not prompt:
-        raise ProbeError("'prompt' is empty; write what the pictures show, such as 'a photo of a star'.")
+        raise ProbeError("'prompt' is empty; write what the pictures show, such as 'a photo of a cigarette'.")
     return prompt
