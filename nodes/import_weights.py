@@ -67,8 +67,8 @@ class TRCELoadWeights(io.ComfyNode):
         report = f"{len(changes)} of the file's {total} weights differ from the model's."
         if from_another_checkpoint(model, changes, total):
             report += (
-                " That is nearly every one, norms too: the file seems to be made from another checkpoint, and the differences "
-                "between the checkpoints are included. Connect the checkpoint that it was made from."
+                " That is nearly every one, norms too: the file seems to be made from another checkpoint, and the "
+                "differences between the checkpoints are included. Connect the checkpoint that it was made from."
             )
         show_text(cls.hidden.unique_id, report)
         return io.NodeOutput(patched, lora_of(changes), report)
