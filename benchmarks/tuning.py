@@ -32,7 +32,7 @@ VARIANTS = {  # name -> (preset, changes)
     "quick, nothing preserved": ("QUICK", {"preserve": 0.0}),
     "quick, empty prompt preserved only": ("QUICK", {"keep": False}),
     "quick, full rank": ("QUICK", {"rank": 0, "learning_rate": 6e-4}),
-    "quick, all directions alike": ("ALIKE", {}),
+    "quick, all directions alike": ("WITHOUT_METRIC", {}),
     "quick, reach 0": ("QUICK", {"reach": 0.0}),
     "quick, cross-attention with queries": ("QUICK", {"projections": "cross"}),
     "quick, with self-attention": ("QUICK", {"projections": "wide"}),

@@ -1,5 +1,6 @@
 """The benchmark of erasures: what its file promises, on two pictures of everything."""
 
+import dataclasses
 import importlib
 import json
 import re
@@ -359,3 +360,10 @@ def test_a_cluster_gives_what_one_process_gives(erasure):
     finally:
         torch.set_num_threads(threads)
         cluster.shutdown()
+
+
+def test_every_variant_of_the_tuning_table_can_be_made(erasure, pack):
+    tuning, settings = importlib.import_module("tuning"), pack.ops.tuning.settings
+    for preset, changes in tuning.VARIANTS.values():
+        known = {name: value for name, value in changes.items() if name not in (tuning.ALONE, tuning.DEFECT)}
+        assert isinstance(dataclasses.replace(getattr(settings, preset), **known), settings.TuneSettings)
