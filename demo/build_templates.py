@@ -56,7 +56,7 @@ def thumbnail(before: Image.Image, after: Image.Image) -> Image.Image:
 
 def draw(host: Any, name: str, api: dict[str, Any]) -> Image.Image:
     if name in NEED_OTHER_MODELS:
-        card = Image.open(WORKFLOWS / "compare-before-after.jpg")
+        card = Image.open(WORKFLOWS / "erase-a-concept.jpg")
         pen = ImageDraw.Draw(card)
         pen.text((CARD[0] // 2, 90), NEED_OTHER_MODELS[name], "white", ImageFont.load_default(16), anchor="mm")
         return card

@@ -54,7 +54,7 @@ def main() -> None:
     steps = pictures()
     for name, image in (("icon", icon(steps[0], steps[-1])), ("banner", banner(steps))):
         path = HERE / "pictures" / f"{name}.png"
-        image.quantize(128).save(path, optimize=True)
+        image.quantize(256).save(path, optimize=True)
         print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
 
 
