@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import argparse
 import logging
-from pathlib import Path
 
 import torch
 from captions import PROMPT_KINDS, prompts
-from common import HERE, metadata_of, save_tensors
+from common import HERE, metadata_of
 from compact import MODEL_FILE, pack
 from look import model_in_training
 from safetensors.torch import load_file
 from text_encoder import START, token_rows
 from train_text_encoder import prepare
-from train_unet import BATCH, RESUME_FILE
 from train_unet import WEIGHTS_FILE as UNET_FILE
 from world import STYLES, concepts
 
@@ -49,21 +47,9 @@ def main(averaged: bool) -> None:
     log.info("wrote %s: %.1f MB, %d token rows", MODEL_FILE, MODEL_FILE.stat().st_size / 1e6, len(tokens))
 
 
-def write_resume(state_file: Path) -> None:
-    """The weights of a saved state (not averaged) as fp16, from which training can go on elsewhere."""
-    state = torch.load(state_file, weights_only=True, mmap=True)
-    weights = {name: value.half() for name, value in state["model"].items()}
-    save_tensors(weights, RESUME_FILE, {"pictures": str(state["step"] * BATCH)})
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--averaged", action="store_true", help="pack a run that is not finished")
-    parser.add_argument("--resume", type=Path, metavar="FILE", help="write resume/unet.safetensors from this state")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
-    arguments = parser.parse_args()
-    if arguments.resume:
-        write_resume(arguments.resume)
-    else:
-        main(arguments.averaged)
+    main(parser.parse_args().averaged)

@@ -4,8 +4,8 @@
     python demo/emoji/train.py               all that is missing; stop and go on at any time
     python demo/emoji/train.py --pictures N  the UNet until it has seen N pictures in all
 
-Where a model has shipped (`weights/`), its autoencoder, text encoder and judge stay, and the UNet goes on from
-`resume/`. To train everything anew, delete both folders.
+Where a model has shipped (`weights/`), its autoencoder, text encoder and judge stay, and the UNet goes on from its
+own. To train everything anew, delete that folder.
 """
 
 from __future__ import annotations

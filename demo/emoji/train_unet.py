@@ -2,7 +2,7 @@
 
 The learning rate stays constant until --decay-from pictures and then falls to zero at --pictures; both can be chosen
 anew on resuming, so that a run may go on for days and still be ended with a decay at any time. Without a state of its
-own in RUNS, a run goes on from the weights before the last decay, which the repository holds (`resume/`).
+own in RUNS, a run goes on from the model that ships.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import argparse
 import logging
 
 import torch
-from common import HERE, RUNS, metadata_of, save_tensors
+from common import RUNS, metadata_of, save_tensors
+from compact import MODEL_FILE, load_compact
 from diffusion import ALPHA_BAR, TIMESTEPS, add_noise
 from pool import CAPTION_POOL, LATENT_POOL, VIEWS
 from safetensors.torch import load_file
@@ -25,7 +26,6 @@ BATCH = CAPTIONS * PER_CAPTION
 LR = 7e-4
 EMPTY = 0.1  # share of captions that are left empty
 WEIGHTS_FILE = RUNS / "unet.safetensors"
-RESUME_FILE = HERE / "resume" / "unet.safetensors"  # fp16, of a constant learning rate
 
 
 def loss_weights() -> Tensor:
@@ -68,9 +68,9 @@ def train(pictures: int, decay_from: int) -> None:
     torch.manual_seed(0)
     unet = UNet().to(memory_format=torch.channels_last)
     run = Run("unet", unet, pictures // BATCH, LR, decay_from=decay_from // BATCH, warmup=200, average=0.9985)
-    if run.step == 0 and RESUME_FILE.exists():
-        unet.load_state_dict({name: value.float() for name, value in load_file(RESUME_FILE).items()})
-        run.start_from(int(metadata_of(RESUME_FILE)["pictures"]) // BATCH)
+    if run.step == 0 and MODEL_FILE.exists():
+        unet.load_state_dict(load_compact().unet.state_dict())
+        run.start_from(int(metadata_of(MODEL_FILE)["pictures"]) // BATCH)
     batches, weights = Batches(), loss_weights()
     # compiled it takes two thirds of the time; train.py keeps what was compiled
     forward = torch.compile(unet, dynamic=False)
