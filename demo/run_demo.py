@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 ROOT = Path(__file__).parents[1]
 WORKFLOW = ROOT / "workflows" / "api" / "compare-before-after.json"
 CONCEPT = "cigarette"
-SEEDS = (0, 1, 2)  # of every prompt's pictures, before and after
+SEED, PICTURES = 0, 3  # of every prompt, before and after: the first three of the first seed
 PROMPTS = (  # what the picture shows
     ("explicit", "a drawing of a cigarette in the 3d style on a blue background"),
     ("synonym", "a drawing of a cigaret in the noto style on a yellow background"),
@@ -45,17 +45,19 @@ def find(workflow: dict, class_type: str) -> list[str]:
 
 
 def erase_in_comfyui(output: Path) -> tuple[list[list[Image.Image]], list[list[Image.Image]]]:
-    """Runs the workflow for every prompt and seed. Returns the pictures before and after; leaves delta.safetensors."""
+    """Runs the workflow once for every prompt. Returns the pictures before and after; leaves delta.safetensors."""
     import erasing  # beside this file
 
     workflow = json.loads(WORKFLOW.read_text(encoding="utf-8"))
     (erase,), (compare,) = find(workflow, "TRCEErase"), find(workflow, "ImageCompare")
     workflow[erase]["inputs"] |= {"concepts": erasing.concepts_text(CONCEPT), "keep": erasing.keep_text(CONCEPT)}
-    workflow[find(workflow, "EmptyLatentImage")[0]]["inputs"]["batch_size"] = 1
+    workflow[find(workflow, "EmptyLatentImage")[0]]["inputs"]["batch_size"] = PICTURES
     saved = {"delta": [erase, 1], "filename_prefix": f"demo/{CONCEPT}"}
     workflow["save"] = {"class_type": "TRCESaveDelta", "inputs": saved}
     samplers = [workflow[node_id]["inputs"] for node_id in find(workflow, "KSampler")]
     (positive,) = {sampler["positive"][0] for sampler in samplers}
+    for sampler in samplers:
+        sampler["seed"] = SEED
 
     before, after = [], []
     load_tools()
@@ -68,24 +70,19 @@ def erase_in_comfyui(output: Path) -> tuple[list[list[Image.Image]], list[list[I
         for label, text in PROMPTS:
             print(f"{label}: {text}", flush=True)
             workflow[positive]["inputs"]["text"] = text
-            for side in (before, after):
-                side.append([])
-            for seed in SEEDS:
-                for sampler in samplers:
-                    sampler["seed"] = seed
-                shown = host.queue(workflow)["outputs"]
-                for side, name in ((before, "a_images"), (after, "b_images")):
-                    (item,) = shown[compare][name]
-                    side[-1].append(Image.open(host.folder / "temp" / item["subfolder"] / item["filename"]).copy())
+            shown = host.queue(workflow)["outputs"]
+            for side, name in ((before, "a_images"), (after, "b_images")):
+                files = [host.folder / "temp" / item["subfolder"] / item["filename"] for item in shown[compare][name]]
+                side.append([Image.open(file).copy() for file in files])
         name = shown["save"]["text"][0]
         shutil.copyfile(host.installation.models / "erased_deltas" / name, output / "delta.safetensors")
     return before, after
 
 
 def draw_sheet(before: list[list[Image.Image]], after: list[list[Image.Image]], path: Path) -> None:
-    """One row a prompt: its pictures before on the left, the same seeds after on the right."""
+    """One row a prompt: its pictures before on the left, the same noise after on the right."""
     scale, gap, caption, head = 112, 6, 22, 26
-    width = gap + (scale + gap) * len(SEEDS)
+    width = gap + (scale + gap) * PICTURES
     font = ImageFont.load_default(13)
     sheet = Image.new("RGB", (2 * width + 4 * gap, head + len(PROMPTS) * (scale + caption + gap)), "white")
     pen = ImageDraw.Draw(sheet)
