@@ -37,8 +37,10 @@ def without_erasing(api: dict[str, Any]) -> dict[str, Any]:
 
 
 def first_picture(entry: dict[str, Any], folder: Path) -> Image.Image:
-    """The last node's first picture of a run."""
-    shown = [items for node in entry["outputs"].values() for items in node.values() if isinstance(items, list)]
+    """The last node's first picture of a run; of Compare Images what is shown after."""
+    nodes = list(entry["outputs"].values())
+    compared = [node["b_images"] for node in nodes if "b_images" in node]
+    shown = compared or [items for node in nodes for items in node.values() if isinstance(items, list)]
     item = next(items[0] for items in reversed(shown) if items and isinstance(items[0], dict))
     return Image.open(folder / item["type"] / item["subfolder"] / item["filename"]).convert("RGB")
 
