@@ -1,4 +1,4 @@
-"""Draws icon, banner and help pictures with the demo model: `python demo/draw_banner.py` (with ComfyUI in COMFYUI_PATH).
+"""Draws icon, banner and help pictures by the demo model: `python demo/draw_banner.py` (with COMFYUI_PATH set).
 
 A cigarette becomes a lollipop as the shipped example delta is applied more and more strongly. Writes icon.png and
 banner.png into demo/pictures/, strength.jpg and erase.jpg (the demo's picture, smaller) into nodes/web/docs/.
