@@ -174,15 +174,15 @@ def test_stock_controlnet_agrees_with_the_narrow_one(demo):
 # -- an erasure
 
 
-def test_erasing_a_bomb_erases_bombs(demo):
+def test_erasing_a_crown_erases_crowns(demo):
     """The default settings of TRCE Erase on 24 pictures of each sort; `benchmarks/` has the real figures."""
     import demo_world
     import erasing
 
     bench = demo_world.load()
-    wanted = [p for p in erasing.prompts("bomb", 24, seed=3) if p.label in ("explicit", "kept")]
+    wanted = [p for p in erasing.prompts("crown", 24, seed=3) if p.label in ("explicit", "kept")]
     context = bench.world.encode([p.text for p in wanted])
-    erased, _, _ = bench.erase("bomb", demo_world.pack("trce_ops.closed_form.erase").EraseSettings())
+    erased, _, _ = bench.erase("crown", demo_world.pack("trce_ops.closed_form.erase").EraseSettings())
     before, after = (
         erasing.score(bench.world, model, wanted, context, seed=4) for model in (bench.world.model, erased)
     )

@@ -18,7 +18,7 @@ from tools.host import WorkflowError
 from trce_ops.delta.file import load_delta
 
 MODEL = "trce_demo_sd15.safetensors"
-INTERRUPTS = int(os.environ.get("TRCE_INTERRUPTS", 20))
+INTERRUPTS = int(os.environ.get("TRCE_INTERRUPTS", 12))
 
 GRAPH = {
     "checkpoint": ("CheckpointLoaderSimple", dict(ckpt_name=MODEL)),
@@ -265,7 +265,7 @@ def test_cancels_at_random_moments_lose_nothing(server, unharmed, before, deltas
         written_before = set((deltas / "hostile").glob("*"))
         start = time.monotonic()
         prompt_id = server.submit(
-            graph("save", "picture", erase=erase, settings={"seed": number}, sample={"steps": 10})
+            graph("save", "picture", erase=erase, settings={"seed": number}, sample={"steps": 4})
         )["prompt_id"]
         if number:
             time.sleep(rng.uniform(0, 1.1 * longest))

@@ -84,7 +84,7 @@ def _sum_of_bits(flat: Tensor) -> int:
 
     Any value that changes, such as one row of a token table, changes it; being exact, it is the same on every device.
     """
-    half = torch.nn.functional.pad(flat.half(), (0, -len(flat) % 4))
+    half = torch.nn.functional.pad(flat.to(flat.device, torch.float16), (0, -len(flat) % 4))
     return int(half.view(torch.int64).sum())
 
 
