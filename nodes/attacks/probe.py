@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from comfy_api.latest import io
@@ -49,10 +50,7 @@ PROBE: Any = {  # what the schemas of all probes have
 class Probe(io.ComfyNode):
     """A node that attacks an erased MODEL. Subclasses list io.ComfyNode too: scanners find nodes by that name."""
 
-    @classmethod
-    def attack(cls, target: Target, **widgets: Any) -> tuple:
-        """The outputs of the node, the report last."""
-        raise NotImplementedError
+    attack: ClassVar[Callable[..., tuple]]  # of a Target and the widgets: the outputs of the node, the report last
 
     @classmethod
     @within_bounds
