@@ -176,7 +176,7 @@ def erase(method: str, things: Sequence[str]) -> tuple:
     """The erased MODEL and the reports of a method; its name may end in STACKED."""
     name = method.removesuffix(STACKED)
     steps = [(thing,) for thing in things] if name != method else [tuple(things)]
-    if not pack("trce_ops.methods").METHODS[name].trains:
+    if not pack("trce_ops.methods").METHODS[name.partition(":")[0]].trains:
         for step in steps:
             bench().erase_with(name, step)  # its time is with the everyday captions encoded already, as on every use
     _, deltas, reports = zip(*(bench().erase_with(name, step) for step in steps), strict=True)

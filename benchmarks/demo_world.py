@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, is_dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo"))
@@ -17,13 +19,47 @@ from in_comfyui import World, load_world, pack  # noqa: E402
 SEED = 100
 RESOLUTION = 64  # of the demo model's pictures
 # Where a paper's value does nothing at this scale, one chosen on erasing.TUNING; all else are the methods' defaults.
-CHOSEN = {"esd": {"learning_rate": 1e-3}}
+CHOSEN = {"esd": "learning_rate=1e-3"}
 
 
 def asked(*things: str) -> tuple[list, list]:
     """The concept pairs and the keep list with which things are erased."""
     concepts = pack("trce_ops.text.concepts")
     return concepts.parse_concepts(erasing.concepts_text(*things)), concepts.parse_keep(erasing.keep_text(*things))
+
+
+def method_settings(text: str):
+    """The method and the settings of "NAME" or "NAME:knob=value,part.knob=value", on top of what was CHOSEN.
+
+    A value is in JSON, or xN for N times what it was, or, for TRCE's `tuning`, the name of a preset.
+    Raises SystemExit for a method, knob or value that there is not.
+    """
+    methods = pack("trce_ops.methods").METHODS
+    name, _, given = text.partition(":")
+    if name not in methods:
+        raise SystemExit(f"--method {name}: choose from {', '.join(methods)}")
+    settings = methods[name].settings
+    for knob in filter(None, f"{CHOSEN.get(name, '')},{given}".split(",")):
+        path, _, value = knob.partition("=")
+        try:
+            settings = turn(settings, path.split("."), value)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise SystemExit(f"--method {text}: {knob!r} cannot be set: {error}") from None
+    return name, settings
+
+
+def turn(settings, path: Sequence[str], value: str):
+    """The settings with the knob at `path` at another value."""
+    old = getattr(settings, path[0])
+    if path[1:]:
+        new = turn(old, path[1:], value)
+    elif is_dataclass(old):
+        new = getattr(pack("trce_ops.tuning.settings"), value)
+    elif value.startswith("x"):
+        new = old * float(Fraction(value[1:]))
+    else:
+        new = value if isinstance(old, str) else type(old)(json.loads(value))
+    return replace(settings, **{path[0]: new})
 
 
 @dataclass
@@ -44,13 +80,12 @@ class Bench:
         delta, report = pack("trce_ops.closed_form.erase").erase(*asked(thing), lent["encoder"], settings, **given)
         return self.apply(self.world.model, delta), delta, report
 
-    def erase_with(self, method: str, things: Sequence[str], settings=None):
+    def erase_with(self, method: str, things: Sequence[str]):
         """Any of METHODS on the demo model, things at once: the erased MODEL, the delta and the report."""
-        methods = pack("trce_ops.methods")
-        settings = settings or replace(methods.METHODS[method].settings, **CHOSEN.get(method, {}))
+        name, settings = method_settings(method)
         lent = pack("nodes.host.lend").lend(self.world.model, self.world.clip, RESOLUTION)
-        delta, report = methods.erase_with(
-            method, *asked(*things), settings=settings, cache_dir=self.cache.name, **lent
+        delta, report = pack("trce_ops.methods").erase_with(
+            name, *asked(*things), settings=settings, cache_dir=self.cache.name, **lent
         )
         return self.apply(self.world.model, delta), delta, report
 

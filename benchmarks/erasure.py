@@ -4,6 +4,8 @@ For every method and concept: how often the judge recognises the concept by kind
 and after; how far the pictures of kept prompts have shifted; whether four attacks bring the concept back (attacks.py),
 on the unedited model and on the erased one; seconds and UNet evaluations.
 
+    --variants SET     settings side by side in place of methods: tokens, tuning, grid (variants.py); without attacks
+    --tuning-concepts  those on which settings are chosen, not those that are reported
     --no-attacks       leave the attacks out; --attacks has them in --quick, --together and --prompts too
     --together 1 2 4   so many of the concepts at once, by one delta and by a stack of one for each
     --prompts FILE     score "label<TAB>prompt" lines instead; labels that start with "kept" by what the prompt asks for
@@ -31,12 +33,14 @@ from pathlib import Path
 
 import attacks
 import cases
+import demo_world
 import erasing
 import outside
 import picture
 import resume
 import scores
 import spread
+import variants
 from cases import STACKED, Asked, Job
 from erasing import Score
 from in_comfyui import pack
@@ -122,6 +126,7 @@ def _table(runs: Sequence[dict], labels: Sequence[str], costs: bool = False) -> 
         longest = max(group.values(), key=len)
         text.append([*count, UNEDITED, *cells(label_scores(longest, "before")), *([""] * 3 if costs else [])])
         for name, found in group.items():
+            name = variants.TITLES.get(name, name)
             name = name if len(found) == len(longest) else f"{name} ({len(found)} concepts)"
             text.append([*count, name, *cells(label_scores(found, "after")), *spent(found)])
     return "\n".join(f"| {' | '.join(line)} |" for line in text)
@@ -154,10 +159,12 @@ def run(options: argparse.Namespace) -> list[dict]:
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--method", nargs="+", metavar="NAME", help="of trce_ops.methods; default: all")
+    parser.add_argument("--method", nargs="+", metavar="NAME[:KNOB=VALUE]", help="of trce_ops.methods; default: all")
+    parser.add_argument("--variants", choices=variants.VARIANTS, help="instead of --method: settings side by side")
     parser.add_argument(
         "--concept", nargs="+", metavar="NAME", choices=list(erasing.SAFE), help="default: all reported"
     )
+    parser.add_argument("--tuning-concepts", action="store_true", help="those on which settings are chosen")
     parser.add_argument("--images", type=int, help="of every concept behind every figure (40), or of each line (8)")
     parser.add_argument("--attacks", action=argparse.BooleanOptionalAction, help="attack each erasure as well")
     parser.add_argument("--together", nargs="+", type=int, default=[], metavar="N", help="so many concepts at once")
@@ -169,10 +176,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--ray", nargs="?", const="auto", metavar="ADDRESS", help="of a Ray cluster; default: this one")
     parser.add_argument("--picture", type=Path, metavar="FILE.png", help="draw what every method makes of a concept")
     options = parser.parse_args(arguments)
-    options.concept = options.concept or list(QUICK_CONCEPTS if options.quick else erasing.CONCEPTS)
+    everything = erasing.TUNING if options.tuning_concepts else erasing.CONCEPTS
+    options.concept = options.concept or list(QUICK_CONCEPTS if options.quick else everything)
     options.images = options.images or (8 if options.prompts else QUICK_IMAGES if options.quick else 40)
     if options.attacks is None:
-        options.attacks = not (options.quick or options.together or options.prompts)
+        options.attacks = not (options.variants or options.quick or options.together or options.prompts)
     if bad := [n for n in options.together if not 1 <= n <= len(options.concept)]:
         parser.error(f"--together {bad[0]}: from 1 to the {len(options.concept)} of --concept")
     if options.retain and not options.prompts:
@@ -186,9 +194,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     cases.bench()
     methods = pack("trce_ops.methods").METHODS
+    if options.variants:
+        options.method = list(variants.VARIANTS[options.variants].values())
     options.method = options.method or [n for n, method in methods.items() if not (options.quick and method.trains)]
-    if unknown := [name for name in options.method if name not in methods]:
-        raise SystemExit(f"--method {unknown[0]}: choose from {', '.join(methods)}")
+    for name in options.method:
+        demo_world.method_settings(name)  # stops where there is none of that name
     if options.picture:
         picture.draw(options.method, options.concept[0], options.picture, UNEDITED)
         return

@@ -11,6 +11,7 @@ import importlib.util
 import logging
 import os
 import re
+import shutil
 import sys
 import traceback
 import zlib
@@ -44,10 +45,11 @@ ABSENT = r"No module named 'comfy\.ldm|'comfy\.(supported_models|lora)' has no a
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """Side by side run the files, each in one piece, but those of the server in one process: they share its folders."""
+    """Side by side run the files, each in one piece; those that need a server take longest, and begin."""
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("server" if "server" in item.fixturenames else item.path.stem))
-    items.sort(key=lambda item: "server" not in item.fixturenames)  # what takes longest begins
+        item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    slow = {item.path for item in items if "server" in item.fixturenames}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def through_the_pack(error):
@@ -367,16 +369,27 @@ def erasure(demo):
 
 
 @pytest.fixture(scope="session")
-def server():
+def models(tmp_path_factory):
+    """A models folder of this process's own: the demo model is linked into it, what the templates load is copied."""
+    ours, folder = Installation.from_environment().models, tmp_path_factory.mktemp("models")
+    for path in ours.glob("*/*.safetensors"):
+        copy = folder / path.parent.name / path.name
+        copy.parent.mkdir(exist_ok=True)
+        (os.link if os.stat(ours).st_dev == os.stat(folder).st_dev else shutil.copyfile)(path, copy)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(models):
     """A ComfyUI server with the pack and the demo model, driven over HTTP."""
-    with Host() as host:
+    with Host(models=models) as host:
         yield host
 
 
 @pytest.fixture
 def deltas(server):
     """models/erased_deltas of the server; what a test adds goes away again."""
-    folder = server.installation.models / "erased_deltas"
+    folder = server.models / "erased_deltas"
     before = set(folder.rglob("*"))
     yield folder
     for path in set(folder.rglob("*")) - before:

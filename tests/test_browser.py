@@ -71,8 +71,8 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def server(browser):
-    with Host() as host:
+def server(browser, models):
+    with Host(models=models) as host:
         version = host.request("/system_stats")["system"]["comfyui_version"]
         if tuple(map(int, version.split(".")[:2])) < FRONTEND:
             pytest.skip(f"ComfyUI {version} brings another frontend than the one these tests click through")
@@ -241,7 +241,7 @@ def test_a_delta_saved_in_one_tab_is_offered_in_another_after_refresh(open_tab, 
     before = set(loading.page.evaluate(offered))
     erasing.queue()
     erasing.wait_for("execution_success")
-    folder = server.installation.models / "erased_deltas"
+    folder = server.models / "erased_deltas"
     try:
         loading.page.bring_to_front()
         loading.page.locator("#graph-canvas").click(position={"x": 700, "y": 780})

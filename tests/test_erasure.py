@@ -1,6 +1,5 @@
 """The benchmark of erasures: what its file promises, on two pictures of everything."""
 
-import dataclasses
 import importlib
 import json
 import re
@@ -362,8 +361,13 @@ def test_a_cluster_gives_what_one_process_gives(erasure):
         cluster.shutdown()
 
 
-def test_every_variant_of_the_tuning_table_can_be_made(erasure, pack):
-    tuning, settings = importlib.import_module("tuning"), pack.ops.tuning.settings
-    for preset, changes in tuning.VARIANTS.values():
-        known = {name: value for name, value in changes.items() if name not in (tuning.ALONE, tuning.DEFECT)}
-        assert isinstance(dataclasses.replace(getattr(settings, preset), **known), settings.TuneSettings)
+def test_every_variant_can_be_made(erasure):
+    """As many settings as titles; a wrong knob is named."""
+    world, variants = erasure.demo_world, erasure.variants.VARIANTS
+    for chosen in variants.values():
+        made = [world.method_settings(text) for text in chosen.values()]
+        assert len({repr(method) for method in made}) == len(chosen)
+    assert world.method_settings("esd:learning_rate=x3")[1].learning_rate == pytest.approx(3e-3)
+    for wrong in ("lion", "uce:lion=1", "uce:preserve=lion", "trce:tuning.lion=1", "trce:tuning=LION", "uce:preserve"):
+        with pytest.raises(SystemExit, match=wrong.split(":")[0]):
+            world.method_settings(wrong)

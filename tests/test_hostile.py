@@ -80,14 +80,14 @@ def unharmed(server, before, deltas):
     """After the test: the server answers, draws as it did before, and every file is whole."""
     yield
     assert unerased(server) == before
-    assert not list(server.installation.models.rglob("*.part")) + list(server.folder.rglob("*.part"))
+    assert not list(server.models.rglob("*.part")) + list(server.folder.rglob("*.part"))
     for path in (deltas / "hostile").glob("*"):
         load_delta(path)
 
 
 def files(server) -> set[str]:
     """All that a prompt could have written, but for pictures and for what ComfyUI and the cache keep."""
-    places = [server.installation.host_dir / "models", server.folder / "output", server.folder / "input"]
+    places = [server.models, server.folder / "output", server.folder / "input"]
     found = {str(path) for place in places for path in place.rglob("*")}
     return found | {str(path) for path in (*server.folder.glob("*"), *server.installation.host_dir.glob("*"))}
 

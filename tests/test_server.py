@@ -86,7 +86,7 @@ def test_the_same_workflow_gives_the_same_delta_whatever_was_erased_before(serve
     found = [saved_by(server, deltas, *wanted)]
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(2):
-            with Host(folder=Path(folder)) as fresh:
+            with Host(models=server.models, folder=Path(folder)) as fresh:
                 found.append(saved_by(fresh, deltas, *wanted))
     assert found[0] == found[1] == found[2]
 

@@ -41,20 +41,22 @@ class Host:
             entry = host.queue(prompt)          # an API-format workflow; returns its history entry
             entry["outputs"]                    # what the nodes showed and saved
 
-    Attributes: url, port, process, log (Path of the server's output), folder (holds user/, input/, temp/ and, unless
-    output_dir was given, output/), output_dir. Without `folder` a temporary one is made and removed again.
+    Attributes: url, port, process, log (Path of the server's output), models, folder (holds user/, input/, temp/ and,
+    unless output_dir was given, output/), output_dir. Without `folder` a temporary one is made and removed again.
     """
 
     def __init__(
         self,
         installation: Installation | None = None,
         *,
+        models: Path | None = None,  # the installation's unless given
         output_dir: Path | None = None,
         folder: Path | None = None,
         port: int | None = None,
         quiet: bool = True,  # output goes to the log instead of the terminal
     ) -> None:
         self.installation = installation or Installation.from_environment()
+        self.models = models or self.installation.models
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._temporary = folder is None
@@ -82,11 +84,11 @@ class Host:
         for place in places.values():
             place.mkdir(parents=True, exist_ok=True)
         for name in MODEL_FOLDERS:
-            (self.installation.models / name).mkdir(parents=True, exist_ok=True)
+            (self.models / name).mkdir(parents=True, exist_ok=True)
         for picture in (ROOT / "demo" / "examples" / "input").glob("*"):
             shutil.copyfile(picture, places["input"] / picture.name)
         model_paths = self.folder / "model_paths.yaml"  # JSON is YAML, and needs no thought about quoting
-        folders = {"base_path": str(self.installation.models), "is_default": True} | {n: n for n in MODEL_FOLDERS}
+        folders = {"base_path": str(self.models), "is_default": True} | {n: n for n in MODEL_FOLDERS}
         model_paths.write_text(json.dumps({"trce": folders}), encoding="utf-8")
         command = [self.installation.python, self.installation.comfyui / "main.py"]
         command += ["--listen", "127.0.0.1", "--port", str(self.port), "--disable-auto-launch", "--disable-api-nodes"]
