@@ -21,7 +21,7 @@ from trce_ops.tuning.data import collect, draw_plans
 from trce_ops.tuning.factors import Trained
 from trce_ops.tuning.losses import drift, hinge, position, tau_hinge
 from trce_ops.tuning.objective import PredictionGaps, Term, terms
-from trce_ops.tuning.prompts import Request, encode_prompts
+from trce_ops.tuning.prompts import Request, draw_prompts, encode_prompts
 from trce_ops.tuning.settings import PAPER, QUICK, TuningError
 from trce_ops.tuning.text_batch import Texts
 from trce_ops.tuning.train import backward, learning_rate
@@ -120,7 +120,7 @@ def delta(encoder):
 
 def prompts_of(delta, encoder, settings, noise, **changes):
     request = replace(request_of(delta), **changes)
-    return encode_prompts(request, {"context": encoder}, settings, noise, lambda *_: None)
+    return encode_prompts(*draw_prompts(request, settings, noise), {"context": encoder}, lambda *_: None)
 
 
 def tuned_on(delta, encoder, model, settings, **options):
@@ -607,7 +607,8 @@ def test_a_quality_is_unwanted_on_what_is_kept_too(delta, encoder, templates):
     tokenize = encoder.tokenize
     encoder.tokenize = lambda text: told.append(text) or tokenize(text)
     request = Request(parse_concepts("red -> blue"), ("a dog", "wet", "red"), templates)
-    encode_prompts(request, {"context": encoder}, replace(SMALL, trajectories=6), generator(), lambda *_: None)
+    prompts_drawn = draw_prompts(request, replace(SMALL, trajectories=6), generator())
+    encode_prompts(*prompts_drawn, {"context": encoder}, lambda *_: None)
     unwanted = set(told[: told.index("")])
     together = {"a red dog": "a blue dog", "a wet red": "a wet blue", "a wet red dog": "a wet blue dog"}
     if templates:

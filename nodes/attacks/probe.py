@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from comfy_api.latest import io
 
-from ...trce_ops.attacks.soft_prompts import ProbeError
+from ...trce_ops.attacks.evidence import ProbeError
 from ...trce_ops.tuning.trajectories import OutOfMemory
 from ..host.progress import node_progress, show_text
 from ..inputs import output, seed_input, text_input

@@ -9,8 +9,7 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from ...trce_ops.attacks.evidence import Evidence, denoising_loss
-from ...trce_ops.attacks.soft_prompts import ProbeError
+from ...trce_ops.attacks.evidence import Evidence, ProbeError, denoising_loss
 from ...trce_ops.progress import StepProgress
 from ...trce_ops.tuning.text_batch import Texts
 from ..host.denoiser import HostDenoiser, check_differentiable, downscale, open_denoiser

@@ -10,7 +10,7 @@ out, because many have no gradient; they act on the tuned model afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
@@ -172,7 +172,8 @@ def drawn_resolution(model) -> int:
     return row.v_resolution if v_prediction and row.v_resolution else row.resolution
 
 
-def tunable(model, resolution: int) -> TunableModel:
+def tunable(model, resolution: int, open_encoder: Callable | None = None) -> TunableModel:
     """MODEL in the form that trce_ops.tuning trains. Raises HostError when it cannot be trained."""
     readers = check_differentiable(model)
-    return TunableModel(model_fingerprint(model), readers.keys, partial(open_denoiser, model, resolution))
+    opened = partial(open_denoiser, model, resolution)
+    return TunableModel(model_fingerprint(model), readers.keys, opened, open_encoder)

@@ -6,7 +6,8 @@ from functools import partial
 
 from .denoiser import tunable
 from .encoders import text_encoders
-from .readers import find_text_readers
+from .readers import POOLED, find_text_readers
+from .soft_prompts import open_encoder
 from .weights import metrics, text_weights
 
 
@@ -17,6 +18,7 @@ def lend(model, clip, resolution: int | None = None) -> dict:
     """
     readers = find_text_readers(model)
     encoders = text_encoders(clip, readers)
+    soft = partial(open_encoder, clip, POOLED in readers.streams)
     return {
         "encoder": encoders.pop("context"),
         "streams": encoders,
@@ -24,5 +26,5 @@ def lend(model, clip, resolution: int | None = None) -> dict:
         "space": readers.space,
         "weights": partial(text_weights, model, readers),
         "metrics": partial(metrics, model, readers),
-        "model": lambda asked: tunable(model, resolution or asked),
+        "model": lambda asked: tunable(model, resolution or asked, soft),
     }

@@ -1,4 +1,4 @@
-"""A CLIP as a differentiable function of its token vectors, for trce_ops.attacks."""
+"""A CLIP as a differentiable function of its token vectors, for trce_ops.tuning and trce_ops.attacks."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from ...trce_ops.attacks.soft_prompts import Row
 from ...trce_ops.text.tokens import Ids, first_eot
+from ...trce_ops.tuning.soft_prompts import Row
 from ...trce_ops.tuning.text_batch import Texts
 from .denoiser import normal
 from .encoders import POOLS, ClipEncoder
@@ -22,7 +22,7 @@ WORD = re.compile(r"[a-z]+</w>")  # a token that is a whole word; the others con
 
 
 class HostSoftEncoder:
-    """trce_ops.attacks.soft_prompts.SoftEncoder for a loaded CLIP. Vectors of several encoders are concatenated.
+    """trce_ops.tuning.soft_prompts.SoftEncoder for a loaded CLIP. Vectors of several encoders are concatenated.
 
     weights: of every encoder, as tensors that autograd may save. pools: whether the model reads a pooled vector.
     """

@@ -22,6 +22,10 @@ TIMES = 50  # noise levels to draw from, evenly spaced in time
 BACK = 0.5  # of what the prompt explained to the unedited model
 
 
+class ProbeError(ValueError):
+    """An attack that is impossible with these inputs."""
+
+
 @dataclass(frozen=True)
 class Noised:
     """n noisy pictures: x = x0 + sigma * noise."""
@@ -40,6 +44,11 @@ class Noised:
     def errors(self, e: Tensor) -> Tensor:  # (n, c, h, w) -> (n,)
         """|e - noise|^2, the mean over a picture's elements: the training loss of diffusion models."""
         return (e - self.noise.to(e.device)).square().flatten(1).mean(1)
+
+    def losses(self, denoise: Denoiser, part: slice, texts: Texts) -> Tensor:  # (n,)
+        """The errors of some points with their texts, with a graph."""
+        points = self[part]
+        return points.errors(denoise(points.x, points.sigma, texts, {}))
 
 
 def put_noise(pictures: Tensor, indices: Tensor, sigma: Tensor, generator: Generator) -> Noised:

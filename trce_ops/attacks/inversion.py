@@ -16,10 +16,10 @@ from torch import Generator, Tensor
 
 from ..progress import StepProgress
 from ..text.tokens import content
+from ..tuning.soft_prompts import SoftEncoder, encode_distinct, pull_back, put_in_place, text_gradient
 from ..tuning.text_batch import Texts
 from ..tuning.trajectories import Denoiser
-from .evidence import draw_points, noise_levels
-from .soft_prompts import ProbeError, SoftEncoder, encode_distinct, pull_back, put_in_place, text_gradient
+from .evidence import ProbeError, draw_points, noise_levels
 
 TEMPLATES = ("a photo of *", "a picture of *", "a painting of *", "an image showing *")
 
@@ -79,7 +79,7 @@ def learn_word(
         chosen: list[int] = torch.randint(len(templates), (settings.batch,), generator=generator).tolist()
         optimizer.zero_grad()
         texts = encode_distinct([templates[i] for i in chosen], write, encoder)
-        loss, gradient = text_gradient(denoise, points, texts, rows)
+        loss, gradient = text_gradient(partial(points.losses, denoise), texts, rows)
         pull_back(texts, gradient)
         optimizer.step()
         losses.append(loss)

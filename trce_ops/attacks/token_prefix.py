@@ -18,9 +18,9 @@ from torch import Generator, Tensor
 
 from ..progress import StepProgress
 from ..text.tokens import Ids
+from ..tuning.soft_prompts import SoftEncoder, encode_distinct, pull_back, put_before, text_gradient
 from ..tuning.trajectories import Denoiser, Predictor
-from .evidence import draw_points, noise_levels
-from .soft_prompts import ProbeError, SoftEncoder, encode_distinct, pull_back, put_before, text_gradient
+from .evidence import ProbeError, draw_points, noise_levels
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def search_prefix(
         prompt_ids: list[Ids] = [ids[i if len(prompts) > 1 else 0] for i in points.pictures.tolist()]
         vectors = encoder.look_up(prefix.tolist()).detach().clone().requires_grad_()
         texts = encode_distinct(prompt_ids, partial(put_before, vectors, eot_id=encoder.eot_id), encoder)
-        loss, gradient = text_gradient(denoise, points, texts, rows)
+        loss, gradient = text_gradient(partial(points.losses, denoise), texts, rows)
         pull_back(texts, gradient)
         queries += len(points)
         # First order: putting token v in place i changes the loss by (E_v - E_i) . g_i, so small E_v . g_i is good.

@@ -51,7 +51,7 @@ class EsdSettings:
         shared = asdict(self)
         del shared["negative_guidance"]
         nothing_kept = {"keep": False, "preserve": 0.0, "empty_trajectories": 1, "empty_draws": 1}
-        return TuneSettings(**shared, decay=False, metric=False, early=1.0, **nothing_kept)
+        return TuneSettings(**shared, decay=False, metric=False, words=0, early=1.0, **nothing_kept)
 
 
 def negative_guidance(e: Tensor, e_c: Tensor, e_safe: Tensor, e_u: Tensor, eta: float) -> Tensor:  # (n, ...) -> (n,)

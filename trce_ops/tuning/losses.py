@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+GRADIENT_SCALE = 2.0**12  # keeps float16 gradients from underflowing; a power of two, so scaling adds no rounding
+
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:  # (n, ...) twice -> (n,)
     return (a * b).flatten(1).mean(1)

@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..delta.low_rank import ContextMap
+from .adversary import Adversary
 from .data import Contexts, Data
 from .losses import drift, hinge, tau_hinge
 from .settings import TuneSettings
@@ -49,7 +50,12 @@ class PredictionGaps:
 
 
 def terms(
-    data: Data, contexts: Contexts, maps: Mapping[str, ContextMap], settings: TuneSettings, generator: Generator
+    data: Data,
+    contexts: Contexts,
+    maps: Mapping[str, ContextMap],
+    settings: TuneSettings,
+    generator: Generator,
+    adversary: Adversary | None = None,
 ) -> Iterator[list[Term]]:
     """The terms of every step. The points are shuffled, and are reused when all of them have had their turn."""
     gaps = PredictionGaps(data) if settings.loss == "tau" else torch.ones_like
@@ -85,6 +91,9 @@ def terms(
         if settings.unconditional:
             texts = empty_texts.repeat(len(i))
             step.append(Term(x, sigma, texts, references, erase_loss, settings.unconditional))
+        if adversary:
+            texts = adversary.learn(x, sigma, points.prompts[i], *references[:2]).moved(maps)
+            step.append(Term(x, sigma, texts, references, erase_loss, 1.0))
         i = next(empty)
         step.append(preserve(data.empty, i, empty_texts.repeat(len(i))))
         if keep:

@@ -70,19 +70,16 @@ def draw_kept(request: Request, count: int, generator: Generator) -> list[str]:
     return kept + draw_in_turn(captions, count - len(kept), generator)
 
 
-def encode_prompts(
-    request: Request,
-    encoders: Mapping[str, TextEncoder],
-    settings: TuneSettings,
-    generator: Generator,
-    progress: StepProgress,
-) -> Contexts:
-    """Draw and embed one unwanted and one kept prompt per trajectory, or as many as there are.
-
-    encoders: by kind of text, `context` and, for models that read it, `pooled`. Raises TokenError.
-    """
+def draw_prompts(request: Request, settings: TuneSettings, generator: Generator) -> tuple[list[PromptPair], list[str]]:
+    """One unwanted and one kept prompt per trajectory, or as many as there are."""
     unwanted = draw_unwanted(request, settings.trajectories, generator)
-    keep = draw_kept(request, settings.keep_count, generator) if settings.keep else []
+    return unwanted, draw_kept(request, settings.keep_count, generator) if settings.keep else []
+
+
+def encode_prompts(
+    unwanted: Sequence[PromptPair], keep: Sequence[str], encoders: Mapping[str, TextEncoder], progress: StepProgress
+) -> Contexts:
+    """encoders: by kind of text, `context` and, for models that read it, `pooled`. Raises TokenError."""
     columns = [[pair.source for pair in unwanted], [pair.target for pair in unwanted], [""], keep]
     encoder, pooled = encoders["context"], encoders.get("pooled")
     ids = [[encoder.tokenize(text) for text in column] for column in columns]

@@ -18,13 +18,12 @@ from ..delta.low_rank import ContextMap, Tuned
 from ..progress import StepProgress
 from .data import Contexts, Data
 from .factors import Trained
-from .losses import position
+from .losses import GRADIENT_SCALE, position
 from .objective import Objective, Term, terms
 from .settings import TuneSettings, TuningError
 from .text_batch import Texts
 from .trajectories import Predictor
 
-GRADIENT_SCALE = 2.0**12  # keeps float16 gradients from underflowing; a power of two, so scaling adds no rounding
 WARM_UP = 20  # steps of linear warm-up, because AdamW's estimates are poor at first
 
 
@@ -38,6 +37,7 @@ class Tuning:
     changes: tuple[float, ...]  # |dW| / |W| over all trained projections, after the step
     data_evaluations: int = 0
     train_evaluations: int = 0  # forward and backward
+    word_evaluations: int = 0  # of these, to learn adversarial words
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 

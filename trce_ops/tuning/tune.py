@@ -6,8 +6,9 @@ import logging
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from time import perf_counter
 
 from torch import Generator, Tensor
@@ -19,13 +20,17 @@ from ..files.atomic import checksum
 from ..files.disk_cache import DiskCache
 from ..progress import StepProgress
 from ..text.embeddings import TextEncoder
+from ..text.prompts import PromptPair
+from ..text.tokens import Ids
 from ..version import __version__
+from .adversary import Adversary
 from .cache import VERSION, from_tensors, to_tensors
 from .data import Contexts, collect, draw_plans
 from .factors import Trained, choose
 from .objective import Objective, terms
-from .prompts import Request, encode_prompts
+from .prompts import Request, draw_prompts, encode_prompts
 from .settings import QUICK, TuneSettings, check
+from .soft_prompts import SoftEncoder
 from .train import Tuning, train
 from .trajectories import Denoiser, Predictor
 
@@ -42,6 +47,7 @@ class TunableModel:
     fingerprint: str  # equal for models that predict the same
     text_readers: Sequence[str]  # parameters that the context map applies to
     open: Callable[[], AbstractContextManager[Denoiser]]
+    open_encoder: Callable[[], AbstractContextManager[SoftEncoder]] | None = None  # None: no adversarial words
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,8 @@ class TuneReport:
             f"Tuned {len(t.tuned)} projections in {len(t.losses)} steps; change of their weights {t.changes[-1]:.1%}.",
             f"Position of the prediction (0 = on the concept, 1 = on the safe target): {first:.2f} at first, "
             f"{last:.2f} at last.",
-            f"UNet evaluations: {t.data_evaluations} for the data, {t.train_evaluations} in training.",
+            f"UNet evaluations: {t.data_evaluations} for the data, {t.train_evaluations} in training"
+            + (f", {t.word_evaluations} of them to learn adversarial words." if t.word_evaluations else "."),
         ]
         seconds = ", ".join(f"{step} {value:.2f}" for step, value in t.seconds.items())
         lines.append(
@@ -115,9 +122,11 @@ def tune(
         return Tuning({}, (), (), ())
     generator = Generator().manual_seed(settings.seed)
     start = perf_counter()
-    contexts = encode_prompts(request, encoders, settings, generator, progress)
+    unwanted, keep = draw_prompts(request, settings, generator)
+    contexts = encode_prompts(unwanted, keep, encoders, progress)
     encoded = perf_counter()
-    with model.open() as denoise:
+    with ExitStack() as stack:
+        denoise = stack.enter_context(model.open())
         # clone: tensors made in inference mode cannot enter an autograd graph
         contexts = Contexts(*(texts and texts.each(Tensor.clone) for texts in vars(contexts).values()))
         in_graph = max(1, GRAPH // math.prod(denoise.shape[1:]))
@@ -130,6 +139,11 @@ def tune(
         root = scaled_root(denoise, model, contexts) if rooted else None
         trained = Trained({name: denoise.weights[name] for name in names}, settings.rank, generator, root, rooted)
         learner = Predictor(denoise, min(in_graph, predict.rows))
+        if settings.words and settings.word_updates and model.open_encoder:
+            soft = stack.enter_context(model.open_encoder())
+            prompts = [located(pair, encoders["context"]) for pair in unwanted]
+            adversary = Adversary(soft, prompts, learner, trained, maps, settings, generator)
+            objective = partial(objective, adversary=adversary)
         tuning = train(learner, data, contexts, maps, trained, settings, generator, progress, objective)
     readers = {name.removesuffix(".weight") for name in model.text_readers}
     tuned = {
@@ -137,7 +151,21 @@ def tune(
         for module, change in tuning.tuned.items()
     }
     seconds = {"prompts": encoded - start, "trajectories": sampled - encoded, "tuning": perf_counter() - sampled}
-    return replace(tuning, tuned=tuned, data_evaluations=predict.evaluations, seconds=seconds)
+    words = learner.evaluations
+    return replace(
+        tuning,
+        tuned=tuned,
+        data_evaluations=predict.evaluations,
+        train_evaluations=tuning.train_evaluations + words,
+        word_evaluations=words,
+        seconds=seconds,
+    )
+
+
+def located(prompt: PromptPair, encoder: TextEncoder) -> tuple[Ids, tuple[int, ...]]:
+    """The ids of an unwanted prompt, and where the concept stands in it."""
+    ids = encoder.tokenize(prompt.source)
+    return ids, encoder.locate(ids, prompt.keyword).keyword
 
 
 def request_of(delta: ErasedDelta) -> Request:

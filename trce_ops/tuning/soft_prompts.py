@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..text.tokens import CHUNK, Ids, first_eot
-from ..tuning.text_batch import Texts
-from ..tuning.train import GRADIENT_SCALE
-from ..tuning.trajectories import Denoiser
-from .evidence import Noised
+from .losses import GRADIENT_SCALE
+from .text_batch import Texts
 
 Key = TypeVar("Key", bound=Hashable)
 Row = Sequence[int | Tensor]  # of one prompt: ids, and vectors (e,) in the place of some
 
 
-class ProbeError(ValueError):
-    """An attack that is impossible with these inputs."""
+class SoftPromptError(ValueError):
+    """Learned vectors that have no place in a prompt, or whose gradient overflows."""
 
 
 class SoftEncoder(Protocol):
@@ -50,24 +48,38 @@ class SoftEncoder(Protocol):
 
 
 def put_before(prefix: Row | Tensor, ids: Ids, eot_id: int) -> list[int | Tensor]:
-    """The prompt with `prefix` before its first word. Raises ProbeError when it becomes too long."""
+    """The prompt with `prefix` before its first word. Raises SoftPromptError when it becomes too long."""
     if first_eot(ids, eot_id) + len(prefix) >= CHUNK:
-        raise ProbeError(f"'prompt' has no room for {len(prefix)} more tokens; shorten it.")
+        raise SoftPromptError(f"'prompt' has no room for {len(prefix)} more tokens; shorten it.")
     return [ids[0], *prefix, *ids[1 : CHUNK - len(prefix)]]
 
 
 def put_in_place(vectors: Tensor, text: str, encoder: SoftEncoder, mark: str = "*") -> list[int | Tensor]:
-    """The prompt with `vectors` (k, e) where the word `mark` stands. Raises ProbeError if it does not occur once."""
+    """The prompt with `vectors` (k, e) where the word `mark` stands.
+
+    Raises SoftPromptError if it does not occur once, or the prompt is too long.
+    """
     words = text.split()
     if words.count(mark) != 1:
-        raise ProbeError(f"'templates': '{text}' must have the word '{mark}' once, for what is learned.")
+        raise SoftPromptError(f"'templates': '{text}' must have the word '{mark}' once, for what is learned.")
     at = words.index(mark)
     before, after = (encoder.tokenize(" ".join(part)) for part in (words[:at], words[at + 1 :]))
     head, tail = before[: first_eot(before, encoder.eot_id)], after[1:]
     row = [*head, *vectors, *tail]
     if len(head) + len(vectors) + first_eot(after, encoder.eot_id) > CHUNK:
-        raise ProbeError(f"'templates': '{text}' is longer than the {CHUNK - 2} tokens of a prompt; shorten it.")
+        raise SoftPromptError(f"'templates': '{text}' is longer than the {CHUNK - 2} tokens of a prompt; shorten it.")
     return row[:CHUNK]
+
+
+def put_at(vectors: Tensor, ids: Ids, positions: Collection[int]) -> list[int | Tensor]:
+    """The prompt with `vectors` (k, e) in the place of every run of tokens at `positions`, as long as it was."""
+    row: list[int | Tensor] = []
+    for position, token in enumerate(ids):
+        if position not in positions:
+            row.append(token)
+        elif position - 1 not in positions:
+            row.extend(vectors)
+    return [*row, *ids[-1:] * len(ids)][: len(ids)]
 
 
 def encode_distinct(keys: Sequence[Key], write: Callable[[Key], Row], encoder: SoftEncoder) -> Texts:
@@ -78,19 +90,19 @@ def encode_distinct(keys: Sequence[Key], write: Callable[[Key], Row], encoder: S
     return texts.each(lambda z: z[order.to(z.device)])
 
 
-def text_gradient(denoise: Denoiser, points: Noised, texts: Texts, rows: int) -> tuple[float, Texts]:
-    """Mean of |e - noise|^2 over the points, and its gradient with respect to their texts, `rows` points at a time.
+def text_gradient(losses: Callable[[slice, Texts], Tensor], texts: Texts, rows: int) -> tuple[float, Texts]:
+    """Mean of losses(part, texts[part]) (k,) over all texts, and its gradient with respect to them.
 
-    texts: one for every point. When gradients overflow in half precision, they are computed again at half the scale;
-    raises ProbeError when that does not help.
+    `rows` of them have a graph at a time. When gradients overflow in half precision, they are computed again at half
+    the scale; raises SoftPromptError when that does not help.
     """
     scale = GRADIENT_SCALE
     while True:
         value, gradients = 0.0, []
-        for start in range(0, len(points), rows):
+        for start in range(0, len(texts), rows):
             part = slice(start, start + rows)
             leaf = texts[part].each(lambda z: z.detach().clone().requires_grad_())
-            loss = points[part].errors(denoise(points.x[part], points.sigma[part], leaf, {})).sum() / len(points)
+            loss = losses(part, leaf).sum() / len(texts)
             (scale * loss).backward()
             value += loss.item()
             gradients.append(leaf.each(lambda z: torch.zeros_like(z) if z.grad is None else z.grad / scale))  # noqa: B023
@@ -98,7 +110,7 @@ def text_gradient(denoise: Denoiser, points: Noised, texts: Texts, rows: int) ->
         if all(torch.isfinite(z).all() for z in vars(gradient).values() if z is not None):
             return value, gradient
         if scale == 1:
-            raise ProbeError("The gradient of the probe is NaN or Inf; load the model in bf16 or fp32.")
+            raise SoftPromptError("The gradient of the text is NaN or Inf; load the model in bf16 or fp32.")
         scale /= 2
 
 

@@ -1,0 +1,148 @@
+"""Adversarial words on toys: they learn, the model that met them withstands them better, and nothing else depends on
+them."""
+
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from trce_ops.closed_form.erase import EraseSettings, erase
+from trce_ops.text.captions import BENIGN_CAPTIONS
+from trce_ops.text.concepts import parse_concepts
+from trce_ops.tuning.adversary import LIFE, Adversary
+from trce_ops.tuning.factors import Trained
+from trce_ops.tuning.losses import drift
+from trce_ops.tuning.soft_prompts import put_at
+from trce_ops.tuning.text_batch import Texts
+from trce_ops.tuning.trajectories import Predictor
+from trce_ops.tuning.tune import request_of, tune
+
+toys = runpy.run_path(str(Path(__file__).with_name("test_tuning.py")))
+ToyDenoiser, lend, generator = toys["ToyDenoiser"], toys["lend"], toys["generator"]
+SETTINGS = replace(toys["SMALL"], steps=100, learning_rate=3e-3, reach=0.0, unconditional=0.0)
+
+
+class Soft:
+    """conftest's ToyEncoder as a differentiable function of its token vectors."""
+
+    eot_id, width = 1, 24
+
+    def __init__(self, hard):
+        self.hard = hard
+
+    def tokenize(self, text):
+        return self.hard.tokenize(text)
+
+    def look_up(self, ids):
+        return self.hard.table[list(ids)]
+
+    def words(self):
+        return torch.arange(10, 40), [f"w{i}" for i in range(30)]
+
+    def encode(self, rows):
+        vectors = [torch.stack([v if torch.is_tensor(v) else self.hard.table[v] for v in row]) for row in rows]
+        x = torch.stack(vectors)
+        mean = x.cumsum(1) / torch.arange(1, x.shape[1] + 1)[:, None]
+        return Texts(torch.tanh(x + 2 * mean) + self.hard.places)
+
+
+@pytest.fixture
+def delta(encoder):
+    pairs, few = parse_concepts("gun -> cake"), BENIGN_CAPTIONS[::20]
+    return erase(pairs, (), encoder, EraseSettings(), family="sd1", captions=few)[0]
+
+
+def tuned(delta, encoder, settings, soft=True, progress=lambda *_: None):
+    model = replace(lend(ToyDenoiser())[0], open_encoder=(lambda: toys["contextmanager"](yield_one)(Soft(encoder))))
+    model = model if soft else replace(model, open_encoder=None)
+    maps = {"context": delta.context_map}
+    return tune(request_of(delta), {"context": encoder}, model, maps, settings, progress=progress)
+
+
+def yield_one(thing):
+    yield thing
+
+
+def attacker(delta, encoder, weights, words=4, updates=1):
+    """A new population of words against a tuned model that keeps still, on one point for each word."""
+    noise, maps = generator(7), {"context": delta.context_map}
+    denoise = ToyDenoiser()
+    ids = encoder.tokenize("a gun on a table")
+    at = encoder.locate(ids, "gun").keyword
+    x, sigma = denoise.noise(words, noise, torch.tensor(5.0)), torch.full((words,), 5.0)
+    texts = (Texts(encoder.encode([encoder.tokenize(text)], 77)) for text in ("a gun on a table", "a cake on a table"))
+    e_neg, e_safe = (denoise(x, sigma, text.repeat(words), {}) for text in texts)
+    denoise.weights = weights
+    still = Trained({name: W for name, W in weights.items() if "attn2.to_v" in name}, 2, noise)
+    settings = replace(SETTINGS, words=words, word_updates=updates)
+    adversary = Adversary(Soft(encoder), [(ids, at)], Predictor(denoise, 2), still, maps, settings, generator(1))
+
+    def distance():
+        prompts = torch.zeros(words, dtype=torch.long)
+        texts = adversary.learn(x, sigma, prompts, e_neg, e_safe).moved(maps)
+        return (drift(denoise(x, sigma, texts, {}), e_neg) / drift(e_safe, e_neg)).mean().item()
+
+    return adversary, distance
+
+
+def weights_of(tuning):
+    """Of a model tuned after a map that moves nothing."""
+    plain = ToyDenoiser().weights
+    change = {f"{module}.weight": dW.dense() for module, dW in tuning.tuned.items()}
+    return {name: W + change[name] if name in change else W for name, W in plain.items()}
+
+
+def test_put_at_by_obvious_lines():
+    v = torch.ones(1, 3)
+    row = put_at(v, (0, 7, 8, 9, 7, 8, 1, 1, 1), (1, 2, 4, 5))
+    assert [x if isinstance(x, int) else "v" for x in row] == [0, "v", 9, "v", 1, 1, 1, 1, 1]
+    long = put_at(torch.ones(3, 3), (0, 5, 6, 1), (1,))
+    assert [x if isinstance(x, int) else "v" for x in long] == [0, "v", "v", "v"]
+    assert put_at(v, (0, 5, 1), ()) == [0, 5, 1]
+
+
+def test_words_learn_what_the_model_still_draws_the_concept_for(delta, encoder):
+    _, distance = attacker(delta, encoder, ToyDenoiser().weights, words=1, updates=10)
+    found = [distance() for _ in range(60)]
+    assert found[-1] < 0.5 * found[0]
+
+
+def test_words_are_exchanged_after_their_life_and_not_all_at_once(delta, encoder):
+    adversary, distance = attacker(delta, encoder, ToyDenoiser().weights, updates=1)
+    exchanged = []
+    for step in range(LIFE):
+        before = list(adversary.words)
+        distance()
+        exchanged += [step for old, new in zip(before, adversary.words) if old is not new]
+    assert len(exchanged) == 4 == len(set(exchanged))
+
+
+def test_a_model_tuned_on_adversarial_words_withstands_new_ones_better(delta, encoder):
+    identity = replace(delta, context_map=replace(delta.context_map, factors=(torch.zeros(24, 0), torch.zeros(0, 24))))
+    left = {}
+    for words in (0, 6):
+        tuning = tuned(identity, encoder, replace(SETTINGS, words=words, word_updates=10))
+        assert (tuning.word_evaluations > 0) == bool(words)
+        _, distance = attacker(identity, encoder, weights_of(tuning), words=1, updates=10)
+        left[words] = [distance() for _ in range(25)][::4]
+    assert all(after > 1.1 * before for before, after in zip(left[0], left[6]))
+
+
+def test_the_same_seed_gives_the_same_tuning_and_words_are_counted(delta, encoder):
+    settings = replace(SETTINGS, steps=6, words=3, word_updates=2)
+    one, two = (tuned(delta, encoder, settings) for _ in range(2))
+    assert one.losses == two.losses and one.word_evaluations == 6 * 2 * settings.batch
+    plain = tuned(delta, encoder, replace(settings, words=0))
+    assert one.train_evaluations == plain.train_evaluations + 6 * 3 * settings.batch
+    assert one.losses != plain.losses
+
+
+def test_without_words_or_a_differentiable_encoder_nothing_changes(delta, encoder):
+    settings = replace(SETTINGS, steps=6)
+    without = tuned(delta, encoder, replace(settings, words=0), soft=False)
+    for other in (tuned(delta, encoder, replace(settings, words=0)), tuned(delta, encoder, settings, soft=False)):
+        assert other.losses == without.losses and not other.word_evaluations
+        for module, change in without.tuned.items():
+            assert torch.equal(other.tuned[module].dense(), change.dense())
