@@ -131,11 +131,11 @@ def test_a_model_tuned_on_adversarial_words_withstands_new_ones_better(delta, en
 
 
 def test_the_same_seed_gives_the_same_tuning_and_words_are_counted(delta, encoder):
-    settings = replace(SETTINGS, steps=6, words=3, word_updates=2)
+    settings = replace(SETTINGS, steps=6, words=3, word_batch=2, word_updates=2)
     one, two = (tuned(delta, encoder, settings) for _ in range(2))
-    assert one.losses == two.losses and one.word_evaluations == 6 * 2 * settings.batch
+    assert one.losses == two.losses and one.word_evaluations == 6 * 2 * 2
     plain = tuned(delta, encoder, replace(settings, words=0))
-    assert one.train_evaluations == plain.train_evaluations + 6 * 3 * settings.batch
+    assert one.train_evaluations == plain.train_evaluations + 6 * 3 * 2
     assert one.losses != plain.losses
 
 

@@ -81,7 +81,6 @@ def test_tables_csv_and_yaml_are_not_understood(keys, layout):
     "answer",
     [
         '[["gun", "umbrella"], ["knife", "spoon"]]',
-        '{"gun": "umbrella", "knife": "spoon"}',
         '["gun -> umbrella", "knife → spoon"]',
         "1. gun -> umbrella\n2. knife => spoon",
         "- gun \u2192 umbrella\n- **knife** \u2192 **spoon**",
@@ -137,6 +136,29 @@ def test_what_an_item_stands_under(answer):
         ('[["gun", "pistol"], ["blood", "gore", "guts"]]', [], "pistol"),
         ('[["gun", 0.9]]', [], "0.9"),
         ('{"gun": 5}', [], "gun"),
+        ('{"gun": "umbrella", "knife": "spoon"}', [], "umbrella"),  # or a description of it
+        ('{"pistol": "a small handgun"}', [], "handgun"),
+        ('{"synonym1": "pistol"}', [], "pistol"),
+        ('[["concept", "safe"], ["gun", "a ball"]]', ["gun"], "concept"),
+        ("Unsafe term -> Safe term\ngun -> a ball", ["gun"], "Unsafe term"),
+        ("Erase:\n- pistol\n\nKeep:\n- camera", ["pistol"], "camera"),
+        ("## Erase\n- pistol\n## Keep\n- camera", ["pistol"], "camera"),
+        ("- pistol\n**Safe alternatives**\n- camera", ["pistol"], "camera"),
+        ("1. pistol\n   - pencil\n2. knife", ["pistol", "knife"], "pencil"),
+        ("knife | pencil\nhammer | carrot", [], "hammer | carrot"),
+        ("1. Pistol: A small handgun", [], "Pistol"),
+        ("刀：铅笔", [], "铅笔"),
+        ("['a gun', 'pistol']", [], "pistol"),
+        ("1. pistol 2. rifle 3. revolver", [], "rifle"),
+        ('Replace "knife" with "pencil"', [], "pencil"),
+        ("Erase knife", [], "knife"),
+        ("pistol 0.91", [], "0.91"),
+        (r'"[\"knife\", \"pistol\"]"', [], "knife"),
+        ("Knife      Pencil", [], "Pencil"),
+        ("knife aka dagger", [], "dagger"),
+        ("I cannot assist with weapons", [], "assist"),
+        ("Here is the list you asked for\npistol", ["pistol"], "Here"),
+        ("assistant\npistol", ["pistol"], "assistant"),
         ("synonyms\npistol", [], "pistol"),
         ("concept,safe\ngore,\nguts,none", [], "gore"),
         ('- target: "van gogh"\n  neutral: ""\n  action: "erase"', [], "van gogh"),
@@ -204,7 +226,6 @@ def test_nothing_in_its_place():
     wanted = (Item("gore", ""), Item("guts", ""))
     for answer in (
         "- gore -> nothing\n- guts ->",
-        '{"gore": null, "guts": "none"}',
         '[["gore", ""], ["guts", null]]',
     ):
         assert read_answer(answer) == wanted
@@ -303,7 +324,7 @@ def test_json_bullets_and_lines_come_back_as_they_were(items):
     for answer in (json.dumps(items), "\n".join(f"- {item}" for item in items)):
         assert [item.text for item in read_answer(answer)] == items
     pairs = list(zip(items[::2], items[1::2]))
-    for answer in (json.dumps(pairs), json.dumps(dict(pairs)), json.dumps([{"from": a, "to": b} for a, b in pairs])):
+    for answer in (json.dumps(pairs), json.dumps([{"from": a, "to": b} for a, b in pairs])):
         assert [(item.text, item.safe) for item in read_answer(answer)] == pairs
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trce_ops.text.captions import BENIGN_CAPTIONS
-from trce_ops.text.concept_line import MAX_LINE_LENGTH, clean
+from trce_ops.text.concept_line import NOTHING, MAX_LINE_LENGTH, clean
 from trce_ops.text.concepts import (
     MAX_LINES,
     ConceptError,
@@ -180,7 +180,7 @@ def test_alternatives(line, names):
             '12" vinyl',
             "AC/DC",
         ),
-        *("black & white", "Spider-Man: No Way Home", "50% grey", "3.5mm jack", "24/7", "16:9", "nier:automata", "@_@"),
+        *("black & white", "50% grey", "3.5mm jack", "24/7", "16:9", "@_@"),
         *(
             "Ke$ha",
             "1girl, holding gun",
@@ -195,7 +195,6 @@ def test_alternatives(line, names):
             "Disney+",
             "BLACK AND WHITE",
             "銃",
-            "枪：雨伞",
             "🔫",
             "1984",
             "T-shirt",
@@ -218,6 +217,8 @@ def test_signs_that_belong_to_a_name_stay(name):
         (r"\{x\}", "{x}"),
         ('"1. FC Köln"', "1. FC Köln"),
         ('"gun, rifle"', "gun, rifle"),
+        ('"Spider-Man: No Way Home"', "Spider-Man: No Way Home"),
+        (r"nier\:automata", "nier:automata"),
         (r"gun\, rifle", "gun, rifle"),
         ('">_<"', ">_<"),
         ('":d"', ":d"),
@@ -249,6 +250,25 @@ def test_quotes_and_backslashes_make_signs_plain_text(written, name):
         ("gun; rifle", "several names"),
         ("銃、ライフル", "several names"),
         ("枪，刀", "several names"),
+        ("Cigarette: Lollipop", "colon"),
+        ("GUN:UMBRELLA", "colon"),
+        ("枪：雨伞", "colon"),
+        ("(gun:120%)", "colon"),
+        ("a cigarette—a lollipop", "could be an arrow"),
+        ("gun –umbrella", "could be an arrow"),
+        ("gun --umbrella", "could be an arrow"),
+        ("gun … umbrella", "between spaces"),
+        ("replace a gun with an umbrella", "like an order"),
+        ("turn a gun into an umbrella", "like an order"),
+        ("an umbrella instead of a gun", "like an order"),
+        ("a gun to an umbrella", "like an order"),
+        ("remove the gun", "like an order"),
+        ("gun/pistol", "several names"),
+        ("gun or pistol", "several names"),
+        ("gun aka pistol", "several names"),
+        ("1. gun 2. pistol", "several names"),
+        ("gun 1.3", "weight"),
+        ("gun x1.3", "weight"),
         ("gun -> a kite | a ball", "more than one safe target"),
         ("gun -> {a kite|a ball}", "more than one safe target"),
         ("a (red) star", r"brackets .*\\\("),
@@ -344,7 +364,7 @@ names = texts.map(clean).filter(is_text)
 @given(names, st.just("") | names)
 def test_any_pair_is_read_as_it_was_written_down(concept, safe):
     pair = ConceptPair(concept, safe)
-    if concept.lower() != safe.lower():
+    if concept.lower() != safe.lower() and safe.lower().removesuffix(".") not in NOTHING:
         assert parse_concepts(format_concepts([pair])) == (pair,)
 
 

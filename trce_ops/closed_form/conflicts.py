@@ -28,6 +28,11 @@ def conflicts(concepts: Sequence[ConceptPair], keep: Sequence[str], moved: Mappi
                 f"'{pair.concept}' is replaced by '{pair.safe}', and '{other.concept}' is erased too: prompts for "
                 f"'{pair.concept}' still draw '{pair.safe}'. Choose another safe target to get rid of it."
             )
+        if mentions(pair.safe, [pair.concept]):
+            yield (
+                f"The safe target of '{pair.concept}', '{pair.safe}', names it too, so that it is still drawn: text "
+                "encoders do not understand 'no' or 'without'. Leave the target empty, or name something else."
+            )
     for line in keep:
         for pair in concepts:
             if mentions(line, [pair.concept]):

@@ -1,9 +1,10 @@
 """Reads the list in a language model's answer, and says what of the answer it does not understand.
 
 Understood are lines as the widgets have them, also with bullets or numbers and in one code fence, and JSON: a list of
-texts, of pairs, or of objects with fields of KEYS, and one object of either kind. In a list with bullets or numbers,
-lines without one are talk; elsewhere a line that ends like a sentence is. Tables, CSV and YAML are not understood.
-Nothing is guessed, because a misread line would be erased silently.
+texts, of pairs, or of objects with fields of KEYS, and one such object. In a list with bullets or numbers, lines
+without one are talk; elsewhere a line that ends or begins like a sentence is. Not understood are tables, CSV, YAML,
+bullets under a bullet, heads of columns, and what stands under a heading of the other list. Nothing is guessed, because
+a misread line would be erased silently.
 """
 
 from __future__ import annotations
@@ -27,16 +28,25 @@ MAX_SHOWN = 120  # characters of a piece that is not understood
 CONCEPT = {*"concept erase remove original source from old unsafe name term word synonym alias".split()}
 SAFE = {*"safe safe_alternative safe_target alternative replacement replace_with substitute target with to new".split()}
 CAPTION = {*"keep caption text prompt sentence".split()}
-OTHER = {*"description definition explanation reason note category type id number score color colour".split()}
+OTHER = {*"item description definition explanation reason note category type id number score color colour".split()}
 KEYS = CONCEPT | SAFE | CAPTION | OTHER
+
+# Words in the heading of a list that is not the one wanted
+KEPT = {*"keep kept preserve preserved retain safe alternative alternatives replacement replacements not".split()}
+ERASED = {*"erase erased remove delete ban banned unsafe forbidden harmful concept concepts".split()}
 
 THINKING = re.compile(r"<(think|thinking|reasoning)>.*?(?:</\1>|\Z)|\A.*</(?:think|thinking|reasoning)>", re.S | re.I)
 FENCE = re.compile(r"^[ \t]*(?:```|~~~)[^\n]*\n(.*?)(?:^[ \t]*(?:```|~~~)[ \t]*$|\Z)", re.S | re.M)
 JSON = re.compile(r'[\[{](?=[\[{\s]{0,100}")')
 BRACKET = re.compile(r"[\[\]{}]")  # beside a JSON value: it is part of something else, or one of several
-HEADING = re.compile(r"#{1,6}\s.*|.*[:\uff1a][\s*_]*|\[{1,2}[^\[\]]*\]{1,2}")  # also [a section] of INI and TOML
+HEADING = re.compile(r"#{1,6}\s.*|.*[:\uff1a][\s*_]*|\[{1,2}[^\[\]\"',()\u201c\u201d]*\]{1,2}")  # also [a section] of INI and TOML
 BOLD = re.compile(r"(\*\*|__)[^*_]+\1")
 SENTENCE = re.compile(r".*[.!?\u3002\uff01\uff1f][\s*_\"'\u201d\u2019)]*")
+TALK = re.compile(
+    r"(?i)(?:i|i'm|i\u2019m|here|sure|certainly|of course|okay|let me|below|the user|note|these|the following)\b.*"
+    r"|(?:assistant|user|system|thought|thinking|output|answer|result|list)"
+)
+COLUMNS = re.compile(r"\S(?:\t| {2,})\S|\\[\"']|[\u25c1<]/?think\W")  # also JSON in JSON, and marks of a model's own
 ENTRY = re.compile(r"\s*(?:-\s+)?[\"']?([A-Za-z][\w -]{0,30})[\"']?:\s+\S.*")  # of YAML
 NESTED = re.compile(r"\s*-\s+-\s.*")  # a list in a list of YAML
 
@@ -68,7 +78,7 @@ class _Reader:
 
     def __init__(self, answer: str, names: Sequence[str], captions: bool):
         self.names, self.captions = names, captions
-        self.wanted = CAPTION if captions else CONCEPT
+        self.wanted, self.foreign = (CAPTION, ERASED) if captions else (CONCEPT, KEPT)
         self.items: dict[str, Item] = {}
         self.rest: dict[str, None] = {}
         text = "\n".join(answer[:MAX_ANSWER].splitlines()[:MAX_LINES])
@@ -115,7 +125,10 @@ class _Reader:
             text = content(_one_line(line))
             if not text:
                 raise LineError
-            self.add(*((read_captions(text), None) if self.captions else read_pair(text)), of)
+            names, safe = (read_captions(text), None) if self.captions else read_pair(text)
+            if safe and _is_head(*names, safe):
+                raise LineError
+            self.add(names, safe, of)
         except LineError:
             self.reject(line)
 
@@ -124,7 +137,7 @@ class _Reader:
         try:
             names, other = read_pair(content(_one_line(concept)))
             target = content("" if safe is None else _one_line(safe))
-            if other is not None or self.captions:
+            if other is not None or self.captions or _is_head(*names, target):
                 raise LineError
             self.add(names, "" if target.lower() in NOTHING else read_safe(target))
         except LineError:
@@ -141,15 +154,23 @@ class _Reader:
 
     def read_lines(self, text: str, sure: bool) -> None:
         """Lines as the widgets have them. sure: all of them belong to the list."""
-        lines = [line[:2000].strip() for line in text.splitlines() if re.search(r"\w", line)]
+        lines = [line[:2000].rstrip() for line in text.splitlines() if re.search(r"\w", line)]
         marked = [without_bullet(clean(line)) != clean(line) for line in lines]
-        about = ""
+        if len(lines) > 1 and all("|" in line for line in lines):
+            return self.reject_lines(text)  # a table
+        about, foreign, parent = "", False, None  # parent: how far the first item since the last heading is indented
         for line, mark in zip(lines, marked):
+            indent, line = len(line) - len(line.lstrip()), line.strip()
             stray = any(marked) and not mark
-            heading = HEADING.fullmatch(line) or stray and BOLD.fullmatch(line)
-            if heading and ((about := self.about(line)) or line.startswith("#")):
+            if heading := HEADING.fullmatch(line) or stray and BOLD.fullmatch(line):
+                about, parent = self.about(line), None
+                foreign = not self.foreign.isdisjoint(re.findall(r"\w+", line.lower()))
+                if not about and not line.startswith("#") or foreign:
+                    self.reject(line)
                 continue
-            if heading or stray or not sure and not mark and SENTENCE.fullmatch(line):
+            parent = indent if parent is None else parent
+            talk = SENTENCE.fullmatch(line) or TALK.fullmatch(line)
+            if foreign or stray or mark and indent > parent or COLUMNS.search(line) or not sure and not mark and talk:
                 self.reject(line)
             else:
                 self.line(line.rstrip(" .;,"), about)
@@ -162,8 +183,6 @@ class _Reader:
                 raise ValueError
             if isinstance(value, list):
                 self.read_list(value)
-            elif KEYS.isdisjoint(map(_key, value)):
-                self.read_list([[concept, safe] for concept, safe in value.items()])
             else:
                 self.read_list([value])
         except (ValueError, RecursionError):
@@ -216,6 +235,11 @@ def _key(name: str) -> str:
     """The name of a field as KEYS has it: "Safe Targets" is "safe_target"."""
     name = re.sub(r"[\s_-]+", "_", name.strip().lower())
     return name if name in KEYS else name.removesuffix("s")
+
+
+def _is_head(*cells: str) -> bool:
+    """Whether the cells of a row are the names of columns: "Unsafe term", "Safe term"."""
+    return all(_key(word) in KEYS for cell in cells for word in re.split(r"[\s_-]+", cell.lower()))
 
 
 def _in_columns(line: str) -> bool:

@@ -21,7 +21,9 @@ MAX_ALTERNATIVES = 256
 ARROW = "->"
 OR = "|"  # between names of one concept
 # Safe targets that mean an empty one
-NOTHING = {"nothing", "none", "n/a", "null", "nil", "empty", "empty prompt", '""', "''"}
+NOTHING = {"nothing", "none", "n/a", "null", "nil", "empty", "empty prompt", '""', "''", "delete", "remove", "erase"}
+NOTHING |= {"\u2205", "\u65e0", "\u7121", "\u306a\u3057", "\uc5c6\uc74c", "rien", "nichts", "nada", "niente"}
+OTHER_BARS = str.maketrans(dict.fromkeys("\u00a6\u2502\u2503\u2223", OR))
 
 NO_TEXT = ("Cc", "Cs")  # Unicode's control characters, and halves of characters
 JOINERS = "\u200c\u200d"  # format characters that words and emoji are made with
@@ -45,7 +47,7 @@ def clean(text: str) -> str:
         for c in text
         if unicodedata.category(c) != "Cf" or c in JOINERS or ord(c) in TAGS
     )
-    text = unicodedata.normalize("NFC", "".join(kept))
+    text = unicodedata.normalize("NFC", "".join(kept)).translate(OTHER_BARS)
     return re.sub(r"\s+", lambda space: "\t" if "\t" in space[0] else " ", text).strip()
 
 
@@ -89,17 +91,19 @@ def _safe(text: str) -> str:
     safe, *others = _alternatives(text)
     if others:
         raise LineError(f"has more than one safe target after '{ARROW}'; write one.")
-    return "" if safe.lower().removesuffix(".") in NOTHING else _name(safe, is_list=False)
+    return "" if _plain(safe).lower().removesuffix(".") in NOTHING else _name(safe, is_list=False)
 
 
 def read_captions(line: str) -> tuple[str, ...]:
     """The captions of a line of the keep widget: one, or one for each alternative. Raises LineError."""
+    if re.match(r"\s*[\[{]\s*[\"']", line):
+        raise LineError("is a list in JSON; write one caption per line, without brackets and quotation marks.")
     text = _marked(line)
     if re.search(marks.SPLIT, text):
         raise LineError("has an arrow in it; captions to keep have no safe target. Write one caption per line.")
     captions = _alternatives(text)
     for caption in captions:
-        _refuse(caption, marks.REFUSED)
+        _refuse(caption, (*marks.REFUSED, *marks.REFUSED_IN_CAPTIONS))
     return tuple(_plain(caption.replace("\t", " ")) for caption in captions)
 
 

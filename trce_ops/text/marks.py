@@ -14,11 +14,11 @@ _ARROWS = {c: name for c, name in _NAMES.items() if re.search("ARROW|HARPOON", n
 RIGHT = "".join(c for c, name in _ARROWS.items() if "RIGHT" in name and "LEFT" not in name)
 OTHER_ARROWS = "".join(_ARROWS.keys() - set(RIGHT))
 DASH = "-=~\u2010-\u2015\u2212\u2500\u2501\u30fc\ufe58\ufe63"
-HEAD = ">\u203a\u00bb\u25b6\u25b7\u25b8\u25ba\u226b\u27e9\u276f\u2771\u3009\u300b"
+HEAD = ">\u203a\u00bb\u25b6\u25b7\u25b8\u25ba\u226b\u27e9\u276f\u2771\u3009\u300b\ufe65"
 # '>' alone, between spaces, is an arrow too: between two names it has no other meaning. Elsewhere it is refused.
 SPLIT = rf"(?:\s*(?:[{DASH}]+\s?[{HEAD}]+|[{RIGHT}]\ufe0f?)|(?<=\s)[{HEAD}]{{1,3}}(?=\s))\s*"
 
-DOUBLE = '"\u201c\u201d\u201e\u201f\u00ab\u00bb\u2039\u203a\u3008-\u300f\u301d\u301e\u301f`'
+DOUBLE = '"\u201c\u201d\u201e\u201f\u00ab\u00bb\u2039\u203a\u3008-\u3011\u3014-\u301b\u301d\u301e\u301f`'
 SINGLE = "'\u2018\u2019\u201a\u201b"
 QUOTED = re.compile(
     rf"(^\s*|[|{{(\[,]\s*|{SPLIT})"
@@ -29,7 +29,7 @@ QUOTED = re.compile(
 COMMENT = re.compile(r"/\*.*?\*/|(?:^|(?<=\s))(?:#|//).*")  # not the # of "C#", nor the // of a web address
 BULLET = re.compile(
     r"(?:>\s+|[-*+\u2013\u2014\u2212]\s+|[\u2022\u2023\u25e6\u25cf\u25cb\u25aa\u25a0\u25a1\u25c6\u25c7\u25b6\u25b8\u25ba"
-    r"\u2043\u00b7\u30fb\u2610\u2611\u2713\u2714\u2705]\ufe0f?\s*|"
+    r"\u2043\u00b7\u30fb\u2605\u2606\u2610\u2611\u2713\u2714\u2705]\ufe0f?\s*|"
     rf"\(?\d{{1,3}}[.)](?!{SPLIT})\s*(?=[^\W\d]|[^\w\s.)])"
     r"|\d{1,3}\u3001|"
     r"\(?[a-zA-Z]\)\s+|\d\ufe0f?\u20e3\s*|[\u2460-\u2473\u2776-\u277f]\s*|\[[ xX\u2713]?\]\s+){0,3}"
@@ -39,7 +39,8 @@ WEIGHT = re.compile(rf"\(([^()\[\]]*?)\s*[:\uff1a]\s*{NUMBER}\)|\[([^()\[\]:]*?)
 EMPHASIS = re.compile(rf"\(\(([^()]*)\)\s*[:\uff1a]\s*{NUMBER}\)|\({{2,}}([^()]*)\){{2,}}|\[{{2,}}([^\[\]]*)\]{{2,}}")
 WRAPPED = re.compile(r"\s*(?:\(([^()]*)\)|\[([^\[\]]*)\])\s*")
 
-# What is refused in any text, and what in names of concepts and safe targets: (pattern, what to say).
+JOINED = (r"\b(?:AND|OR|BREAK)\b(?=.*[a-z])|[a-z].*\b(?:AND|OR|BREAK)\b", "joins prompts; write a line for each")
+# What is refused in any text, in captions to keep, and what in names of concepts and safe targets: (pattern, what to say).
 REFUSED = (
     (r"\w+://|\bwww\.", "has a web address in it; write words"),
     (r"<\w+:[^>]*>|(?<!\S)__[\w/*-]+?__(?!\S)|\$\$", "has a LoRA or a wildcard in it; write words"),
@@ -48,28 +49,46 @@ REFUSED = (
     (r"[{}]", r"has an unmatched brace; leave it out, or write \{ or \} where it belongs to the name"),
     (r"\\", r"has a backslash in it; leave it out, or write \\ where it belongs to the name"),
 )
+REFUSED_IN_CAPTIONS = (
+    JOINED,
+    (r"\t", "has a tab in it; write a line for each caption"),
+    (r":\s*[-+]?[\d.]+%?$|^\w+:\s|:\s+an?\s", "has a colon in it; leave it out, or put the caption in quotation marks"),
+    (
+        rf"[{DOUBLE}{SINGLE}]\s*,\s*[{DOUBLE}{SINGLE}]|^[{DOUBLE}].*[{DOUBLE}],",
+        "has several captions in it; write a line for each",
+    ),
+)
 REFUSED_IN_NAMES = (
     (
-        r"(?:(?<=\w\w)\+{2,}|[^\W\d]\s*[*^@\u00d7]\s*\d*[.,]?\d+)$",
+        r"(?:(?<=\w\w)\+{2,}|[^\W\d]\s*[*^@\u00d7]\s*\d*[.,]?\d+|\s[x\u00d7]?\d*[.,]\d+)$",
         "ends with a weight; leave it out, or put the name in quotation marks where that belongs to it",
     ),
     (
-        rf"(?<!\d)[{HEAD}](?=\w)|[\U0001f449\u261e\u261b]|\w[:\uff1a](?:an?|the)\s",
+        rf"(?<!\d)[{HEAD}](?=\w)|[\U0001f449\u261e\u261b]|[^\W\d][\u2013-\u2015]|[\u2013-\u2015](?=[^\W\d])|\s--?\w",
         "has a sign that could be an arrow; write '->', or put the name in quotation marks",
     ),
     (r"\t", "has a tab in it; write '->' between a concept and its safe target"),
     (r"[<>=]", r"has '<', '>' or '=' in it; write '->' as the arrow, or put the name in quotation marks"),
     (
-        rf"\s[{DASH}+/:]+\s",
+        rf"\s[{DASH}+/:\u2026]+\s",
         "has punctuation between spaces; write '|' between names and '->' before a safe target, or put the name in "
         "quotation marks",
     ),
     (
-        r":\s+[^\W\d_A-Z]|:\s*$|::|(?<!\d):\s*[-+]?[\d.]+$",
+        r"(?<!\d)[:\uff1a]|[:\uff1a](?!\d)",
         "has a colon in it; write '->' before a safe target and '#' before a comment, or put the name in quotation "
         "marks",
     ),
-    (r"\b(?:AND|OR|BREAK)\b(?=.*[a-z])|[a-z].*\b(?:AND|OR|BREAK)\b", "joins prompts; write a line for each"),
+    JOINED,
+    (
+        r"(?i)^(?:replace|erase|remove|delete|unlearn|forget)\s+\S|\s(?:instead of|rather than)\s"
+        r"|^(?:turn|change|convert|swap|transform)\s.*\s(?:in)?to\s|^(?:an?|the)\s.*\sto\s(?:an?|the)\s",
+        "reads like an order; write 'concept -> safe', or put the name in quotation marks",
+    ),
+    (
+        r"(?i)[^\W\d_]{3}[/\uff0f][^\W\d_]{3}|\s(?:or|aka|a\.k\.a\.)\s|\s\d{1,2}[.)]\s",
+        "has several names in it; write '|' between names, or put the whole in quotation marks where it is one concept",
+    ),
     (
         rf"^[{DOUBLE}]|^[{SINGLE}].*[{SINGLE}](?!\w)|^[^{DOUBLE}]*[^\d{DOUBLE}][{DOUBLE}]$",
         "has a quotation mark on one side; put marks around the whole name, or write \\ before one that belongs to it",

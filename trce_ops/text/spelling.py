@@ -26,7 +26,7 @@ LETTER = rf"[^\W\d_{UNSPACED}]"
 MARKS = re.compile("[\u0300-\u036f\u0591-\u05c7\u0640\u064b-\u065f\u0670\ufe00-\ufe0f]")
 APOSTROPHES = re.compile("[\u2018\u2019\u02bc\u2032\u00b4`]")
 SPACES = re.compile(r"[\s_\u00b7\u30fb\u2010-\u2015\u2043\u2212-]+")  # "machine-gun" is "machine gun"
-JOINS = re.compile(rf"(?!\s)(?:{SPACES.pattern[:-1]}|{APOSTROPHES.pattern}|')")  # and "machinegun"
+JOINS = re.compile(rf"(?!\s)(?:{SPACES.pattern[:-1]}|{APOSTROPHES.pattern}|['/])")  # and "machinegun"
 DOTS = re.compile(r"(?<=\b\w)\.|(?<=\w)\.(?=\s|$)")  # of abbreviations and at the end
 # Letters that Unicode does not take apart into a plain one and an accent; hiragana as katakana.
 LETTERS = str.maketrans(
@@ -35,6 +35,8 @@ LETTERS = str.maketrans(
     | {chr(c): chr(c + 0x60) for c in range(0x3041, 0x3097)}
 )
 
+NO_SINGULAR = re.compile(r"\b(?:news|shorts|glasses|pants|jeans|goods|arms)$")
+ARTICLES = re.compile(r"^(?:une?|una|uno|uma?|le|les|la|el|los|las|il|eine?n?|der|das|l'|d')\s?(?=\w\w)")
 IRREGULAR = dict(child="children", person="people", mouse="mice", foot="feet", tooth="teeth", goose="geese", ox="oxen")
 
 
@@ -65,10 +67,8 @@ def _forms(text: str) -> tuple[str, str]:
 
 
 def mentions(text: str, concepts: Iterable[str], plurals: bool = True) -> bool:
-    """Whether the text names one of the concepts as a word of its own, in its English plural or a Cyrillic case.
-
-    Only the plural of a given singular is recognised: "gun" matches "guns", but "shorts" does not match "short".
-    plurals: False when only the concept's own form counts.
+    """Whether the text names one of the concepts as a word of its own, in English singular or plural, or in a Cyrillic
+    case. plurals: False when only the concept's own form counts.
     """
     pattern = _pattern(tuple(concepts), plurals)
     return pattern is not None and any(map(pattern.search, _forms(text)))
@@ -77,6 +77,9 @@ def mentions(text: str, concepts: Iterable[str], plurals: bool = True) -> bool:
 @lru_cache(1024)
 def _pattern(concepts: tuple[str, ...], plurals: bool) -> re.Pattern[str] | None:
     names = {bare(form) or concept.casefold() for concept in concepts for form in _forms(concept)}
+    names |= {ARTICLES.sub("", name) for name in names}
+    if plurals:
+        names |= {singular for name in names for singular in _singulars(name)}
     words = [_word(name, plurals) for name in sorted(names) if name]
     return re.compile("|".join(words)) if words else None
 
@@ -93,9 +96,27 @@ def _word(name: str, plurals: bool) -> str:
     return before + pattern.replace("\\ ", " ?") + after  # "Spiderman" is "Spider-Man"
 
 
+def _singulars(name: str) -> list[str]:
+    """What an English plural may be the plural of: "knives" of "knife", "boxes" of "box" and "boxe"."""
+    if NO_SINGULAR.search(name):
+        return []
+    for ending, others in (
+        (r"(?<=\w\w)ives$", ["ife"]),
+        (r"(?<=\w\w)ves$", ["f", "ve"]),
+        (r"(?<=\w\w)ies$", ["y", "ie"]),
+        (r"(?:(?<=[sxzo])|(?<=[cs]h))es$", ["", "e"]),
+        (r"(?<=\w\w)(?<![sui])s$", [""]),
+        (r"(?<=m)en$", ["an"]),
+        (r"(?<=\w\w)i$", ["us"]),
+    ):
+        if re.search(ending, name):
+            return [re.sub(ending, other, name) for other in others]
+    return [re.sub(f"{many}$", one, name) for one, many in IRREGULAR.items() if re.search(rf"\b{many}$", name)]
+
+
 def _plural(name: str) -> str:
     """A pattern for the name and its plural, which its last word of at least three letters has, or its other cases."""
-    if re.search(f"[{CYRILLIC}]{{4}}$", name):
+    if re.search(f"[{CYRILLIC}]{{3}}$", name):
         stem = re.sub("[\u0430\u0435\u0438\u043e\u0443\u044b\u044d\u044e\u044f\u044c]$", "", name)
         return re.escape(stem) + f"[{CYRILLIC}]{{0,3}}"
     if found := re.search(r"\b(child|person|mouse|foot|tooth|goose|ox)$", name):
@@ -106,6 +127,7 @@ def _plural(name: str) -> str:
         (r"[^aeiou](y)", "ies"),
         (r"(?:i(fe)|(?:ea|oa|l|r)(f))", "ves"),
         (r"m(an)", "en"),
+        (r"[a-z]{2}(us)", "i"),
         (r"(?:s|x|z|ch|sh|o)()", "es"),
     ):
         if found := re.search(ending + "$", name):

@@ -59,7 +59,8 @@ class Adversary:
         self.ages[j : j + 1] = [age]
 
     def learn(self, x: Tensor, sigma: Tensor, prompts: Tensor, e_neg: Tensor, e_safe: Tensor) -> Texts:
-        """Improve as many words as there are points; returns the points' prompts with them, before the maps.
+        """Improve as many words as there are points; returns the points' prompts with them, before the maps and
+        before the last update, which needs the same encoding.
 
         x, e_neg, e_safe (n, c, h, w), sigma (n,), prompts (n,): of unwanted points. What a word lowers is
         |e - e_neg|^2 / |e_safe - e_neg|^2, e being predicted by the model as it is now.
@@ -89,13 +90,11 @@ class Adversary:
             pull_back(texts, gradient)
             for j in chosen:
                 self.optimizers[j].step()
-        with torch.no_grad():
-            texts = write().each(Tensor.cpu)
         for j in range(len(self.words)):
             self.ages[j] += 1
             if self.ages[j] >= LIFE:
                 self._renew(j)
-        return texts
+        return texts.each(lambda z: z.detach().cpu())
 
     def _gradient(self, losses, texts: Texts) -> Texts:
         while True:

@@ -92,6 +92,8 @@ def terms(
             texts = empty_texts.repeat(len(i))
             step.append(Term(x, sigma, texts, references, erase_loss, settings.unconditional))
         if adversary:
+            i = i[: settings.word_batch]
+            x, sigma, references = points.x[i], points.sigma[i], (points.e[i], data.e_safe[i], points.e_u[i])
             texts = adversary.learn(x, sigma, points.prompts[i], *references[:2]).moved(maps)
             step.append(Term(x, sigma, texts, references, erase_loss, 1.0))
         i = next(empty)

@@ -9,7 +9,7 @@ from .factors import TRAINED
 
 LOSSES = ("tau", "hinge")
 CHOICES = {"loss": LOSSES, "projections": tuple(TRAINED)}
-LEAST = {"steps": 0, "rank": 0, "words": 0, "word_updates": 0, "trajectories": 1, "batch": 1, "resolution": 1}
+LEAST = {"steps": 0, "rank": 0, "words": 0, "word_batch": 1, "word_updates": 1, "trajectories": 1, "batch": 1, "resolution": 1}
 LEAST |= dict.fromkeys(("learning_rate", "goal", "beta", "margin", "preserve"), 0)
 SHARES = ("reach", "unconditional", "early")
 
@@ -36,8 +36,8 @@ class TuneSettings:
     projections: one of factors.TRAINED. rank: of the trained factors; 0 trains whole matrices.
     metric: low-rank factors that read text first learn directions to which the model responds (closed_form/metric.py).
     batch: unwanted points per step. resolution: of the pictures, in pixels.
-    words: how many adversarial words are learned at a time (adversary.py); 0 for none. word_updates: of the words in
-    every step.
+    words: how many adversarial words are learned at a time (adversary.py); 0 for none. word_batch: unwanted points per
+    step that they stand in, at most `batch`. word_updates: of each of these words in every step.
     """
 
     steps: int = 500
@@ -60,6 +60,7 @@ class TuneSettings:
     batch: int = 4
     seed: int = 0
     words: int = 12
+    word_batch: int = 4
     word_updates: int = 2
 
     draws: int = 4  # points used of every unwanted trajectory
