@@ -61,11 +61,12 @@ class TRCEApplyDelta(io.ComfyNode):
         erased = apply_delta(model, delta, strength)
         lines = limits(model, delta, clip)
         if clip is not None and text_fingerprint(clip, find_text_readers(model)) != delta.info.encoder:
+            norm = ", or for a model with another norm before the text" if delta.info.space == "post-norm" else ""
             if not allow_other_encoder:
                 raise HostError(
                     "The delta was made with another text encoder, LoRA on it or clip skip than the connected "
-                    f"'clip', or in another precision than {weight_type(clip)}. Connect the CLIP it was made with, or "
-                    "turn on 'allow_other_encoder'."
+                    f"'clip', or in another precision than {weight_type(clip)}{norm}. Connect what it was made with, "
+                    "or turn on 'allow_other_encoder'."
                 )
             lines.append("The delta was made with another text encoder, and 'allow_other_encoder' is on: look closely.")
             log.warning("%s", lines[-1])

@@ -7,8 +7,8 @@ from ..trce_ops.delta.lora import LoraSettings, make_lora
 from .host.errors import HostError
 from .host.exchange import write_diffusers
 from .host.progress import node_progress, show_text
+from .host.text_weights import changed_weights
 from .host.weight_names import portable_module
-from .host.weights import changed_weights
 from .inputs import DELTA, filename_input, output, setting_inputs
 from .ui.bounds import within_bounds
 

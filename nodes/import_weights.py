@@ -4,7 +4,7 @@ from functools import partial
 
 from comfy_api.latest import io
 
-from .host.exchange import from_another_checkpoint, import_weights, lora_of
+from .host.exchange import from_another_checkpoint, import_weights, lora_of, what_differs
 from .host.folders import WEIGHTS_FOLDER, file_names, file_stamp
 from .host.progress import node_progress, show_text
 from .inputs import output, strength_input
@@ -70,5 +70,6 @@ class TRCELoadWeights(io.ComfyNode):
                 " That is nearly every one, norms too: the file seems to be made from another checkpoint, and the "
                 "differences between the checkpoints are included. Connect the checkpoint that it was made from."
             )
+        report += what_differs(model, changes, total)
         show_text(cls.hidden.unique_id, report)
         return io.NodeOutput(patched, lora_of(changes), report)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trce_ops.text.captions import BENIGN_CAPTIONS
-from trce_ops.text.concept_line import NOTHING, MAX_LINE_LENGTH, clean
+from trce_ops.text.concept_line import MAX_LINE_LENGTH, NOTHING, clean
 from trce_ops.text.concepts import (
     MAX_LINES,
     ConceptError,

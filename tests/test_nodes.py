@@ -277,7 +277,7 @@ def test_the_steps_and_the_report_are_shown_on_the_node(pack, make_model, make_c
 
 def test_the_metric_is_that_of_the_weights_with_their_loras(pack, run, make_model, make_clip, sample, trce_settings):
     """Also while ComfyUI has the patched weights in place; and a map that was solved in it says so in its file."""
-    module, gram = pack.module.nodes.host.weights, pack.ops.closed_form.metric.gram
+    module, gram = pack.module.nodes.host.text_weights, pack.ops.closed_form.metric.gram
     plain, patched = make_model(), make_model().clone()
     readers = pack.host.readers.find_text_readers(plain)
     weights = {key: plain.model.state_dict()[key].clone() for key in readers.keys}

@@ -13,8 +13,9 @@ from ...trce_ops.progress import Progress, StepProgress
 from .apply import add_patches
 from .errors import HostError
 from .folders import WEIGHTS_FOLDER, write_numbered
+from .text_weights import changed_weights
 from .weight_names import diffusers_names, file_names
-from .weights import ModelWeights, changed_weights
+from .weights import ModelWeights
 
 
 def import_weights(model, name: str, strength: float, progress: Progress):
@@ -33,10 +34,33 @@ def import_weights(model, name: str, strength: float, progress: Progress):
     return patched, changes, len(found)
 
 
+LARGE = 0.5  # change of the weights; published erasures of SD1.4 change less
+
+
 def from_another_checkpoint(model, changes: dict[str, Tensor], total: int) -> bool:
     """Whether 9 in 10 weights of a file differ from MODEL's, norms among them, which methods of erasing leave alone."""
     modules = (model.model.get_submodule(key.rpartition(".")[0]) for key in changes)
     return len(changes) >= 0.9 * total and any("Norm" in type(module).__name__ for module in modules)
+
+
+def what_differs(model, changes: dict[str, Tensor], total: int) -> str:
+    """How large the changes are, and what a file cannot tell."""
+    if not changes:
+        return (
+            " Differences that the model's own precision rounds away are not seen; load the model in fp16."
+            if ModelWeights(model).rounds()
+            else ""
+        )
+    weights = ModelWeights(model)
+    sizes = [(dW.float().norm().item(), weights.base(key).float().norm().item()) for key, dW in changes.items()]
+    change, whole = (sum(size**2 for size in column) ** 0.5 for column in zip(*sizes))
+    share = change / max(whole, 1e-12)
+    says = f" The changes are {share:.1%} of these weights."
+    if share > LARGE:
+        says += (
+            " That is much for an erasure: the file may hold differences in the place of weights, or another model's."
+        )
+    return says
 
 
 def lora_of(changes: dict[str, Tensor]) -> dict[str, Tensor]:

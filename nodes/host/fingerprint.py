@@ -18,7 +18,7 @@ UNREAD = ("logit_scale", "clip_l.transformer.text_projection.weight", "clip_h.tr
 SWITCHES = ("enable_attention_masks", "zero_out_masked", "layer_norm_hidden_state")
 SAMPLES = 256  # values of every weight that enter a fingerprint in their order, besides a sum over all of them
 
-_injections: WeakKeyDictionary[object, bytes] = WeakKeyDictionary()  # a name for each, that no other will ever have
+_opaque: WeakKeyDictionary[object, bytes] = WeakKeyDictionary()  # a name for each, that no other will ever have
 _base_digests: WeakKeyDictionary[torch.nn.Module, dict[tuple[str, ...], bytes]] = WeakKeyDictionary()
 
 
@@ -53,8 +53,10 @@ def hash_patches(digest, patcher) -> None:
     for key, patches in sorted(patcher.patches.items()):
         digest.update(key.encode())
         hash_into(digest, patches)
-    for injection in chain.from_iterable(patcher.injections.values()):  # LoRAs in bypass mode: opaque, so equal to
-        digest.update(_injections.setdefault(injection, secrets.token_bytes()))  # themselves alone
+    # LoRAs in bypass mode, functions on weights and objects of other nodes are opaque: equal to themselves alone
+    opaque = chain(patcher.injections.values(), patcher.weight_wrapper_patches.values())
+    for thing in chain.from_iterable(opaque):
+        digest.update(_opaque.setdefault(thing, secrets.token_bytes()))
     for hook in patcher.forced_hooks.hooks if patcher.forced_hooks else ():  # LoRAs of Set CLIP Hooks
         digest.update(f"hook {hook.strength}".encode())
         hash_into(digest, sorted(patcher.hook_patches.get(hook.hook_ref, {}).items()))

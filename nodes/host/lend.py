@@ -8,7 +8,7 @@ from .denoiser import tunable
 from .encoders import text_encoders
 from .readers import POOLED, find_text_readers
 from .soft_prompts import open_encoder
-from .weights import metrics, text_weights
+from .text_weights import metrics, text_weights
 
 
 def lend(model, clip, resolution: int | None = None) -> dict:

@@ -24,13 +24,23 @@ def limits(model, delta: ErasedDelta, clip=None) -> list[str]:
         )
     if model.injections:
         lines.append(
-            "Not reached: what a LoRA loaded in bypass mode adds, which may draw the concept again. Load it with the "
-            "node Load LoRA, before the erasure."
+            "Not reached: what another node adds to the model while it runs, such as a LoRA loaded in bypass mode. It "
+            "may draw the concept again. Load a LoRA with the node Load LoRA, before the erasure."
         )
-    if clip is not None and clip.patcher.injections:
+    if model.weight_wrapper_patches:
         lines.append(
-            "The CLIP has a LoRA loaded in bypass mode, which a delta cannot be checked against: on another day it is "
-            "taken for another text encoder. Load the LoRA with the node Load LoRA."
+            "Not reached: what another node makes of the weights while the model runs (add_weight_wrapper). Look at "
+            "pictures before you trust the erasure."
+        )
+    if model.model_options.get("transformer_options", {}).get("patches", {}).get("attn2_patch"):
+        lines.append(
+            "Not reached: what another node changes in the text inside cross-attention (attn2_patch, as hypernetworks "
+            "do). Look at pictures before you trust the erasure."
+        )
+    if clip is not None and (clip.patcher.injections or clip.patcher.weight_wrapper_patches):
+        lines.append(
+            "The CLIP has a LoRA loaded in bypass mode or another node's changes, which a delta cannot be checked "
+            "against: on another day it is taken for another text encoder. Load a LoRA with the node Load LoRA."
         )
     if clip is not None and clip.patcher.forced_hooks and clip.use_clip_schedule:
         lines.append(

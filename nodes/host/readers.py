@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .errors import HostError
 from .families import Family, Reader, families_in_words, family_of
+from .weights import ModelWeights, check_numbers
 
 PREFIX = "diffusion_model."
 CONTEXT, POOLED, CLIP_ROWS, LLAMA = "context", "pooled", "clip", "llama"  # the kinds of text, each with its own map
@@ -79,34 +80,54 @@ class TextReaders:
 def find_text_readers(model) -> TextReaders:
     """The weights of MODEL that read its text. Raises HostError for an architecture that is not in families.py."""
     config, network = model.model.model_config, model.model.diffusion_model
-    modules = dict(network.named_modules())
+    modules = _modules(model)
     row = family_of(config, modules)
     if row is None:
         raise HostError(
             f"The connected 'model' is a {type(config).__name__} ({type(model.model).__name__}), which TRCE cannot "
             f"erase in; connect a model of one of these families: {families_in_words()}."
         )
-    streams = {kind: _stream(reader, modules, row, type(config).__name__) for kind, reader in row.readers.items()}
+    streams = {kind: _stream(reader, modules, row, model) for kind, reader in row.readers.items()}
     if LLAMA in streams:
         streams[LLAMA] = replace(streams[LLAMA], layers=tuple(network.llama_layers))
     return TextReaders(row, streams)
 
 
-def _stream(reader: Reader, modules: Mapping[str, Any], row: Family, config: str) -> Stream:
+def _modules(model) -> dict[str, Any]:
+    """The modules of the diffusion model as it was loaded, even while ComfyUI has put other nodes' objects in."""
+    modules = dict(model.model.diffusion_model.named_modules())
+    for path, original in model.object_patches_backup.items():
+        name = path.removeprefix(PREFIX)
+        if path.startswith(PREFIX) and isinstance(original, nn.Module):
+            modules = {other: module for other, module in modules.items() if not f"{other}.".startswith(f"{name}.")}
+            modules |= {".".join(filter(None, (name, part))): module for part, module in original.named_modules()}
+    return modules
+
+
+def _stream(reader: Reader, modules: Mapping[str, Any], row: Family, model) -> Stream:
+    config, weights = type(model.model.model_config).__name__, ModelWeights(model)
     found = _matching(reader.modules, modules)[reader.pick]
     # Upscalers switch self-attention off on some levels, whose attn1 then reads the text too.
     for name in tuple(found):
         block, _, projection = name.rpartition(".attn2.")
         if block and getattr(modules[block], "disable_self_attn", False):
             found.append(f"{block}.attn1.{projection}")
+    for name in found:
+        check_numbers(name, modules[name].weight)
+        if other := [path for path in model.object_patches if f"{PREFIX}{name}.".startswith(f"{path}.")]:
+            raise HostError(
+                f"Another node has put an object of its own in the place of {other[0]} of the connected 'model', and "
+                "weights in it are not reached. Put that node after the erasure."
+            )
     widths = {modules[name].weight.shape[1] - reader.tail for name in found}
     if len(widths) != 1:
         raise HostError(
             f"The connected 'model' is a {config}, but its layers differ from those of a {row.name} model; "
             "connect a model in its original layout."
         )
-    norms = [modules[name] for name in _matching(reader.norm, modules)] if reader.norm else []
-    norm = Norm(tuple(n.weight.detach().float().cpu() for n in norms), tuple(n.eps for n in norms)) if norms else None
+    norms = _matching(reader.norm, modules) if reader.norm else []
+    gains = tuple(weights.patched(f"{PREFIX}{name}.weight").detach().float().cpu() for name in norms)
+    norm = Norm(gains, tuple(modules[name].eps for name in norms)) if norms else None
     return Stream(widths.pop(), tuple(f"{PREFIX}{name}.weight" for name in found), norm)
 
 

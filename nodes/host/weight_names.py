@@ -19,7 +19,8 @@ def diffusers_names(model) -> dict[str, str]:
     if not names:
         raise HostError(
             f"The connected 'model' is a {type(config).__name__}, which has no names in diffusers here; connect an "
-            "SD1.x, SD2.x or SDXL model, or choose ComfyUI's spelling."
+            "SD1.x, SD2.x or SDXL model, or keep ComfyUI's names: Save Erased Delta, or 'spelling' ComfyUI in Delta to "
+            "LoRA."
         )
     state = model.model.state_dict()
     return {name: PREFIX + key for name, key in names.items() if PREFIX + key in state}

@@ -5,8 +5,6 @@ Everything that reads weights goes through ModelWeights, so that a packed weight
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
 from typing import Any
 
 import comfy.lora
@@ -16,15 +14,7 @@ from comfy.model_patcher import get_key_weight
 from comfy.quant_ops import QuantizedTensor
 from torch import Tensor
 
-from ...trce_ops.closed_form.metric import gram
-from ...trce_ops.delta.file import ErasedDelta
-from .apply import apply_delta, maps_on_text
 from .errors import HostError
-from .readers import Stream, TextReaders, find_text_readers
-
-log = logging.getLogger(__name__)
-
-WIDEST = 4096  # d up to which G is computed: inverting it takes d^3 steps, minutes on a CPU for the widest encoders
 
 
 class ModelWeights:
@@ -58,17 +48,21 @@ class ModelWeights:
             return unpack(weight, comfy.utils.get_attr(self.model.model, key.rpartition(".")[0]))
         weight = (dequantize(weight, inplace=False) if dequantize else weight).detach()
         weight = weight.dequantize() if isinstance(weight, QuantizedTensor) else weight
-        if not weight.is_floating_point():
-            raise HostError(
-                f"The connected 'model' holds {key} as {weight.dtype} in a format that this pack cannot read; load the "
-                "model in fp16, bf16, fp8 or as GGUF."
-            )
+        check_numbers(key, weight)
         return weight
+
+    def rounds(self) -> bool:
+        """Whether the weights are in fewer than 16 bits, which round small differences away."""
+        return any(W.element_size() < 2 or isinstance(W, QuantizedTensor) for W in self.model.model.parameters())
 
     def patched(self, key: str) -> Tensor:
         """The weight with the patches of MODEL, float32 on the CPU; without patches in its own type and place."""
         patches = self.model.patches.get(key)
-        return comfy.lora.calculate_weight(patches, _float(self.base(key)), key) if patches else self.base(key)
+        return (
+            comfy.lora.calculate_weight(patches, self.base(key).to("cpu", torch.float32, copy=True), key)
+            if patches
+            else self.base(key)
+        )
 
 
 def is_packed(weight: Tensor) -> bool:
@@ -85,64 +79,18 @@ def unpack(weight: Any, module: Any) -> Tensor:
         )
     bare = weight.data.as_subclass(type(weight))  # the same memory: the weight in the model keeps its patches
     bare.tensor_type, bare.tensor_shape, bare.patches = weight.tensor_type, weight.tensor_shape, []
-    return module.get_weight(bare, torch.float32).as_subclass(Tensor).detach()
-
-
-def _float(W: Tensor) -> Tensor:
-    return W.to("cpu", torch.float32, copy=True)
-
-
-@torch.no_grad()
-def text_weights(model, readers: TextReaders) -> dict[str, dict[str, Tensor]]:
-    """The weights that read the text, by kind of text and module; float32, on the CPU."""
-    weights = ModelWeights(model)
-    return {
-        kind: {key.removesuffix(".weight"): _float(weights.patched(key)) for key in stream.keys}
-        for kind, stream in readers.streams.items()
-    }
-
-
-@torch.no_grad()
-def metrics(model, readers: TextReaders) -> dict[str, Tensor | str]:
-    """By kind of text, how strongly MODEL responds to each of its directions (G (d, d) of closed_form/metric.py), or
-    the reason why that cannot be computed."""
-    weights, found = ModelWeights(model), {}
-    for kind, stream in readers.streams.items():
-        try:
-            found[kind] = _metric(weights, stream)
-        except HostError as error:
-            found[kind] = str(error)
-            log.warning("No metric for the %s text: %s", kind, error)
-    return found
-
-
-def _metric(weights: ModelWeights, stream: Stream) -> Tensor:  # (d, d)
-    if stream.width > WIDEST:
-        raise HostError(f"its width {stream.width} is more than {WIDEST}, which would take minutes.")
-    if not stream.keys:
-        raise HostError("no weight of its own reads it.")
-    G = gram(map(weights.patched, stream.keys), len(stream.keys), stream.width)
-    if not G.isfinite().all():
-        raise HostError("the weights that read it hold NaN or Inf.")
-    return G
-
-
-def changed_weights(model, delta: ErasedDelta) -> Iterator[tuple[str, Tensor, Tensor, int, int]]:
-    """(parameter, W, W', done, total) for every weight that the delta changes, with the LoRAs of MODEL; in float64.
-
-    W and W' are computed by ComfyUI's own patching. Raises HostError for a delta that does not fit, and for a map that
-    no weights can hold: the others alone would not erase.
-    """
-    erased, weights, readers = apply_delta(model, delta, 1.0), ModelWeights(model), find_text_readers(model)
-    if maps_on_text(readers, delta):
+    try:
+        return module.get_weight(bare, torch.float32).as_subclass(Tensor).detach()
+    except TypeError as error:  # another loader's get_weight
         raise HostError(
-            f"Weights cannot hold this erasure, because a {readers.family} model takes the map of its tokens on the "
-            "conditioning. Use Save Erased Delta, and Apply Erased Delta where the model is loaded."
+            f"The connected 'model' holds weights packed in a way that this pack does not know: {error}"
+        ) from error
+
+
+def check_numbers(key: str, weight: Tensor) -> None:
+    """Raises HostError for a weight that is packed in a way that neither ComfyUI nor this pack can read."""
+    if not (weight.is_floating_point() or is_packed(weight) or isinstance(weight, QuantizedTensor)):
+        raise HostError(
+            f"The connected 'model' holds {key} as {weight.dtype} in a format that this pack cannot read; load the "
+            "model in fp16, bf16, fp8 or as GGUF."
         )
-    before = {key: model.patches.get(key, []) for key in erased.patches}
-    added = {key: patches[len(before[key]) :] for key, patches in erased.patches.items()}
-    added = {key: patches for key, patches in added.items() if patches}
-    for done, (key, patches) in enumerate(added.items()):
-        W = weights.base(key).to("cpu", torch.float64, copy=True)
-        W = comfy.lora.calculate_weight(before[key], W, key, torch.float64)
-        yield key, W, comfy.lora.calculate_weight(patches, W.clone(), key, torch.float64), done, len(added)

@@ -39,7 +39,9 @@ THINKING = re.compile(r"<(think|thinking|reasoning)>.*?(?:</\1>|\Z)|\A.*</(?:thi
 FENCE = re.compile(r"^[ \t]*(?:```|~~~)[^\n]*\n(.*?)(?:^[ \t]*(?:```|~~~)[ \t]*$|\Z)", re.S | re.M)
 JSON = re.compile(r'[\[{](?=[\[{\s]{0,100}")')
 BRACKET = re.compile(r"[\[\]{}]")  # beside a JSON value: it is part of something else, or one of several
-HEADING = re.compile(r"#{1,6}\s.*|.*[:\uff1a][\s*_]*|\[{1,2}[^\[\]\"',()\u201c\u201d]*\]{1,2}")  # also [a section] of INI and TOML
+HEADING = re.compile(
+    r"#{1,6}\s.*|.*[:\uff1a][\s*_]*|\[{1,2}[^\[\]\"',()\u201c\u201d]*\]{1,2}"
+)  # also [a section] of INI and TOML
 BOLD = re.compile(r"(\*\*|__)[^*_]+\1")
 SENTENCE = re.compile(r".*[.!?\u3002\uff01\uff1f][\s*_\"'\u201d\u2019)]*")
 TALK = re.compile(
@@ -162,7 +164,7 @@ class _Reader:
         for line, mark in zip(lines, marked):
             indent, line = len(line) - len(line.lstrip()), line.strip()
             stray = any(marked) and not mark
-            if heading := HEADING.fullmatch(line) or stray and BOLD.fullmatch(line):
+            if HEADING.fullmatch(line) or stray and BOLD.fullmatch(line):
                 about, parent = self.about(line), None
                 foreign = not self.foreign.isdisjoint(re.findall(r"\w+", line.lower()))
                 if not about and not line.startswith("#") or foreign:

@@ -40,7 +40,7 @@ EMPHASIS = re.compile(rf"\(\(([^()]*)\)\s*[:\uff1a]\s*{NUMBER}\)|\({{2,}}([^()]*
 WRAPPED = re.compile(r"\s*(?:\(([^()]*)\)|\[([^\[\]]*)\])\s*")
 
 JOINED = (r"\b(?:AND|OR|BREAK)\b(?=.*[a-z])|[a-z].*\b(?:AND|OR|BREAK)\b", "joins prompts; write a line for each")
-# What is refused in any text, in captions to keep, and what in names of concepts and safe targets: (pattern, what to say).
+# What is refused in any text, in captions to keep, in names of concepts and safe targets: (pattern, what to say).
 REFUSED = (
     (r"\w+://|\bwww\.", "has a web address in it; write words"),
     (r"<\w+:[^>]*>|(?<!\S)__[\w/*-]+?__(?!\S)|\$\$", "has a LoRA or a wildcard in it; write words"),
@@ -59,6 +59,7 @@ REFUSED_IN_CAPTIONS = (
     ),
 )
 REFUSED_IN_NAMES = (
+    (r"(?i)\bembedding:\S", "names a textual inversion, which is not text; write words"),
     (
         r"(?:(?<=\w\w)\+{2,}|[^\W\d]\s*[*^@\u00d7]\s*\d*[.,]?\d+|\s[x\u00d7]?\d*[.,]\d+)$",
         "ends with a weight; leave it out, or put the name in quotation marks where that belongs to it",

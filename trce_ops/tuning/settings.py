@@ -9,7 +9,16 @@ from .factors import TRAINED
 
 LOSSES = ("tau", "hinge")
 CHOICES = {"loss": LOSSES, "projections": tuple(TRAINED)}
-LEAST = {"steps": 0, "rank": 0, "words": 0, "word_batch": 1, "word_updates": 1, "trajectories": 1, "batch": 1, "resolution": 1}
+LEAST = {
+    "steps": 0,
+    "rank": 0,
+    "words": 0,
+    "word_batch": 1,
+    "word_updates": 1,
+    "trajectories": 1,
+    "batch": 1,
+    "resolution": 1,
+}
 LEAST |= dict.fromkeys(("learning_rate", "goal", "beta", "margin", "preserve"), 0)
 SHARES = ("reach", "unconditional", "early")
 

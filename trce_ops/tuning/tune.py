@@ -129,6 +129,7 @@ def tune(
         denoise = stack.enter_context(model.open())
         # clone: tensors made in inference mode cannot enter an autograd graph
         contexts = Contexts(*(texts and texts.each(Tensor.clone) for texts in vars(contexts).values()))
+        maps = {kind: ContextMap(tuple(map(Tensor.clone, D.factors))) for kind, D in maps.items()}
         in_graph = max(1, GRAPH // math.prod(denoise.shape[1:]))
         predict = Predictor(denoise, max(rows, in_graph))
         plans = draw_plans(len(contexts.neg), 0 if contexts.keep is None else len(contexts.keep), settings, generator)
