@@ -12,11 +12,12 @@ from trce_ops.closed_form.erase import EraseSettings, erase
 from trce_ops.text.captions import BENIGN_CAPTIONS
 from trce_ops.text.concepts import parse_concepts
 from trce_ops.tuning.adversary import LIFE, Adversary
+from trce_ops.tuning.data import Data
 from trce_ops.tuning.factors import Trained
 from trce_ops.tuning.losses import drift
 from trce_ops.tuning.soft_prompts import put_at
 from trce_ops.tuning.text_batch import Texts
-from trce_ops.tuning.trajectories import Predictor
+from trce_ops.tuning.trajectories import Points, Predictor
 from trce_ops.tuning.tune import request_of, tune
 
 toys = runpy.run_path(str(Path(__file__).with_name("test_tuning.py")))
@@ -65,24 +66,25 @@ def yield_one(thing):
     yield thing
 
 
-def attacker(delta, encoder, weights, words=4, updates=1):
-    """A new population of words against a tuned model that keeps still, on one point for each word."""
+def attacker(delta, encoder, weights, updates=10):
+    """A new word against a model that keeps still, on four points of one prompt."""
     noise, maps = generator(7), {"context": delta.context_map}
     denoise = ToyDenoiser()
     ids = encoder.tokenize("a gun on a table")
-    at = encoder.locate(ids, "gun").keyword
-    x, sigma = denoise.noise(words, noise, torch.tensor(5.0)), torch.full((words,), 5.0)
+    x, sigma = denoise.noise(4, noise, torch.tensor(5.0)), torch.full((4,), 5.0)
     texts = (Texts(encoder.encode([encoder.tokenize(text)], 77)) for text in ("a gun on a table", "a cake on a table"))
-    e_neg, e_safe = (denoise(x, sigma, text.repeat(words), {}) for text in texts)
+    e_neg, e_safe = (denoise(x, sigma, text.repeat(4), {}) for text in texts)
+    points = Points(x, sigma, torch.zeros(4, dtype=torch.long), e_neg, e_neg)
     denoise.weights = weights
     still = Trained({name: W for name, W in weights.items() if "attn2.to_v" in name}, 2, noise)
-    settings = replace(SETTINGS, words=words, word_updates=updates)
-    adversary = Adversary(Soft(encoder), [(ids, at)], Predictor(denoise, 2), still, maps, settings, generator(1))
+    settings = replace(SETTINGS, words=1, word_batch=4, word_updates=updates)
+    prompts = [(ids, encoder.locate(ids, "gun").keyword)]
+    adversary = Adversary(Soft(encoder), prompts, Predictor(denoise, 2), still, maps, settings, generator(1))
 
     def distance():
-        prompts = torch.zeros(words, dtype=torch.long)
-        texts = adversary.learn(x, sigma, prompts, e_neg, e_safe).moved(maps)
-        return (drift(denoise(x, sigma, texts, {}), e_neg) / drift(e_safe, e_neg)).mean().item()
+        i, texts = adversary.learn(Data(points, e_safe, points, None))
+        e = denoise(x[i], sigma[i], texts.moved(maps), {})
+        return (drift(e, e_neg[i]) / drift(e_safe[i], e_neg[i])).mean().item()
 
     return adversary, distance
 
@@ -104,19 +106,18 @@ def test_put_at_by_obvious_lines():
 
 
 def test_words_learn_what_the_model_still_draws_the_concept_for(delta, encoder):
-    _, distance = attacker(delta, encoder, ToyDenoiser().weights, words=1, updates=10)
-    found = [distance() for _ in range(60)]
+    _, distance = attacker(delta, encoder, ToyDenoiser().weights)
+    found = [distance() for _ in range(LIFE)]
     assert found[-1] < 0.5 * found[0]
 
 
-def test_words_are_exchanged_after_their_life_and_not_all_at_once(delta, encoder):
+def test_a_word_is_exchanged_after_its_life(delta, encoder):
     adversary, distance = attacker(delta, encoder, ToyDenoiser().weights, updates=1)
-    exchanged = []
-    for step in range(LIFE):
-        before = list(adversary.words)
+    words = []
+    for _ in range(2 * LIFE):
+        words.append(adversary.words[0])
         distance()
-        exchanged += [step for old, new in zip(before, adversary.words) if old is not new]
-    assert len(exchanged) == 4 == len(set(exchanged))
+    assert [words.index(word) for word in words] == [0] * LIFE + [LIFE] * LIFE
 
 
 def test_a_model_tuned_on_adversarial_words_withstands_new_ones_better(delta, encoder):
@@ -125,8 +126,9 @@ def test_a_model_tuned_on_adversarial_words_withstands_new_ones_better(delta, en
     for words in (0, 6):
         tuning = tuned(identity, encoder, replace(SETTINGS, words=words, word_updates=10))
         assert (tuning.word_evaluations > 0) == bool(words)
-        _, distance = attacker(identity, encoder, weights_of(tuning), words=1, updates=10)
-        left[words] = [distance() for _ in range(25)][::4]
+        _, distance = attacker(identity, encoder, weights_of(tuning))
+        left[words] = [distance() for _ in range(24)][::4]
+    print(left)
     assert all(after > 1.1 * before for before, after in zip(left[0], left[6]))
 
 

@@ -92,10 +92,9 @@ def terms(
             texts = empty_texts.repeat(len(i))
             step.append(Term(x, sigma, texts, references, erase_loss, settings.unconditional))
         if adversary:
-            i = i[: settings.word_batch]
-            x, sigma, references = points.x[i], points.sigma[i], (points.e[i], data.e_safe[i], points.e_u[i])
-            texts = adversary.learn(x, sigma, points.prompts[i], *references[:2]).moved(maps)
-            step.append(Term(x, sigma, texts, references, erase_loss, 1.0))
+            i, texts = adversary.learn(data)
+            references = points.e[i], data.e_safe[i], points.e_u[i]
+            step.append(Term(points.x[i], points.sigma[i], texts.moved(maps), references, erase_loss, 1.0))
         i = next(empty)
         step.append(preserve(data.empty, i, empty_texts.repeat(len(i))))
         if keep:

@@ -45,8 +45,8 @@ class TuneSettings:
     projections: one of factors.TRAINED. rank: of the trained factors; 0 trains whole matrices.
     metric: low-rank factors that read text first learn directions to which the model responds (closed_form/metric.py).
     batch: unwanted points per step. resolution: of the pictures, in pixels.
-    words: how many adversarial words are learned at a time (adversary.py); 0 for none. word_batch: unwanted points per
-    step that they stand in, at most `batch`. word_updates: of each of these words in every step.
+    words: how many adversarial words are learned in turn (adversary.py); 0 for none. word_batch: points of a prompt
+    that a word is learned on in a step. word_updates: of the word in a step.
     """
 
     steps: int = 500
@@ -68,7 +68,7 @@ class TuneSettings:
     resolution: int = 512
     batch: int = 4
     seed: int = 0
-    words: int = 12
+    words: int = 3
     word_batch: int = 4
     word_updates: int = 2
 
