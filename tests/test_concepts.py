@@ -328,6 +328,11 @@ def test_nothing_in_its_place():
         "gun -> n/a",
         'gun -> ""',
         "gun -> ''",
+        'gun -> "nothing"',
+        "gun -> *none*",
+        "gun -> delete",
+        "gun -> ∅",
+        "gun -> 无",
     ):
         assert parse_concepts(line) == (ConceptPair("gun"),)
 
@@ -337,7 +342,12 @@ def test_keep_is_a_list_of_captions():
     assert parse_keep(text) == ("a dog", "a portrait, oil on canvas: soft light - no frame")
     assert parse_keep("1girl, (long hair:1.2), holding_gun") == ("1girl, long hair, holding_gun",)
     assert parse_keep("") == ()
-    for line, says in (("a cat -> a dog", "an arrow"), ("a (red) dog", "brackets"), ("<lora:x:1>", "LoRA")):
+    for line, says in (
+        *(("a cat -> a dog", "an arrow"), ("a (red) dog", "brackets"), ("<lora:x:1>", "LoRA")),
+        *(('["a knife", "a fork"]', "JSON"), ('"a knife","a fork"', "several captions"), ("a knife:1.5", "colon")),
+        *(("keep: a knife", "colon"), ("1. a knife: a tool", "colon"), ("a knife BREAK a fork", "joins prompts")),
+        ("a knife\ta fork", "a tab"),
+    ):
         with pytest.raises(ConceptError, match=f"Line 2 of 'keep' .*{says}"):
             parse_keep(f"a dog\n{line}")
 

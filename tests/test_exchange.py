@@ -289,6 +289,17 @@ def test_a_file_made_from_another_checkpoint_is_pointed_out(pack, run, make_mode
     assert "another checkpoint" in report
 
 
+def test_the_size_of_a_change_is_said_and_that_a_large_one_is_no_erasure(run, make_model, folders):
+    model = make_model()
+    key = next(iter(changes_of(model)))
+    W = model.model.state_dict()[key]
+    for name, tensor, says in (("little", 1.01 * W, "1.0% of these"), ("zeros", 0 * W, "that is much for an erasure")):
+        save_file({f"model.{key}": tensor}, folders / "weights" / f"{name}.safetensors")
+        *_, report = run("TRCELoadWeights", model=model, weights_name=f"{name}.safetensors")
+        assert says in report.lower()
+        assert (name == "zeros") == ("much" in report)
+
+
 def test_the_weights_of_the_model_itself_change_nothing(pack, run, make_model, folders):
     model = make_model()
     save_file(published(pack, model, {}), folders / "weights" / "same.safetensors")

@@ -87,3 +87,89 @@ def test_another_precision_of_the_encoder_is_named(run, make_model, make_clip):
     other = make_clip(dtype=torch.bfloat16)
     with pytest.raises(ValueError, match="another precision than bfloat16"):
         run("TRCEApplyDelta", model=model, delta=delta, clip=other, strength=1.0)
+
+
+def test_what_the_target_names_is_said(report, make_model, make_clip):
+    model, clip = make_model(), make_clip()
+    assert "names it too" in report(model, clip, concepts="a gun -> no gun")
+    assert "names it too" not in report(model, clip)
+
+
+def test_an_object_in_the_place_of_a_reader_is_refused_and_no_other_model_suffers(run, make_model, make_clip):
+    """While a model with another node's object is loaded, the same model without it is still read as it was."""
+    import comfy.model_management
+
+    class Around(torch.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            return self.inner(x)
+
+    model, clip = make_model(), make_clip()
+    wrapped = model.clone()
+    for name, module in model.model.named_modules():
+        if name.endswith("attn2.to_k"):
+            wrapped.add_object_patch(name, Around(module))
+    before = run("TRCEErase", model=model, clip=clip, **ERASE)[1]
+    with pytest.raises(ValueError, match="an object of its own in the place of .*attn2.to_k"):
+        run("TRCEErase", model=wrapped, clip=clip, **ERASE)
+    try:
+        comfy.model_management.load_models_gpu([wrapped])
+        after = run("TRCEErase", model=model, clip=clip, **ERASE)[1]
+        for one, other in zip(before.context_map.factors, after.context_map.factors):
+            assert torch.equal(one, other)
+    finally:
+        comfy.model_management.unload_all_models()
+
+
+def test_functions_of_other_nodes_on_weights_and_text_are_named(report, make_model, make_clip):
+    model, clip = make_model(), make_clip()
+    key = next(key for key in model.model.state_dict() if key.endswith("attn2.to_k.weight"))
+    wrapped = model.clone()
+    wrapped.add_weight_wrapper(key, lambda weight: weight)
+    assert "add_weight_wrapper" in report(wrapped, clip) and "add_weight_wrapper" not in report(model, clip)
+    patched = model.clone()
+    patched.set_model_attn2_patch(lambda q, k, v, options: (q, k, v))
+    assert "attn2_patch" in report(patched, clip) and "attn2_patch" not in report(model, clip)
+
+
+def test_a_function_on_the_encoders_weights_makes_it_another(pack, report, make_model, make_clip):
+    model, clip = make_model(), make_clip()
+    wrapped = clip.clone()
+    key = next(key for key in clip.patcher.model.state_dict() if key.endswith("fc1.weight"))
+    wrapped.patcher.add_weight_wrapper(key, lambda weight: 1.5 * weight)
+    prints = [pack.host.fingerprint.encoder_fingerprint(c) for c in (clip, wrapped, wrapped.clone())]
+    assert prints[0] != prints[1] == prints[2]
+    assert "cannot be checked" in report(model, wrapped) and "cannot be checked" not in report(model, clip)
+
+
+def test_integers_that_nothing_unpacks_are_refused(run, make_model, make_clip):
+    model = make_model()
+    for name, module in model.model.diffusion_model.named_modules():
+        if name.endswith("attn2.to_v"):
+            module.weight = torch.nn.Parameter(module.weight.data.round().to(torch.int8), requires_grad=False)
+    with pytest.raises(ValueError, match="attn2.to_v as torch.int8 in a format"):
+        run("TRCEErase", model=model, clip=make_clip(), **ERASE)
+
+
+def test_the_norm_is_that_of_a_merge_and_not_what_is_loaded(pack, comfy_host, make_model, make_clip):
+    """The gains of a merge, also while another state of the same model is loaded."""
+    import comfy.model_management
+    from comfy_extras.nodes_model_merging import ModelMergeSimple
+
+    options = runpy.run_path(str(Path(__file__).with_name("test_sequence_encoders.py")))["ZIMAGE"]
+    one, two = (make_model(seed=seed, config="ZImage", options=options) for seed in (0, 1))
+    merged = ModelMergeSimple().merge(one, two, 0.5)[0]
+
+    def gain(model):
+        return pack.host.readers.find_text_readers(model).streams["context"].norm.gains[0]
+
+    first, second = gain(one), gain(two)
+    torch.testing.assert_close(gain(merged), (first + second) / 2, rtol=0, atol=1e-2)
+    try:
+        comfy.model_management.load_models_gpu([merged])
+        assert torch.equal(gain(one), first)
+    finally:
+        comfy.model_management.unload_all_models()

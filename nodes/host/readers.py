@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import comfy.model_management
 import torch
 from torch import Tensor, nn
 
@@ -94,14 +95,14 @@ def find_text_readers(model) -> TextReaders:
 
 
 def _modules(model) -> dict[str, Any]:
-    """The modules of the diffusion model as it was loaded, even while ComfyUI has put other nodes' objects in."""
-    modules = dict(model.model.diffusion_model.named_modules())
-    for path, original in model.object_patches_backup.items():
-        name = path.removeprefix(PREFIX)
-        if path.startswith(PREFIX) and isinstance(original, nn.Module):
-            modules = {other: module for other, module in modules.items() if not f"{other}.".startswith(f"{name}.")}
-            modules |= {".".join(filter(None, (name, part))): module for part, module in original.named_modules()}
-    return modules
+    """The modules of the diffusion model as it was loaded.
+
+    Clones share them, and while one is loaded, another node's objects may stand in the place of some; then it is
+    unloaded.
+    """
+    if any(isinstance(original, nn.Module) for original in model.object_patches_backup.values()):
+        comfy.model_management.unload_all_models()
+    return dict(model.model.diffusion_model.named_modules())
 
 
 def _stream(reader: Reader, modules: Mapping[str, Any], row: Family, model) -> Stream:

@@ -98,6 +98,8 @@ def read_captions(line: str) -> tuple[str, ...]:
     """The captions of a line of the keep widget: one, or one for each alternative. Raises LineError."""
     if re.match(r"\s*[\[{]\s*[\"']", line):
         raise LineError("is a list in JSON; write one caption per line, without brackets and quotation marks.")
+    if marks.SEVERAL.search(line):
+        raise LineError("has several captions in it; write a line for each.")
     text = _marked(line)
     if re.search(marks.SPLIT, text):
         raise LineError("has an arrow in it; captions to keep have no safe target. Write one caption per line.")

@@ -26,6 +26,7 @@ QUOTED = re.compile(
     rf"|[{SINGLE}]((?:[^{SINGLE}]|(?<=\w)[{SINGLE}](?=\w))+)[{SINGLE}])"
     rf"(?=\s*(?:$|[|}})\],;]|:\s*[-+]?[\d.]|{SPLIT}))"
 )
+SEVERAL = re.compile(rf"[{DOUBLE}{SINGLE}]\s*,\s*[{DOUBLE}{SINGLE}]")  # texts in quotation marks
 COMMENT = re.compile(r"/\*.*?\*/|(?:^|(?<=\s))(?:#|//).*")  # not the # of "C#", nor the // of a web address
 BULLET = re.compile(
     r"(?:>\s+|[-*+\u2013\u2014\u2212]\s+|[\u2022\u2023\u25e6\u25cf\u25cb\u25aa\u25a0\u25a1\u25c6\u25c7\u25b6\u25b8\u25ba"
@@ -53,10 +54,6 @@ REFUSED_IN_CAPTIONS = (
     JOINED,
     (r"\t", "has a tab in it; write a line for each caption"),
     (r":\s*[-+]?[\d.]+%?$|^\w+:\s|:\s+an?\s", "has a colon in it; leave it out, or put the caption in quotation marks"),
-    (
-        rf"[{DOUBLE}{SINGLE}]\s*,\s*[{DOUBLE}{SINGLE}]|^[{DOUBLE}].*[{DOUBLE}],",
-        "has several captions in it; write a line for each",
-    ),
 )
 REFUSED_IN_NAMES = (
     (r"(?i)\bembedding:\S", "names a textual inversion, which is not text; write words"),
