@@ -76,6 +76,10 @@ TUNING_WIDGETS = setting_inputs(
         "take longer to prepare.",
         "batch": "Points of the concept's trajectories in every step. A larger batch makes steadier and slower steps. "
         "Memory does not grow: the pack splits a step when it does not fit.",
+        "words": "How many adversarial words are learned in turn while tuning: prompts in which the model would still "
+        "draw the concept. They remove descriptions that nobody listed, and take about as long as the rest of the "
+        "training. 0 for none, as in the paper.",
+        "word_updates": "How often a word is improved in a step. More find stronger words, and take longer.",
     },
     {
         "steps": (0, 10000),
@@ -92,5 +96,7 @@ TUNING_WIDGETS = setting_inputs(
         "rank": (0, 256),
         "trajectories": (1, 1000),
         "batch": (1, 64),
+        "words": (0, 32),
+        "word_updates": (1, 10),
     },
 )
