@@ -79,21 +79,6 @@ def stage1(procedure: str, concepts: int) -> dict[str, float]:
     return {"peak": peak.mb}
 
 
-class RandomEncoder:
-    """Embeddings for any text."""
-
-    layers, fingerprint, cache_key = 1, "random", "random"
-
-    def __init__(self, width: int):
-        self.width = width
-
-    def tokenize(self, text: str) -> tuple[int, ...]:
-        return (sum(text.encode()) % 1000,) * TOKENS
-
-    def encode(self, rows, length: int) -> torch.Tensor:
-        return torch.randn(len(rows), length, self.width, generator=torch.Generator().manual_seed(1))
-
-
 def whole_data(settings, width: int) -> float:
     """Megabytes of embeddings and points that a whole tuning keeps, for kept prompts too where there are any."""
     latent = 4 * (settings.resolution // 8) ** 2
@@ -110,10 +95,11 @@ def tuning(preset: str, resolution: int, dtype: str, device: str = "cpu", shape:
     fp16_model = 2 * sum(weight.numel() for weight in model.model.parameters()) / 1e6
     whole = replace(getattr(pack("trce_ops.tuning.settings"), preset), resolution=resolution)
     settings = replace(whole, steps=2, sampling_steps=1, trajectories=tune.ROWS, **FEW)
-    tunable = pack("nodes.host.denoiser").tunable(model, resolution)
+    lent = pack("nodes.host.lend").lend(model, random_models.make_clip("sdxl" if shape.pooled else "sd1", shape))
     delta = random_models.make_delta(shape)
     with Peak(device) as peak:
-        tune.tune_delta(delta, RandomEncoder(shape.width), tunable, settings)
+        encoder, pooled = lent["encoder"], lent["streams"].get("pooled")
+        tune.tune_delta(delta, encoder, lent["model"](resolution), settings, pooled=pooled)
     return {"peak": peak.mb, "data": whole_data(whole, shape.width), "fp16_model": fp16_model}
 
 
