@@ -8,7 +8,8 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..trce_ops.methods.job import Job
-from ..trce_ops.methods.trce import TrceSettings, erase_and_tune
+from ..trce_ops.methods.trce import BOTH, erase_and_tune
+from ..trce_ops.methods.trce import CLOSED_FORM as CLOSED
 from ..trce_ops.text.concepts import parse_concepts, parse_keep
 from .host.apply import apply_delta
 from .host.denoiser import drawn_resolution
@@ -77,9 +78,12 @@ class TRCEErase(io.ComfyNode):
     @within_bounds
     def execute(cls, model, clip, concepts, keep="", mode=CLOSED_FORM, strength=1.0, settings=None) -> io.NodeOutput:
         settings = settings_from(settings, Settings, "TRCE Settings")
-        tuning = None
+        chosen = CLOSED if mode == CLOSED_FORM else BOTH
+        if settings.closed_form:
+            chosen = replace(chosen, closed_form=settings.closed_form)
         if mode == TUNED:
-            tuning = replace(settings.tuning, resolution=settings.resolution or drawn_resolution(model))
+            resolution = settings.resolution or drawn_resolution(model)
+            chosen = replace(chosen, tuning=replace(settings.tuning, resolution=resolution))
         node_id = cls.hidden.unique_id
         lent = lend(model, clip)
         job = Job(
@@ -91,7 +95,7 @@ class TRCEErase(io.ComfyNode):
             progress=node_progress(node_id),
             **lent,
         )
-        delta, report, tuned = erase_and_tune(job, TrceSettings(settings.closed_form, tuning))
+        delta, report, tuned = erase_and_tune(job, chosen)
         text, losses, shown = "\n".join([report.text(), *limits(model, delta, clip)]), ExecutionBlocker(None), {}
         if tuned:
             text += f"\n{tuned.text()}"

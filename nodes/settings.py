@@ -21,9 +21,9 @@ DEFAULT, PAPER, CUSTOM = "default", "paper", "custom"
 
 @dataclass(frozen=True)
 class Settings:
-    """The output of TRCE Settings. resolution: in pixels; 0 means the model family's own."""
+    """The output of TRCE Settings. closed_form: None for the mode's own; resolution: in pixels, 0 for the family's."""
 
-    closed_form: EraseSettings = CLOSED_FORM
+    closed_form: EraseSettings | None = None
     tuning: TuneSettings = QUICK
     resolution: int = 0
     retrain: bool = False
@@ -89,15 +89,16 @@ class TRCESettings(io.ComfyNode):
     @within_bounds
     def execute(cls, closed_form=None, tuning=None, resolution=0, seed=0, retrain=False) -> io.NodeOutput:
         first = closed_form_settings(closed_form or {"closed_form": DEFAULT})
-        second = tuning_settings(tuning or {"tuning": DEFAULT}, first.metric)
+        second = tuning_settings(tuning or {"tuning": DEFAULT}, first is None or first.metric)
         return io.NodeOutput(Settings(first, replace(second, seed=seed), resolution, retrain))
 
 
-def closed_form_settings(given: Mapping[str, Any]) -> EraseSettings:
-    """The preset that a choice in 'closed_form' names, with the settings of 'custom'."""
+def closed_form_settings(given: Mapping[str, Any]) -> EraseSettings | None:
+    """The preset that a choice in 'closed_form' names, with the settings of 'custom'; None for 'default'."""
     changes = dict(given)
-    if changes.pop("closed_form") == PAPER:
-        return PAPER_CLOSED_FORM
+    choice = changes.pop("closed_form")
+    if choice != CUSTOM:
+        return PAPER_CLOSED_FORM if choice == PAPER else None
     weights = {name.removeprefix("weight_"): changes.pop(name) for name in given if name.startswith("weight_")}
     return replace(CLOSED_FORM, weights=replace(CLOSED_FORM.weights, **weights), **changes)
 

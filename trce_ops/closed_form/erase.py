@@ -30,7 +30,8 @@ from .solve import factorize, solve_factors
 log = logging.getLogger(__name__)
 
 EVERYDAY = "everyday captions"
-PRESERVE_WITHOUT_METRIC = 1.0  # what measured best there, as EraseSettings.preserve did with the metric
+# The defaults of `preserve` with the metric, alone and before tuning, and what keeps about as much without it
+PRESERVE_WITHOUT_METRIC = {5.0: 1.0, 50.0: 10.0}
 POOLED = TokenWeights(sot=0, keyword=0, first_eot=1, pads=0)
 
 
@@ -50,8 +51,8 @@ class EraseSettings:
 
 def without_metric(settings: EraseSettings) -> EraseSettings:
     """The settings for text whose metric cannot be computed; a `preserve` that was chosen stays."""
-    default = settings.preserve == EraseSettings.preserve
-    return replace(settings, metric=False, preserve=PRESERVE_WITHOUT_METRIC if default else settings.preserve)
+    preserve = PRESERVE_WITHOUT_METRIC.get(settings.preserve, settings.preserve)
+    return replace(settings, metric=False, preserve=preserve)
 
 
 def keep_moments(

@@ -27,7 +27,8 @@ class TrceSettings:
 
 CLOSED_FORM = TrceSettings()
 CLOSED_FORM_PAPER = TrceSettings(PAPER)
-BOTH = TrceSettings(tuning=QUICK)
+# Milder than alone, which keeps more of the rest: tuning finds what is left of the concept
+BOTH = TrceSettings(EraseSettings(preserve=50.0), QUICK)
 
 
 def erase_and_tune(job: Job, settings: TrceSettings) -> tuple[ErasedDelta, Report, TuneReport | None]:

@@ -56,9 +56,9 @@ class TuneSettings:
     goal: float = 1.0
     beta: float = 15.0
     margin: float = 0.01
-    preserve: float = 3.0
+    preserve: float = 10.0
     keep: bool = True
-    reach: float = 1.0
+    reach: float = 0.0
     unconditional: float = 0.0
     early: float = 0.5
     projections: str = "text"
