@@ -29,7 +29,7 @@ CLOSED_FORM_WIDGETS = setting_inputs(
         "...'). Off: use the lines as they are written; choose this for lines that are whole prompts.",
         "metric": "On: weight the directions of the text embedding by how strongly this model responds to them. This "
         "erases more descriptions and keeps more of the rest. Off: treat all directions alike, as the paper does; then "
-        "set 'preserve' to 1.",
+        "divide 'preserve' by 5.",
     },
     {
         "weight_sot": WEIGHT,
@@ -57,10 +57,10 @@ TUNING_WIDGETS = setting_inputs(
         "margin": "For loss 'hinge': how much nearer the safe goal has to be before it stops. Raising it pushes for "
         "longer.",
         "preserve": "How strongly the empty prompt and the keep list are preserved. Raise it when kept things change, "
-        "lower it when the concept survives. 3 suits loss 'tau', 100 suits 'hinge'.",
+        "lower it when the concept survives. 3 to 10 suit loss 'tau', 100 suits 'hinge'.",
         "reach": "How far beyond the written prompts to tune. 0 tunes on their embeddings after the closed form. 1 "
-        "also tunes on embeddings that the closed form has hardly moved; descriptions that do not name the concept are "
-        "there.",
+        "also tunes on embeddings that the closed form has hardly moved. Some descriptions are there, and some of what "
+        "is close to the concept and should stay; adversarial words find the former better.",
         "unconditional": "Share of the loss on the prediction for the empty prompt, at points of the concept's "
         "trajectories. The paper uses 0.5; with guidance it works against the rest of the loss.",
         "early": "Share of the sampling steps to tune on, counted from the noisy end. 1 tunes all of them, which "
