@@ -128,8 +128,6 @@ class _Reader:
             if not text:
                 raise LineError
             names, safe = (read_captions(text), None) if self.captions else read_pair(text)
-            if safe and _is_head(*names, safe):
-                raise LineError
             self.add(names, safe, of)
         except LineError:
             self.reject(line)
@@ -139,7 +137,7 @@ class _Reader:
         try:
             names, other = read_pair(content(_one_line(concept)))
             target = content("" if safe is None else _one_line(safe))
-            if other is not None or self.captions or _is_head(*names, target):
+            if other is not None or self.captions:
                 raise LineError
             self.add(names, "" if target.lower() in NOTHING else read_safe(target))
         except LineError:
@@ -147,7 +145,7 @@ class _Reader:
 
     def add(self, names: Sequence[str], safe: str | None, of: str = "") -> None:
         for name in names:
-            if not re.search(r"[^\W\d_]", name):
+            if not re.search(r"[^\W\d_]", name) or safe and _is_head(name, safe):
                 self.reject(f"{name} -> {safe}" if safe else name)
             elif len(self.items) >= MAX_ITEMS and name.lower() not in self.items:
                 self.reject(f"{name} (after the first {MAX_ITEMS})")
@@ -183,10 +181,7 @@ class _Reader:
             value, end = json.JSONDecoder(object_pairs_hook=_object).raw_decode(text)
             if BRACKET.search(text[end:]):
                 raise ValueError
-            if isinstance(value, list):
-                self.read_list(value)
-            else:
-                self.read_list([value])
+            self.read_list(value if isinstance(value, list) else [value])
         except (ValueError, RecursionError):
             return self.reject(text)
         self.reject_lines(text[end:])
