@@ -21,8 +21,7 @@ from ..text.spelling import mentions
 MAX_ANSWER = 100_000  # characters that are read
 MAX_LINES = 2000
 MAX_ITEMS = 200
-MAX_REST = 50  # pieces that are shown
-MAX_SHOWN = 120  # characters of a piece that is not understood
+MAX_REST, MAX_SHOWN = 50, 120  # pieces that are not understood and shown, and characters of each
 
 # Names of fields in JSON: of a concept, of its safe target, of a caption to keep, and of what is left out.
 CONCEPT = {*"concept erase remove original source from old unsafe name term word synonym alias".split()}
