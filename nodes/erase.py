@@ -10,7 +10,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from ..trce_ops.methods.job import Job
 from ..trce_ops.methods.trce import BOTH, erase_and_tune
 from ..trce_ops.methods.trce import CLOSED_FORM as CLOSED
-from ..trce_ops.text.concepts import parse_concepts, parse_keep
+from ..trce_ops.text.concepts import parse_concepts, parse_keep, unlike_prompts
 from .host.apply import apply_delta
 from .host.denoiser import drawn_resolution
 from .host.folders import cache_folder
@@ -96,7 +96,8 @@ class TRCEErase(io.ComfyNode):
             **lent,
         )
         delta, report, tuned = erase_and_tune(job, chosen)
-        text, losses, shown = "\n".join([report.text(), *limits(model, delta, clip)]), ExecutionBlocker(None), {}
+        lines = [report.text(), *limits(model, delta, clip), *unlike_prompts(concepts)]
+        text, losses, shown = "\n".join(lines), ExecutionBlocker(None), {}
         if tuned:
             text += f"\n{tuned.text()}"
             losses = {"loss": list(tuned.tuning.losses)}

@@ -11,7 +11,15 @@ from ..trce_ops.lists.llm_answer import not_understood, read_answer
 from ..trce_ops.lists.neighbours import nearest
 from ..trce_ops.lists.presets import ERASE_PRESETS
 from ..trce_ops.lists.words import WORDS
-from ..trce_ops.text.concepts import ConceptError, ConceptPair, format_concepts, is_blank, parse_concepts, parse_keep
+from ..trce_ops.text.concepts import (
+    MAX_LINES,
+    ConceptError,
+    ConceptPair,
+    format_concepts,
+    is_blank,
+    parse_concepts,
+    parse_keep,
+)
 from .host.encoders import nearness_encoder
 from .host.progress import node_progress, show_text
 from .inputs import NO_PRESET, concepts_input, linked_text, output, preset_input, setting_inputs
@@ -109,7 +117,9 @@ class TRCEEraseConcepts(io.ComfyNode):
         lines += listed("From the language model", format_concepts(synonyms).splitlines())
         lines += listed("Neighbours", [f"{format_concepts([pair])}  [{similarity[pair]:.2f}]" for pair in near])
         lines += listed("Not understood in 'generated', and left out", not_understood(answer, names))
-        if answer.strip() and not synonyms:
+        if len(named) + len(near) == MAX_LINES:
+            lines.append(f"{MAX_LINES} concepts are the most that fit; what was found after them is left out.")
+        elif answer.strip() and not synonyms:
             lines.append("Nothing new was found in 'generated'.")
         report = "\n".join(lines)
         show_text(node_id, report)

@@ -13,7 +13,7 @@ from ..trce_ops.lists.neighbours import nearest
 from ..trce_ops.lists.presets import KEEP_PRESETS
 from ..trce_ops.progress import Progress
 from ..trce_ops.text.captions import BENIGN_CAPTIONS
-from ..trce_ops.text.concepts import format_keep, parse_concepts, parse_keep
+from ..trce_ops.text.concepts import MAX_LINES, format_keep, parse_concepts, parse_keep
 from ..trce_ops.text.embeddings import TextEncoder
 from ..trce_ops.text.prompts import mentions
 from .host.encoders import nearness_encoder
@@ -103,6 +103,8 @@ class TRCEKeepConcepts(io.ComfyNode):
         lines += listed("Everyday captions similar to what is erased", near)
         lines += listed("Left out because they mention what is erased", left_out)
         lines += listed("Not understood in 'generated', and left out", not_understood(answer, captions=True))
+        if len(kept) + len(synonyms) + len(near) == MAX_LINES:
+            lines.append(f"{MAX_LINES} captions are the most that fit; what was found after them is left out.")
         report = "\n".join(lines)
         show_text(node_id, report)
         return io.NodeOutput(format_keep((*kept, *synonyms, *near)), report, ui={"text": [report]})

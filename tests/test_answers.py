@@ -144,6 +144,8 @@ def test_what_an_item_stands_under(answer):
         ("Erase:\n- pistol\n\nKeep:\n- camera", ["pistol"], "camera"),
         ("## Erase\n- pistol\n## Keep\n- camera", ["pistol"], "camera"),
         ("- pistol\n**Safe alternatives**\n- camera", ["pistol"], "camera"),
+        ("### Concepts\n- pistol\n### Substitutes\n- umbrella", ["pistol"], "umbrella"),
+        ("- pistol\nReplace with:\n- umbrella", ["pistol"], "umbrella"),
         ("1. pistol\n   - pencil\n2. knife", ["pistol", "knife"], "pencil"),
         ("knife | pencil\nhammer | carrot", [], "hammer | carrot"),
         ("1. Pistol: A small handgun", [], "Pistol"),

@@ -268,6 +268,8 @@ def test_quotes_and_backslashes_make_signs_plain_text(written, name):
         ("gun aka pistol", "several names"),
         ("1. gun 2. pistol", "several names"),
         ("gun 1.3", "weight"),
+        ("a gun -&gt; a cake", "HTML"),
+        ("saber [fate]", r"write \\\[ and"),
         ("gun x1.3", "weight"),
         ("gun -> a kite | a ball", "more than one safe target"),
         ("gun -> {a kite|a ball}", "more than one safe target"),

@@ -124,6 +124,33 @@ def test_an_object_in_the_place_of_a_reader_is_refused_and_no_other_model_suffer
         comfy.model_management.unload_all_models()
 
 
+def test_a_reader_packed_by_another_loader_is_refused(run, make_model, make_clip):
+    class Packed(torch.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.qweight = torch.nn.Parameter(inner.weight.data.to(torch.int8), requires_grad=False)
+
+    model = make_model()
+    blocks = [m for m in model.model.diffusion_model.modules() if hasattr(m, "attn2")]
+    blocks[0].attn2.to_k = Packed(blocks[0].attn2.to_k)
+    with pytest.raises(ValueError, match="attn2.to_k as a Packed without a weight"):
+        run("TRCEErase", model=model, clip=make_clip(), **ERASE)
+
+
+def test_a_method_of_a_reader_that_another_node_replaces_is_refused(run, make_model, make_clip):
+    model = make_model()
+    name = next(name for name, _ in model.model.named_modules() if name.endswith("attn2.to_k"))
+    model.add_object_patch(f"{name}.forward", lambda x: x)
+    with pytest.raises(ValueError, match="an object of its own in the place of .*attn2.to_k"):
+        run("TRCEErase", model=model, clip=make_clip(), **ERASE)
+
+
+def test_escapes_that_prompts_do_not_know_are_named(report, make_model, make_clip):
+    model, clip = make_model(), make_clip()
+    assert "'[' plain text" in report(model, clip, concepts=r"saber \[fate\]")
+    assert "plain text" not in report(model, clip, concepts=r"saber \(fate\)")
+
+
 def test_functions_of_other_nodes_on_weights_and_text_are_named(report, make_model, make_clip):
     model, clip = make_model(), make_clip()
     key = next(key for key in model.model.state_dict() if key.endswith("attn2.to_k.weight"))

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import comfy.model_management
@@ -115,7 +116,8 @@ def _stream(reader: Reader, modules: Mapping[str, Any], row: Family, model) -> S
             found.append(f"{block}.attn1.{projection}")
     for name in found:
         check_numbers(name, modules[name].weight)
-        if other := [path for path in model.object_patches if f"{PREFIX}{name}.".startswith(f"{path}.")]:
+        path = f"{PREFIX}{name}."
+        if other := [p for p in model.object_patches if path.startswith(f"{p}.") or p.startswith(path)]:
             raise HostError(
                 f"Another node has put an object of its own in the place of {other[0]} of the connected 'model', and "
                 "weights in it are not reached. Put that node after the erasure."
@@ -133,4 +135,13 @@ def _stream(reader: Reader, modules: Mapping[str, Any], row: Family, model) -> S
 
 
 def _matching(pattern: str, modules: Mapping[str, nn.Module]) -> list[str]:
-    return [name for name, module in modules.items() if re.fullmatch(pattern, name) and hasattr(module, "weight")]
+    """The modules of that name with a weight. Raises HostError for one whose weight a loader holds in another way."""
+    named = {name: module for name, module in modules.items() if re.fullmatch(pattern, name)}
+    for name, module in named.items():
+        if not hasattr(module, "weight") and any(True for _ in chain(module.parameters(), module.buffers())):
+            if not any(module.children()):
+                raise HostError(
+                    f"The connected 'model' holds {PREFIX}{name} as a {type(module).__name__} without a weight that "
+                    "this pack can read or patch; load the model in fp16, bf16, fp8 or as GGUF."
+                )
+    return [name for name, module in named.items() if hasattr(module, "weight")]

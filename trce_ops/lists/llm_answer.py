@@ -31,8 +31,8 @@ OTHER = {*"item description definition explanation reason note category type id 
 KEYS = CONCEPT | SAFE | CAPTION | OTHER
 
 # Words in the heading of a list that is not the one wanted
-KEPT = {*"keep kept preserve preserved retain safe alternative alternatives replacement replacements not".split()}
-ERASED = {*"erase erased remove delete ban banned unsafe forbidden harmful concept concepts".split()}
+KEPT = "keep kept preserve preserved retain safe alternative replacement substitute replace exclude leave harmless not"
+ERASED = "erase erased remove delete ban banned unsafe forbidden harmful concept"
 
 THINKING = re.compile(r"<(think|thinking|reasoning)>.*?(?:</\1>|\Z)|\A.*</(?:think|thinking|reasoning)>", re.S | re.I)
 FENCE = re.compile(r"^[ \t]*(?:```|~~~)[^\n]*\n(.*?)(?:^[ \t]*(?:```|~~~)[ \t]*$|\Z)", re.S | re.M)
@@ -163,7 +163,7 @@ class _Reader:
             stray = any(marked) and not mark
             if HEADING.fullmatch(line) or stray and BOLD.fullmatch(line):
                 about, parent = self.about(line), None
-                foreign = not self.foreign.isdisjoint(re.findall(r"\w+", line.lower()))
+                foreign = bool(re.search(rf"(?i)\b(?:{self.foreign.replace(' ', 's?|')}s?)\b", line))
                 if not about and not line.startswith("#") or foreign:
                     self.reject(line)
                 continue

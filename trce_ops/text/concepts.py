@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -75,6 +76,16 @@ def parse_concepts(text: str) -> tuple[ConceptPair, ...]:
     if not pairs:
         raise ConceptError("'concepts' is empty; write one concept per line, such as 'Van Gogh -> a painting'.")
     return tuple(pairs.values())
+
+
+def unlike_prompts(text: str) -> list[str]:
+    """A sentence for the report where the concepts escape what ComfyUI's prompts do not: there only brackets are."""
+    escaped = re.findall(r"\\([^\s\w()\\])", text)
+    return [
+        f"In 'concepts' a backslash makes '{sign}' plain text; in ComfyUI's prompts it stays a backslash. Write "
+        "the name there without it."
+        for sign in dict.fromkeys(escaped)
+    ]
 
 
 def parse_keep(text: str) -> tuple[str, ...]:

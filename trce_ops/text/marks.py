@@ -46,7 +46,9 @@ REFUSED = (
     (r"\w+://|\bwww\.", "has a web address in it; write words"),
     (r"<\w+:[^>]*>|(?<!\S)__[\w/*-]+?__(?!\S)|\$\$", "has a LoRA or a wildcard in it; write words"),
     (rf"[{RIGHT}{OTHER_ARROWS}]|[{DASH}<]+[{HEAD}]|<[{DASH}]", "has an arrow that is not '->'; write '->'"),
-    (r"[()\[\]]", r"has brackets in it; leave them out, or write \( and \) where they belong to the name"),
+    (r"&#?\w+;", "has a code of HTML in it; write the sign itself"),
+    (r"[()]", r"has brackets in it; leave them out, or write \( and \) where they belong to the name"),
+    (r"[\[\]]", r"has brackets in it; leave them out, or write \[ and \] where they belong to the name"),
     (r"[{}]", r"has an unmatched brace; leave it out, or write \{ or \} where it belongs to the name"),
     (r"\\", r"has a backslash in it; leave it out, or write \\ where it belongs to the name"),
 )

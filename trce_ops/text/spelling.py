@@ -35,6 +35,10 @@ LETTERS = str.maketrans(
     | {chr(c): chr(c + 0x60) for c in range(0x3041, 0x3097)}
 )
 
+BRITISH = [
+    (re.compile(rf"(?<=[a-z]{{3}}){british}(?=s?\b)"), american)
+    for british, american in (("our", "or"), ("llery", "lry"), ("ntre", "nter"), ("eatre", "eater"))
+] + [(re.compile(r"\bgrey"), "gray")]
 NO_SINGULAR = re.compile(r"\b(?:news|shorts|glasses|pants|jeans|goods|arms)$")
 ARTICLES = re.compile(r"^(?:une?|una|uno|uma?|le|les|la|el|los|las|il|eine?n?|der|das|l'|d')\s?(?=\w\w)")
 IRREGULAR = dict(child="children", person="people", mouse="mice", foot="feet", tooth="teeth", goose="geese", ox="oxen")
@@ -58,6 +62,8 @@ def fold(text: str) -> str:
     text = unicodedata.normalize("NFKD", text.casefold())
     text = "".join(c for c in MARKS.sub("", text) if unicodedata.category(c) != "Cf")
     text = DOTS.sub("", unicodedata.normalize("NFKC", text).translate(LETTERS))
+    for british, american in BRITISH:
+        text = british.sub(american, text)
     return SPACES.sub(" ", text).strip()
 
 
@@ -92,7 +98,11 @@ def _word(name: str, plurals: bool) -> str:
         before = ""
     if re.match(LETTER, name[-1]) and not re.match(f"[{HANGUL}{AFFIXED}]", name[-1]):
         after = rf"(?!{LETTER})"
-    pattern = _plural(name) if plurals else re.escape(name)
+    if re.fullmatch(r"[a-z]{5,}|[a-z\d]*\d[a-z\d]*", name):  # "Spider-Man" is "Spiderman"
+        pattern = " ?".join(name) + ("s?" if plurals else "")
+        pattern = f"(?:{pattern}|{_plural(name) if plurals else name})"
+    else:
+        pattern = _plural(name) if plurals else re.escape(name)
     return before + pattern.replace("\\ ", " ?") + after  # "Spiderman" is "Spider-Man"
 
 
@@ -125,12 +135,13 @@ def _plural(name: str) -> str:
         return re.escape(name)
     for ending, plural in (
         (r"[^aeiou](y)", "ies"),
-        (r"(?:i(fe)|(?:ea|oa|l|r)(f))", "ves"),
+        (r"(?:i(fe)|(?:ea|oa|l|r|ie|oo)(f))", "ves"),
         (r"m(an)", "en"),
-        (r"[a-z]{2}(us)", "i"),
+        (r"(?:[aeiou]z)()", "zes"),
         (r"(?:s|x|z|ch|sh|o)()", "es"),
     ):
         if found := re.search(ending + "$", name):
             stem = name[: len(name) - len("".join(filter(None, found.groups())))]
-            return f"(?:{re.escape(name)}s?|{re.escape(stem + plural)})"
+            latin = f"|{re.escape(name[:-2])}i" if name.endswith("us") else ""
+            return f"(?:{re.escape(name)}s?|{re.escape(stem + plural)}{latin})"
     return re.escape(name) + "s?"
