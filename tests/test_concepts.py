@@ -300,7 +300,7 @@ def test_quotes_and_backslashes_make_signs_plain_text(written, name):
         ("-- weapons", "begins or ends with punctuation"),
         ("/* weapons", "begins or ends with punctuation"),
         ("<!-- weapons -->", "'->'"),
-        ("gun -&gt; an umbrella", "several names"),
+        ("gun -&gt; an umbrella", "HTML"),
         (r"gun \rightarrow umbrella", "a backslash"),
         *((f"a star {sign} a circle", "'->'") for sign in "👉☞"),
         ("a star:a circle", "'->'"),
