@@ -368,7 +368,7 @@ def test_what_helps_the_benchmarks_is_not_offered_as_one():
     with pytest.raises(DevError, match="Name a benchmark") as refused:
         verbs.bench(None, ["resume"])
     offered = set(str(refused.value).removesuffix(".").partition(": ")[2].split(", "))
-    assert {"erasure", "speed", "tuning"} <= offered
+    assert {"erasure", "speed", "swap"} <= offered
     assert offered.isdisjoint({"resume", "demo_world", "attacks", "cases", "spread", "picture", "official_stage1"})
 
 
