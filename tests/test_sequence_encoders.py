@@ -94,7 +94,7 @@ def test_weights_and_inversions_are_literal_or_refused(pack, make_encoder):
 
 LINES = [  # a line of the concepts widget, and the same text in a prompt
     (r"saber \(fate\)", r"saber \(fate\)"),
-    (r"\(a\) gun \(toy: 1.2\)", r"\(a\) gun \(toy: 1.2\)"),
+    (r'"\(a\) gun \(toy: 1.2\)"', r"\(a\) gun \(toy: 1.2\)"),
     ("(a gun:1.3)", "a gun"),
     ("[[a gun]]", "a gun"),
     ("C# & R2-D2", "C# & R2-D2"),
