@@ -17,6 +17,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..delta.low_rank import ContextMap
+from ..text.tokens import Ids
 from .data import Data
 from .factors import Trained
 from .losses import drift
@@ -43,7 +44,7 @@ class Adversary:
     def __init__(
         self,
         encoder: SoftEncoder,
-        prompts: Sequence[tuple[Sequence[int], Sequence[int]]],
+        prompts: Sequence[tuple[Ids, Sequence[int]]],
         predict: Predictor,
         trained: Trained,
         maps: Mapping[str, ContextMap],
