@@ -140,11 +140,11 @@ def tune(
         root = scaled_root(denoise, model, contexts) if rooted else None
         trained = Trained({name: denoise.weights[name] for name in names}, settings.rank, generator, root, rooted)
         learner = Predictor(denoise, min(in_graph, predict.rows))
-        if settings.words and model.open_encoder:
+        if settings.words and model.open_encoder and objective is terms:
             soft = stack.enter_context(model.open_encoder())
             prompts = [located(pair, encoders["context"]) for pair in unwanted]
             adversary = Adversary(soft, prompts, learner, trained, maps, settings, generator)
-            objective = partial(objective, adversary=adversary)
+            objective = partial(terms, adversary=adversary)
         tuning = train(learner, data, contexts, maps, trained, settings, generator, progress, objective)
     readers = {name.removesuffix(".weight") for name in model.text_readers}
     tuned = {
