@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 from comfy_api.latest import io
@@ -21,6 +22,8 @@ from .inputs import ERASED, erasing_inputs, output, settings_from
 from .settings import Settings, TrceSettingsType
 from .ui.bounds import within_bounds
 from .ui.curve import show_tuning
+
+log = logging.getLogger(__name__)
 
 CLOSED_FORM, TUNED = "closed form", "tuned"
 
@@ -96,7 +99,10 @@ class TRCEErase(io.ComfyNode):
             **lent,
         )
         delta, report, tuned = erase_and_tune(job, chosen)
-        lines = [report.text(), *limits(model, delta, clip), *unlike_prompts(concepts)]
+        escapes = unlike_prompts(concepts)
+        for line in escapes:
+            log.warning("%s", line)
+        lines = [report.text(), *limits(model, delta, clip), *escapes]
         text, losses, shown = "\n".join(lines), ExecutionBlocker(None), {}
         if tuned:
             text += f"\n{tuned.text()}"
