@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 
 from comfy_api.latest import io
@@ -25,6 +26,8 @@ from .host.progress import node_progress, show_text
 from .inputs import NO_PRESET, concepts_input, linked_text, output, preset_input, setting_inputs
 from .ui.bounds import within_bounds
 from .ui.lists import listed
+
+log = logging.getLogger(__name__)
 
 
 class TRCEEraseConcepts(io.ComfyNode):
@@ -122,6 +125,7 @@ class TRCEEraseConcepts(io.ComfyNode):
         elif answer.strip() and not synonyms:
             lines.append("Nothing new was found in 'generated'.")
         report = "\n".join(lines)
+        log.info("%s", report)
         show_text(node_id, report)
         return io.NodeOutput(format_concepts((*named, *near)), report, ui={"text": [report]})
 

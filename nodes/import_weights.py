@@ -1,5 +1,6 @@
 """Load Erased Model Weights: erased models that others published, as a patch on the model in the graph."""
 
+import logging
 from functools import partial
 
 from comfy_api.latest import io
@@ -9,6 +10,8 @@ from .host.folders import WEIGHTS_FOLDER, file_names, file_stamp
 from .host.progress import node_progress, show_text
 from .inputs import output, strength_input
 from .ui.bounds import within_bounds
+
+log = logging.getLogger(__name__)
 
 
 class TRCELoadWeights(io.ComfyNode):
@@ -70,6 +73,7 @@ class TRCELoadWeights(io.ComfyNode):
                 " That is nearly every one, norms too: the file seems to be made from another checkpoint, and the "
                 "differences between the checkpoints are included. Connect the checkpoint that it was made from."
             )
-        report += what_differs(model, changes, total)
+        report += what_differs(model, changes)
+        log.info("%s", report)
         show_text(cls.hidden.unique_id, report)
         return io.NodeOutput(patched, lora_of(changes), report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 
@@ -21,6 +22,8 @@ from .host.progress import node_progress, show_text
 from .inputs import KEEP, NO_PRESET, linked_text, output, preset_input
 from .ui.bounds import within_bounds
 from .ui.lists import listed
+
+log = logging.getLogger(__name__)
 
 
 class TRCEKeepConcepts(io.ComfyNode):
@@ -106,6 +109,7 @@ class TRCEKeepConcepts(io.ComfyNode):
         if len(kept) + len(synonyms) + len(near) == MAX_LINES:
             lines.append(f"{MAX_LINES} captions are the most that fit; what was found after them is left out.")
         report = "\n".join(lines)
+        log.info("%s", report)
         show_text(node_id, report)
         return io.NodeOutput(format_keep((*kept, *synonyms, *near)), report, ui={"text": [report]})
 

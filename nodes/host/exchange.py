@@ -34,7 +34,7 @@ def import_weights(model, name: str, strength: float, progress: Progress):
     return patched, changes, len(found)
 
 
-LARGE = 0.5  # change of the weights; published erasures of SD1.4 change less
+LARGE = 0.5  # share of the weights from which on the report asks whether this is an erasure; by judgement
 
 
 def from_another_checkpoint(model, changes: dict[str, Tensor], total: int) -> bool:
@@ -43,7 +43,7 @@ def from_another_checkpoint(model, changes: dict[str, Tensor], total: int) -> bo
     return len(changes) >= 0.9 * total and any("Norm" in type(module).__name__ for module in modules)
 
 
-def what_differs(model, changes: dict[str, Tensor], total: int) -> str:
+def what_differs(model, changes: dict[str, Tensor]) -> str:
     """How large the changes are, and what a file cannot tell."""
     if not changes:
         return (

@@ -138,10 +138,14 @@ def _matching(pattern: str, modules: Mapping[str, nn.Module]) -> list[str]:
     """The modules of that name with a weight. Raises HostError for one whose weight a loader holds in another way."""
     named = {name: module for name, module in modules.items() if re.fullmatch(pattern, name)}
     for name, module in named.items():
-        if not hasattr(module, "weight") and any(True for _ in chain(module.parameters(), module.buffers())):
-            if not any(module.children()):
-                raise HostError(
-                    f"The connected 'model' holds {PREFIX}{name} as a {type(module).__name__} without a weight that "
-                    "this pack can read or patch; load the model in fp16, bf16, fp8 or as GGUF."
-                )
+        leaf = next(module.children(), None) is None
+        if (
+            leaf
+            and not hasattr(module, "weight")
+            and next(chain(module.parameters(), module.buffers()), None) is not None
+        ):
+            raise HostError(
+                f"The connected 'model' holds {PREFIX}{name} as a {type(module).__name__} without a weight that this "
+                "pack can read or patch; load the model in fp16, bf16, fp8 or as GGUF."
+            )
     return [name for name, module in named.items() if hasattr(module, "weight")]
