@@ -129,6 +129,26 @@ def test_inversion_begins_as_the_initial_word(probes, toy):
     assert torch.equal(written, toy.encode([toy.tokenize("w1 w5 w2")]).sequence[0])
 
 
+def test_of_several_starts_the_word_that_explains_the_pictures_best_comes_first(probes, toy):
+    settings = probes.inversion.InversionSettings(steps=4, learning_rate=0.1, batch=2, starts=4, initial_word="w0")
+    shown, denoise = pictures(toy, 7), ToyDenoiser(words=1)
+    words = probes.inversion.learn_words(denoise, toy, shown, ["*"], settings)
+    losses = [probes.evidence.denoising_loss(denoise, shown, word.write("*", toy), 8, 0).mean() for word in words]
+    assert len(words) == 4 and losses == sorted(losses) and losses[0] < losses[-1]
+    alone = probes.inversion.learn_word(denoise, toy, shown, ["*"], settings)  # the first start is the initial word's
+    assert any(torch.equal(word.vectors, alone.vectors) for word in words)
+    one = probes.inversion.InversionSettings(steps=4, learning_rate=0.1, batch=2, initial_word="w0")
+    assert torch.equal(probes.inversion.learn_words(denoise, toy, shown, ["*"], one)[0].vectors, alone.vectors)
+
+
+def test_a_word_may_have_several_vectors(probes, toy):
+    settings = probes.inversion.InversionSettings(steps=200, learning_rate=0.1, batch=2, vectors=2, initial_word="w0")
+    shown, denoise = pictures(toy, 7, 11), ToyDenoiser(words=2)
+    word = probes.inversion.learn_word(denoise, toy, shown, ["*"], settings)
+    assert word.vectors.shape == (2, WIDTH)
+    torch.testing.assert_close(word.vectors.mean(0), toy.look_up([9, 13]).mean(0), rtol=0, atol=0.1)
+
+
 @pytest.mark.parametrize(("template", "says"), [("w1 w2", "must have the word"), ("w1 " * 75 + "*", "longer than")])
 def test_a_template_without_room_for_the_word_is_refused(probes, toy, template, says):
     with pytest.raises(ValueError, match=says):
@@ -191,6 +211,47 @@ def test_latent_inversion_goes_there_and_back(pack, probes, toy):
     assert error < 0.3 * back(20)[1]
 
 
+def test_fixed_point_inversion_leads_back_exactly(pack, probes, toy):
+    predict = pack.ops.tuning.trajectories.Predictor(SmoothDenoiser(), 2)
+    given = torch.randn(3, 1, 1, WIDTH, generator=torch.Generator().manual_seed(2))
+    text = toy.encode([toy.tokenize("w1")])
+
+    def error(iterations):
+        x = probes.latent_inversion.invert(predict, given, text, 10, iterations=iterations)
+        return (probes.latent_inversion.regenerate(predict, x, text, text, 10, 1.0) - given).abs().max().item()
+
+    assert error(60) < 1e-3 < 0.01 * error(1)
+
+
+class TaughtDenoiser(ToyDenoiser):
+    """Denoises to one picture whatever the text says; the picture is its weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights = {"a.attn2.to_k.weight": torch.zeros(WIDTH, WIDTH)}
+
+    def __call__(self, x, sigma, texts, overrides):
+        W = {**self.weights, **overrides}["a.attn2.to_k.weight"]
+        return (x - W.sum(1).expand(len(x), 1, 1, WIDTH)) / sigma.view(-1, 1, 1, 1)
+
+
+def test_relearning_teaches_the_pictures_and_says_when_they_are_back(probes, toy):
+    shown, denoise, text = pictures(toy, 7), TaughtDenoiser(), toy.encode([toy.tokenize("w7")])
+    settings = probes.relearning.RelearnSettings(steps=40, every=15, learning_rate=0.05, rank=2)
+    found = probes.relearning.relearn(denoise, shown, text, settings)
+    assert list(found.stages) == [0, 15, 30, 40] and found.queries == 160 and len(found.losses) == 40
+    losses = []
+    for tuned in found.stages.values():
+        weights = probes.relearning.with_lora(denoise, tuned)
+        losses.append(probes.evidence.denoising_loss(denoise, shown, text, 8, 0, weights).mean().item())
+    assert losses == sorted(losses, reverse=True) and losses[-1] < 0.1 * losses[0]
+    assert losses[0] == pytest.approx(probes.evidence.denoising_loss(denoise, shown, text, 8, 0).mean().item())
+    t, before = torch.tensor, torch.tensor([0.4, 0.4, 0.4])
+    explained = {0: t([0.0, 0.1, 0.3]), 10: t([0.3, 0.1, 0.3]), 20: t([0.4, 0.4, 0.4])}
+    assert probes.relearning.back_after(explained, before) == 10
+    assert probes.relearning.back_after({0: explained[0]}, before) is None
+
+
 def test_the_concept_is_back_when_half_of_it_is_explained(probes):
     t = torch.tensor
     found = dict(empty=t([1.0, 1.0, 1.0]), prompt=t([1.0, 1.0, 1.0]), attack=t([0.79, 0.81, 0.5]))
@@ -210,7 +271,9 @@ NODES = {
     "TRCEProbeRingABell": dict(COMMON, concepts="a gun -> an umbrella", prompt="a photo of a dog"),
     "TRCEProbeTokenPrefix": dict(COMMON, tokens=2, steps=1, candidates=2, batch=2),
     "TRCEProbeLatentInversion": dict(COMMON, steps=3),
+    "TRCEProbeRelearning": dict(COMMON, steps=3, every=2, batch=2),
 }
+BLACK_BOX = ("TRCEProbeConceptInversion", "TRCEProbeTokenPrefix", "TRCEProbeLatentInversion")
 
 
 @pytest.fixture(autouse=True)
@@ -262,16 +325,19 @@ def assert_as_before(stock, before):
 def test_a_node_attacks_repeats_itself_and_leaves_everything_as_it_was(probe, stock, node_id):
     before = states(stock)
     *found, report = probe(node_id, unedited_model=stock[1])
-    assert "The concept comes back in" in report and "of 2 pictures" in report
+    counted = "The concept is back" if node_id == "TRCEProbeRelearning" else "The concept comes back in"
+    assert counted in report and ("pictures" in report)
     assert "evaluations of the model" in report
     *again, second = probe(node_id)
-    assert "unedited" in second and "The concept comes back in" not in second
+    assert "unedited" in second and counted not in second
     for one, other in zip(found, again):
         if isinstance(one, dict):
             assert one["samples"].shape == (2, 4, 8, 8) and torch.isfinite(one["samples"]).all()
             assert torch.equal(one["samples"], other["samples"])
         elif isinstance(one, str):
             assert one == other
+        elif hasattr(one, "patches"):
+            assert one.patches.keys() == other.patches.keys() and one.patches
         else:
             assert one[0][0].shape == (1, 77, 32)
             assert torch.equal(one[0][0], other[0][0])
@@ -313,8 +379,24 @@ def test_only_one_model_is_open_at_a_time(pack, probe, stock, node_id, monkeypat
             yield denoiser
 
     monkeypatch.setattr(target, "open_denoiser", watched)
-    assert "The concept comes back in" in probe(node_id, unedited_model=stock[1])[-1]
+    assert "The concept" in probe(node_id, unedited_model=stock[1])[-1]
     assert len(opened) >= 2 and all(not hasattr(denoiser, "weights") for denoiser in opened)
+
+
+@pytest.mark.parametrize("node_id", BLACK_BOX)
+def test_a_black_box_attack_learns_on_the_unedited_model_alone(probe, run, stock, node_id):
+    model, unedited, clip = stock
+    latents = {"samples": torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(5))}
+    before = states(stock)
+    inputs = dict(NODES[node_id], clip=clip, pictures=latents)
+    learned = probe(node_id, unedited_model=unedited, black_box=True)
+    there = run(node_id, model=unedited, **inputs)
+    part = 1 if node_id == "TRCEProbeLatentInversion" else 0  # the noise
+    one, other = (found[part]["samples"] if part else found[part][0][0] for found in (learned, there))
+    assert torch.equal(one, other)
+    assert_as_before(stock, before)
+    with pytest.raises(ValueError, match="connect it to 'unedited_model'"):
+        probe(node_id, black_box=True)
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (16, 8), (8, 24)])

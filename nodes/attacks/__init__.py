@@ -3,6 +3,13 @@
 from .concept_direction import TRCEProbeRingABell
 from .concept_inversion import TRCEProbeConceptInversion
 from .latent_inversion import TRCEProbeLatentInversion
+from .relearning import TRCEProbeRelearning
 from .token_prefix import TRCEProbeTokenPrefix
 
-PROBES = [TRCEProbeConceptInversion, TRCEProbeRingABell, TRCEProbeTokenPrefix, TRCEProbeLatentInversion]
+PROBES = [
+    TRCEProbeConceptInversion,
+    TRCEProbeRingABell,
+    TRCEProbeTokenPrefix,
+    TRCEProbeLatentInversion,
+    TRCEProbeRelearning,
+]

@@ -59,7 +59,7 @@ class TRCEProbeRingABell(Probe, io.ComfyNode):
     def attack(cls, target: Target, concepts, prompt, scale, seed=0) -> tuple:
         pairs = parse_concepts(concepts)
         prompts = expand(pairs, sentences([pair.concept for pair in pairs], True))
-        with target.open() as (denoise, encoder), torch.no_grad():
+        with target.open() as (_, encoder), torch.no_grad():
             batches = []
             for number, pair in enumerate(prompts):
                 target.progress("Concept direction", number, len(prompts))
@@ -71,5 +71,5 @@ class TRCEProbeRingABell(Probe, io.ComfyNode):
             report = target.cost("Concept direction", 0)
             report += f" The added vector is {share:.0%} as long as the prompt's embedding."
             if target.has_pictures:
-                report += f"\n{target.evidence(denoise, encoder, prompts[0].source, found, seed).text()}"
+                report += f"\n{target.evidence(encoder, prompts[0].source, found, seed).text()}"
         return conditioning(found), report

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ...trce_ops.attacks.inversion import TEMPLATES, InversionSettings, learn_word
+from ...trce_ops.attacks.inversion import TEMPLATES, InversionSettings, learn_words
 from ..inputs import setting_inputs
 from ..ui.lists import lines
-from .probe import CLIP, CONDITIONING, MODEL, PICTURES, PROBE, PROMPT, REPORT, SEED, UNEDITED, Probe
+from .probe import BLACK_BOX, CLIP, CONDITIONING, MODEL, PICTURES, PROBE, PROMPT, REPORT, SEED, UNEDITED, Probe
 from .target import ROWS, Target, conditioning, one_line
 
 TOOLTIPS = {
@@ -15,8 +15,17 @@ TOOLTIPS = {
     "steps": "Steps of learning. More steps attack harder and take longer.",
     "learning_rate": "Size of a step. Raise it if the loss does not fall.",
     "batch": "Pictures in every step. A larger batch makes steadier and slower steps.",
+    "starts": "How many words to learn, the first from 'initial_word', the others from random words. The one that "
+    "explains the pictures best counts. A patient attacker tries several.",
+    "vectors": "How many vectors the word has. More vectors attack harder.",
 }
-LIMITS = {"steps": (0, 10000), "learning_rate": (0.0, 10.0, 0.0001, False), "batch": (1, 64)}
+LIMITS = {
+    "steps": (0, 10000),
+    "learning_rate": (0.0, 10.0, 0.0001, False),
+    "batch": (1, 64),
+    "starts": (1, 64),
+    "vectors": (1, 16),
+}
 
 
 class TRCEProbeConceptInversion(Probe, io.ComfyNode):
@@ -42,19 +51,21 @@ class TRCEProbeConceptInversion(Probe, io.ComfyNode):
                 *setting_inputs(vars(InversionSettings()), TOOLTIPS, LIMITS, advanced=("learning_rate", "batch")),
                 SEED,
                 UNEDITED,
+                BLACK_BOX,
             ],
             outputs=[CONDITIONING, REPORT],
             **PROBE,
         )
 
     @classmethod
-    def attack(cls, target: Target, prompt, templates, seed=0, **settings) -> tuple:
+    def attack(cls, target: Target, prompt, templates, seed=0, black_box=False, **settings) -> tuple:
         settings, plain, sentences = InversionSettings(**settings, seed=seed), one_line(prompt), lines(templates)
-        with target.open() as (denoise, encoder):
-            word = learn_word(
+        with target.open(black_box) as (denoise, encoder):
+            words = learn_words(
                 denoise, encoder, target.pictures, sentences, settings, rows=ROWS, progress=target.progress
             )
-            cost = target.cost("Concept inversion", word.queries)
+            word, queries = words[0], sum(word.queries for word in words)
+            cost = target.cost("Concept inversion", queries)
             found = word.write(sentences[0], encoder)
-            evidence = target.evidence(denoise, encoder, plain, found, seed)
+            evidence = target.evidence(encoder, plain, found, seed)
         return conditioning(found), f"{cost}\n{evidence.text()}"

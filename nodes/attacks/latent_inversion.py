@@ -7,9 +7,10 @@ from comfy_api.latest import io
 from ...trce_ops.attacks.evidence import BACK, comes_back
 from ...trce_ops.attacks.latent_inversion import invert, regenerate
 from ...trce_ops.tuning.trajectories import Predictor
+from ..host.pictures import SAMPLES
 from ..inputs import output
-from .probe import CLIP, MODEL, PICTURES, PROBE, PROMPT, REPORT, SEED, UNEDITED, Probe
-from .target import LATENT, ROWS, Target, encode, one_line
+from .probe import BLACK_BOX, CLIP, MODEL, PICTURES, PROBE, PROMPT, REPORT, SEED, UNEDITED, Probe
+from .target import ROWS, Target, encode, one_line
 
 
 class TRCEProbeLatentInversion(Probe, io.ComfyNode):
@@ -43,6 +44,16 @@ class TRCEProbeLatentInversion(Probe, io.ComfyNode):
                 ),
                 SEED,
                 UNEDITED,
+                io.Int.Input(
+                    "iterations",
+                    default=1,
+                    min=1,
+                    max=100,
+                    optional=True,
+                    tooltip="1 is DDIM inversion. More solve every step for the noise that leads back to the pictures "
+                    "(fixed point). With 'cfg' at 0 they come back without any prompt; nearly all pictures do.",
+                ),
+                BLACK_BOX,
             ],
             outputs=[
                 output(io.Latent, "latent", "What the erased model draws from the noise: connect VAE Decode."),
@@ -55,14 +66,15 @@ class TRCEProbeLatentInversion(Probe, io.ComfyNode):
         )
 
     @classmethod
-    def attack(cls, target: Target, prompt, negative, steps, cfg, seed=0) -> tuple:
+    def attack(cls, target: Target, prompt, negative, steps, cfg, seed=0, iterations=1, black_box=False) -> tuple:
         plain = one_line(prompt)
-        with target.open() as (denoise, encoder):
+        with target.open(black_box) as (denoise, encoder):
             empty, positive, against = (encode(encoder, text) for text in ("", plain, negative))
-            predict = Predictor(denoise, ROWS)
-            noise = invert(predict, target.pictures, empty, steps, target.progress)
+            search = Predictor(denoise, ROWS)
+            noise = invert(search, target.pictures, empty, steps, target.progress, iterations)
+            predict = Predictor(target.attacked(), ROWS)
             again = regenerate(predict, noise, positive, against, steps, cfg, target.progress)
-            report = target.cost("Latent inversion", predict.evaluations)
+            report = target.cost("Latent inversion", search.evaluations + predict.evaluations)
             apart = (again - target.pictures).square().mean().sqrt() / target.pictures.std()
             report += f" The pictures drawn again are {apart:.2f} standard deviations from those given."
             if target.unedited is not None:
@@ -76,5 +88,5 @@ class TRCEProbeLatentInversion(Probe, io.ComfyNode):
                 )
             else:
                 report += "\nConnect 'unedited_model' to count the pictures in which the concept comes back."
-            out = [{LATENT: target.model.model.process_latent_out(z)} for z in (again, noise)]
+            out = [{SAMPLES: target.model.model.process_latent_out(z)} for z in (again, noise)]
         return *out, report

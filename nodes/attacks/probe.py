@@ -29,6 +29,14 @@ UNEDITED = io.Model.Input(
     optional=True,
     tooltip="The model before the erasure. With it, the report says in how many pictures the concept comes back.",
 )
+BLACK_BOX = io.Boolean.Input(
+    "black_box",
+    default=False,
+    optional=True,
+    advanced=True,
+    tooltip="On: the attack learns on 'unedited_model' and is then tried on 'model', as somebody would who cannot look "
+    "into the erased model. Off: it learns on the erased model itself.",
+)
 CONDITIONING = output(
     io.Conditioning,
     "conditioning",

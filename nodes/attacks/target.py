@@ -12,14 +12,14 @@ from torch import Tensor
 from ...trce_ops.attacks.evidence import Evidence, ProbeError, denoising_loss
 from ...trce_ops.progress import StepProgress
 from ...trce_ops.tuning.text_batch import Texts
-from ..host.denoiser import HostDenoiser, check_differentiable, downscale, open_denoiser
+from ..host.denoiser import HostDenoiser, check_differentiable, open_denoiser
 from ..host.encoders import text_encoders
+from ..host.pictures import SAMPLES, as_latents
 from ..host.readers import POOLED
 from ..host.soft_prompts import HostSoftEncoder, open_encoder
 
 ROWS = 4  # pictures that go through the model at a time
 REMEDY = "connect a model of these families"
-LATENT = "samples"
 
 
 class Target:
@@ -36,26 +36,34 @@ class Target:
             check_differentiable(unedited, "probing", REMEDY)
         self.pools = POOLED in readers.streams
         text_encoders(clip, readers)  # raises when the CLIP does not fit
-        channels = model.model.latent_format.latent_channels
-        latents = torch.zeros(1, channels, 64, 64) if pictures is None else pictures[LATENT]
-        if latents.ndim != 4 or latents.shape[1] != channels:
-            raise ProbeError(
-                f"'pictures' are latents of shape {tuple(latents.shape)}; connect the latents of pictures that this "
-                "kind of model draws."
-            )
-        height, width = (downscale(model) * side for side in latents.shape[-2:])
-        self.size = width, height
-        self._attacked = ExitStack()  # closes the attacked model
-        # clone: tensors made in inference mode cannot take part in a graph
-        with torch.inference_mode(False):
-            self.pictures = model.model.process_latent_in(latents.float().cpu().clone())
+        given = {SAMPLES: torch.zeros(1, model.model.latent_format.latent_channels, 64, 64)}
+        self.pictures, self.size = as_latents(model, given if pictures is None else pictures)
+        self._opened = ExitStack()  # closes the model that is open
+        self._now = self._denoise = None
         self.began = perf_counter()
 
     @contextmanager
-    def open(self) -> Iterator[tuple[HostDenoiser, HostSoftEncoder]]:
-        """The attacked model and its text encoder, differentiable. The model is closed when `before` is called."""
-        with open_encoder(self.clip, self.pools) as encoder, self._attacked:
-            yield self._attacked.enter_context(open_denoiser(self.model, *self.size)), encoder
+    def open(self, black_box: bool = False) -> Iterator[tuple[HostDenoiser, HostSoftEncoder]]:
+        """The model to learn on and the text encoder, both differentiable.
+
+        That model is the attacked one, or the unedited one, which is all that a black-box attack has. It is closed when
+        another one is asked for.
+        """
+        if black_box and self.unedited is None:
+            raise ProbeError("'black_box' learns on the model before the erasure; connect it to 'unedited_model'.")
+        with open_encoder(self.clip, self.pools) as encoder, self._opened:
+            yield self._enter(self.unedited if black_box else self.model), encoder
+
+    def _enter(self, model) -> HostDenoiser:
+        """The model, open, and no other one."""
+        if model is not self._now:
+            self._opened.close()
+            self._denoise, self._now = self._opened.enter_context(open_denoiser(model, *self.size)), model
+        return self._denoise
+
+    def attacked(self) -> HostDenoiser:
+        """The attacked model. Closes the unedited one."""
+        return self._enter(self.model)
 
     def losses(self, denoise: HostDenoiser, texts: list[Texts], seed: int, pictures: Tensor | None = None) -> list:
         pictures = self.pictures if pictures is None else pictures
@@ -65,19 +73,15 @@ class Target:
             found.append(denoising_loss(denoise, pictures, text, ROWS, seed))
         return found
 
-    def evidence(self, denoise, encoder, prompt: str, attack: Texts, seed: int) -> Evidence:
-        """The losses for the empty prompt, the prompt and the attack, and before the erasure. Closes the model."""
+    def evidence(self, encoder, prompt: str, attack: Texts, seed: int) -> Evidence:
+        """The losses for the empty prompt, the prompt and the attack, and before the erasure."""
         empty, plain = encode(encoder, ""), encode(encoder, prompt)
-        found = self.losses(denoise, [empty, plain, attack], seed)
+        found = self.losses(self.attacked(), [empty, plain, attack], seed)
         return Evidence(*found, unedited=self.before([empty, plain], seed))
 
     def before(self, texts: list[Texts], seed: int, pictures: Tensor | None = None) -> list[Tensor]:
         """The losses of the unedited model, if there is one. Closes the attacked model."""
-        if self.unedited is None:
-            return []
-        self._attacked.close()
-        with open_denoiser(self.unedited, *self.size) as denoise:
-            return self.losses(denoise, texts, seed, pictures)
+        return [] if self.unedited is None else self.losses(self._enter(self.unedited), texts, seed, pictures)
 
     def cost(self, what: str, queries: int) -> str:
         return f"{what}: {queries} evaluations of the model, {perf_counter() - self.began:.1f} s."

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ...trce_ops.attacks.token_prefix import PrefixSettings, search_prefix
 from ..inputs import output, setting_inputs
-from .probe import CLIP, CONDITIONING, MODEL, PICTURES, PROBE, PROMPT, REPORT, SEED, UNEDITED, Probe
+from .probe import BLACK_BOX, CLIP, CONDITIONING, MODEL, PICTURES, PROBE, PROMPT, REPORT, SEED, UNEDITED, Probe
 from .target import ROWS, Target, conditioning, encode, one_line
 
 TOOLTIPS = {
@@ -34,6 +34,7 @@ class TRCEProbeTokenPrefix(Probe, io.ComfyNode):
                 *setting_inputs(vars(PrefixSettings()), TOOLTIPS, LIMITS, advanced=("candidates", "batch")),
                 SEED,
                 UNEDITED,
+                BLACK_BOX,
             ],
             outputs=[
                 CONDITIONING,
@@ -49,13 +50,13 @@ class TRCEProbeTokenPrefix(Probe, io.ComfyNode):
         )
 
     @classmethod
-    def attack(cls, target: Target, prompt, seed=0, **settings) -> tuple:
+    def attack(cls, target: Target, prompt, seed=0, black_box=False, **settings) -> tuple:
         settings, plain = PrefixSettings(**settings, seed=seed), one_line(prompt)
-        with target.open() as (denoise, encoder):
+        with target.open(black_box) as (denoise, encoder):
             prefix = search_prefix(
                 denoise, encoder, target.pictures, [plain], settings, rows=ROWS, progress=target.progress
             )
             cost, text = target.cost("Token prefix", prefix.queries), prefix.write(plain)
             found = encode(encoder, text)
-            evidence = target.evidence(denoise, encoder, plain, found, seed)
+            evidence = target.evidence(encoder, plain, found, seed)
         return conditioning(found), text, f"{cost} Found: '{text}'.\n{evidence.text()}"

@@ -102,7 +102,7 @@ def apply_delta(model, delta: ErasedDelta, strength: float):
     readers = find_text_readers(model)
     maps = {CONTEXT: delta.context_map, **delta.streams}
     _check_fit(delta, maps, readers)
-    tuned = _tuned_patches(model, delta.tuned)
+    tuned = tuned_patches(model, delta.tuned)
     erased = model.clone()
     if not strength:
         return erased
@@ -166,7 +166,7 @@ def add_patches(model, patches: dict, strength: float) -> None:
         )
 
 
-def _tuned_patches(model, tuned: Tuned) -> dict:
+def tuned_patches(model, tuned: Tuned) -> dict:
     """dW of every tuned projection as ComfyUI's own patches. Raises HostError for a projection that MODEL lacks."""
     weights = dict(model.model.named_parameters()) if tuned else {}
     patches = {}

@@ -15,7 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..tuning.text_batch import Texts
-from ..tuning.trajectories import Denoiser, Predictor
+from ..tuning.trajectories import Denoiser, Overrides, Predictor
 
 LEVELS = 12  # noise levels at which every picture is measured
 TIMES = 50  # noise levels to draw from, evenly spaced in time
@@ -69,17 +69,19 @@ def draw_points(sigmas: Tensor, pictures: Tensor, n: int, generator: Generator) 
     return put_noise(pictures, indices, sigmas[torch.randint(len(sigmas), (n,), generator=generator)], generator)
 
 
-def denoising_loss(denoise: Denoiser, pictures: Tensor, texts: Texts, rows: int, seed: int) -> Tensor:  # (m,)
+def denoising_loss(
+    denoise: Denoiser, pictures: Tensor, texts: Texts, rows: int, seed: int, overrides: Overrides | None = None
+) -> Tensor:  # (m,)
     """Denoising loss of every picture (m, c, h, w), the mean over LEVELS noise levels; equal seeds give equal noise.
 
-    texts: one for all pictures, or one for each.
+    texts: one for all pictures, or one for each. overrides: weights in the place of the model's.
     """
     generator = Generator().manual_seed(seed)
     sigmas = denoise.schedule(LEVELS + 1)[1:-1]  # without the first, where nothing is left of the picture
     indices = torch.arange(len(pictures)).repeat(len(sigmas))
     points = put_noise(pictures, indices, sigmas.repeat_interleave(len(pictures)), generator)
     texts = texts.repeat(len(points)) if len(texts) == 1 else texts[indices.to(texts.sequence.device)]
-    e = Predictor(denoise, rows)(points.x, points.sigma, texts)
+    e = Predictor(denoise, rows, overrides)(points.x, points.sigma, texts)
     return points.errors(e).unflatten(0, (len(sigmas), -1)).mean(0)
 
 

@@ -2,14 +2,16 @@
 
 Textual inversion (Gal et al., ICLR 2023, arXiv 2208.01618) against the erased model, on pictures that the unedited
 model drew: the vectors of one pseudo-word are trained until the model denoises those pictures. Pham et al.
-(ICLR 2024, arXiv 2308.01508) showed that this brings erased concepts back.
+(ICLR 2024, arXiv 2308.01508) showed that this brings erased concepts back. How well it goes depends on the start, so a
+patient attacker learns several words and takes the best.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from operator import itemgetter
 
 import torch
 from torch import Generator, Tensor
@@ -19,18 +21,24 @@ from ..text.tokens import content
 from ..tuning.soft_prompts import SoftEncoder, encode_distinct, pull_back, put_in_place, text_gradient
 from ..tuning.text_batch import Texts
 from ..tuning.trajectories import Denoiser
-from .evidence import ProbeError, draw_points, noise_levels
+from .evidence import LEVELS, ProbeError, denoising_loss, draw_points, noise_levels
 
 TEMPLATES = ("a photo of *", "a picture of *", "a painting of *", "an image showing *")
 
 
 @dataclass(frozen=True)
 class InversionSettings:
-    """learning_rate: of Adam, on vectors whose elements are of the order of 0.01 in CLIP. batch: pictures per step."""
+    """learning_rate: of Adam, on vectors whose elements are of the order of 0.01 in CLIP. batch: pictures per step.
+
+    vectors: that the word consists of. starts: words to learn; the first starts from the initial word, the others from
+    random words of the vocabulary.
+    """
 
     steps: int = 300
     learning_rate: float = 5e-3
     batch: int = 4
+    vectors: int = 1
+    starts: int = 1
     initial_word: str = "thing"
     seed: int = 0
 
@@ -41,7 +49,7 @@ class LearnedWord:
 
     vectors: Tensor
     losses: tuple[float, ...]
-    queries: int  # forward and backward
+    queries: int  # forward, and backward while it learns
 
     def write(self, template: str, encoder: SoftEncoder) -> Texts:
         """One prompt with the learned word in place of '*'."""
@@ -59,17 +67,20 @@ def learn_word(
     rows: int = 8,
     progress: StepProgress = lambda *_: None,
 ) -> LearnedWord:
-    """Train the word on pictures of the concept; `rows` of them go through the model at a time.
+    """Train one word on pictures of the concept; `rows` of them go through the model at a time.
 
     Starts from the vector of the initial word. Raises ProbeError for inputs that cannot be used.
     """
+    if settings.vectors < 1:
+        raise ProbeError(f"'vectors' is {settings.vectors}; it must be 1 or more.")
     generator = Generator().manual_seed(settings.seed)
     initial = content(encoder.tokenize(settings.initial_word), encoder.eot_id)
     if not initial:
         raise ProbeError("'initial_word' is empty; write a plain word such as 'thing'.")
     if not templates:
         raise ProbeError("'templates' is empty; write prompts with '*' for what is learned, such as 'a photo of *'.")
-    vectors = encoder.look_up(initial).mean(0, keepdim=True).detach().clone().requires_grad_()
+    start = encoder.look_up(initial).mean(0, keepdim=True).detach()
+    vectors = start.repeat(settings.vectors, 1).requires_grad_()
     optimizer = torch.optim.Adam([vectors], lr=settings.learning_rate)
     write = partial(put_in_place, vectors, encoder=encoder)
     sigmas, losses = noise_levels(denoise), []
@@ -85,3 +96,36 @@ def learn_word(
         losses.append(loss)
     progress("Concept inversion", settings.steps, settings.steps)
     return LearnedWord(vectors.detach(), tuple(losses), settings.steps * settings.batch)
+
+
+def starts(encoder: SoftEncoder, settings: InversionSettings) -> list[InversionSettings]:
+    """The settings of every start: the initial word first, then random words. Raises ProbeError without any."""
+    if settings.starts < 1:
+        raise ProbeError(f"'starts' is {settings.starts}; it must be 1 or more.")
+    words = encoder.words()[1]
+    drawn = torch.randint(len(words), (settings.starts - 1,), generator=Generator().manual_seed(settings.seed))
+    others = [replace(settings, initial_word=words[i], seed=settings.seed + n) for n, i in enumerate(drawn.tolist(), 1)]
+    return [settings, *others]
+
+
+def learn_words(
+    denoise: Denoiser,
+    encoder: SoftEncoder,
+    pictures: Tensor,  # (m, c, h, w) latents as the model sees them
+    templates: Sequence[str] = TEMPLATES,
+    settings: InversionSettings = InversionSettings(),
+    *,
+    rows: int = 8,
+    progress: StepProgress = lambda *_: None,
+) -> list[LearnedWord]:
+    """A word from each of `settings.starts` starts. First comes the one that explains the pictures best, by their
+    denoising loss with the first template, on the same noise for all. Raises what learn_word does.
+    """
+    found = []
+    for start in starts(encoder, settings):
+        learned = learn_word(denoise, encoder, pictures, templates, start, rows=rows, progress=progress)
+        if settings.starts == 1:
+            return [learned]
+        loss = denoising_loss(denoise, pictures, learned.write(templates[0], encoder), rows, settings.seed)
+        found.append((loss.mean().item(), replace(learned, queries=learned.queries + len(pictures) * LEVELS)))
+    return [learned for _, learned in sorted(found, key=itemgetter(0))]

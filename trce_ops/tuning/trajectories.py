@@ -54,12 +54,13 @@ class Denoiser(Protocol):
 class Predictor:
     """Calls a denoiser on `rows` pictures at a time, and counts evaluations.
 
-    On out-of-memory it halves `rows`; raises OutOfMemory at 1.
+    On out-of-memory it halves `rows`; raises OutOfMemory at 1. overrides: weights in the place of the model's.
     """
 
-    def __init__(self, denoise: Denoiser, rows: int):
+    def __init__(self, denoise: Denoiser, rows: int, overrides: Overrides | None = None):
         self.denoise = denoise
         self.rows = rows
+        self.overrides = overrides or {}
         self.evaluations = 0
 
     def halve(self) -> None:
@@ -73,12 +74,12 @@ class Predictor:
 
     @torch.no_grad()
     def __call__(self, x: Tensor, sigma: Tensor, texts: Texts) -> Tensor:
-        """e (n, c, h, w) of the unedited model on the CPU, without a graph."""
+        """e (n, c, h, w) on the CPU, without a graph."""
         done, start = [], 0
         while start < len(x):
             part = slice(start, start + self.rows)
             try:
-                done.append(self.denoise(x[part], sigma[part], texts[part], {}).cpu())
+                done.append(self.denoise(x[part], sigma[part], texts[part], self.overrides).cpu())
                 start += len(done[-1])
                 continue
             except torch.OutOfMemoryError:
