@@ -5,6 +5,7 @@ from .delta import TRCEApplyDelta, TRCELoadDelta, TRCESaveDelta
 from .erase import TRCEErase
 from .erase_by_method import TRCEEraseByMethod
 from .erase_concepts import TRCEEraseConcepts
+from .erase_from_pictures import TRCEEraseFromPictures
 from .export import TRCEDeltaToLoRA, TRCESaveDiffusers
 from .import_weights import TRCELoadWeights
 from .keep_concepts import TRCEKeepConcepts
@@ -15,6 +16,7 @@ from .settings import TRCESettings
 NODES = [
     TRCEErase,
     TRCESettings,
+    TRCEEraseFromPictures,
     TRCEApplyDelta,
     TRCESaveDelta,
     TRCELoadDelta,

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
+from ..trce_ops.delta.file import ErasedDelta
 from ..trce_ops.methods.job import Job
-from ..trce_ops.methods.trce import BOTH, erase_and_tune
+from ..trce_ops.methods.trce import BOTH, TrceSettings, erase_and_tune
 from ..trce_ops.methods.trce import CLOSED_FORM as CLOSED
-from ..trce_ops.text.concepts import parse_concepts, parse_keep, unlike_prompts
+from ..trce_ops.text.concepts import ConceptPair, parse_concepts, parse_keep, unlike_prompts
+from ..trce_ops.tuning.tune import TuneReport
 from .host.apply import apply_delta
 from .host.denoiser import drawn_resolution
 from .host.folders import cache_folder
 from .host.lend import lend
 from .host.limits import limits
 from .host.progress import node_progress, show_text
-from .inputs import ERASED, erasing_inputs, output, settings_from
+from .inputs import CLIP, ERASED, KEEP, MODEL, STRENGTH, concepts_input, output, settings_from
 from .settings import Settings, TrceSettingsType
 from .ui.bounds import within_bounds
 from .ui.curve import show_tuning
@@ -26,6 +29,23 @@ from .ui.curve import show_tuning
 log = logging.getLogger(__name__)
 
 CLOSED_FORM, TUNED = "closed form", "tuned"
+MODE = io.Combo.Input(
+    "mode",
+    options=[CLOSED_FORM, TUNED],
+    default=CLOSED_FORM,
+    optional=True,
+    tooltip="'closed form' takes seconds and changes how the text is read. 'tuned' then trains the model as well: this "
+    "also erases what is only described, and takes minutes on a GPU. For a colour or a style, name in 'keep' what "
+    "shows it (a car, a dress).",
+)
+SETTINGS = TrceSettingsType.Input(
+    "settings",
+    optional=True,
+    tooltip="Connect TRCE Settings to change how the concepts are erased. Without it, the defaults are used.",
+)
+LOSSES = output(
+    io.LossMap, "loss_map", "The loss of every training step, for Plot Loss Graph. Empty in mode 'closed form'."
+)
 
 
 class TRCEErase(io.ComfyNode):
@@ -49,31 +69,8 @@ class TRCEErase(io.ComfyNode):
                 "safety",
                 "negative concept",
             ],
-            inputs=erasing_inputs(
-                io.Combo.Input(
-                    "mode",
-                    options=[CLOSED_FORM, TUNED],
-                    default=CLOSED_FORM,
-                    optional=True,
-                    tooltip="'closed form' takes seconds and changes how the text is read. 'tuned' then trains the "
-                    "model as well: this also erases what is only described, and takes minutes on a GPU. For a colour "
-                    "or a style, name in 'keep' what shows it (a car, a dress).",
-                ),
-                TrceSettingsType.Input(
-                    "settings",
-                    optional=True,
-                    tooltip="Connect TRCE Settings to change how the concepts are erased. Without it, the defaults are "
-                    "used.",
-                ),
-            ),
-            outputs=[
-                *ERASED,
-                output(
-                    io.LossMap,
-                    "loss_map",
-                    "The loss of every training step, for Plot Loss Graph. Empty in mode 'closed form'.",
-                ),
-            ],
+            inputs=[MODEL, CLIP, concepts_input(), KEEP, MODE, STRENGTH, SETTINGS],
+            outputs=[*ERASED, LOSSES],
             hidden=[io.Hidden.unique_id],
         )
 
@@ -81,32 +78,43 @@ class TRCEErase(io.ComfyNode):
     @within_bounds
     def execute(cls, model, clip, concepts, keep="", mode=CLOSED_FORM, strength=1.0, settings=None) -> io.NodeOutput:
         settings = settings_from(settings, Settings, "TRCE Settings")
-        chosen = CLOSED if mode == CLOSED_FORM else BOTH
-        if settings.closed_form:
-            chosen = replace(chosen, closed_form=settings.closed_form)
-        if mode == TUNED:
-            resolution = settings.resolution or drawn_resolution(model)
-            chosen = replace(chosen, tuning=replace(settings.tuning, resolution=resolution))
-        node_id = cls.hidden.unique_id
-        lent = lend(model, clip)
-        job = Job(
-            parse_concepts(concepts),
-            parse_keep(keep),
-            {"context": lent.pop("encoder"), **lent.pop("streams")},
-            cache_dir=cache_folder(),
-            retrain=settings.retrain,
-            progress=node_progress(node_id),
-            **lent,
-        )
-        delta, report, tuned = erase_and_tune(job, chosen)
+        job = job_of(lend(model, clip), parse_concepts(concepts), keep, settings, cls.hidden.unique_id)
+        delta, report, tuned = erase_and_tune(job, chosen(model, mode, settings))
         escapes = unlike_prompts(concepts)
         for line in escapes:
             log.warning("%s", line)
         lines = [report.text(), *limits(model, delta, clip), *escapes]
-        text, losses, shown = "\n".join(lines), ExecutionBlocker(None), {}
-        if tuned:
-            text += f"\n{tuned.text()}"
-            losses = {"loss": list(tuned.tuning.losses)}
-            shown = show_tuning(tuned.tuning, cls)
-        show_text(node_id, text)
-        return io.NodeOutput(apply_delta(model, delta, strength), delta, text, losses, ui={"text": [text], **shown})
+        return shown(cls, apply_delta(model, delta, strength), delta, lines, tuned)
+
+
+def chosen(model, mode: str, settings: Settings) -> TrceSettings:
+    """The settings of both stages for a mode."""
+    found = CLOSED if mode == CLOSED_FORM else BOTH
+    if settings.closed_form:
+        found = replace(found, closed_form=settings.closed_form)
+    if mode == TUNED:
+        resolution = settings.resolution or drawn_resolution(model)
+        found = replace(found, tuning=replace(settings.tuning, resolution=resolution))
+    return found
+
+
+def job_of(lent: dict, pairs: Sequence[ConceptPair], keep: str, settings: Settings, node_id: str) -> Job:
+    """What to erase, from what `lend` gives. keep: the text of the widget."""
+    encoders = {"context": lent.pop("encoder"), **lent.pop("streams")}
+    progress = node_progress(node_id)
+    return Job(
+        pairs, parse_keep(keep), encoders, cache_dir=cache_folder(), retrain=settings.retrain, progress=progress, **lent
+    )
+
+
+def shown(
+    node: type[io.ComfyNode], erased_model, delta: ErasedDelta, lines: Sequence[str], tuned: TuneReport | None
+) -> io.NodeOutput:
+    """The outputs of a node that erases by TRCE, with its report and curves on the node."""
+    text, losses, curves = "\n".join(lines), ExecutionBlocker(None), {}
+    if tuned:
+        text += f"\n{tuned.text()}"
+        losses = {"loss": list(tuned.tuning.losses)}
+        curves = show_tuning(tuned.tuning, node)
+    show_text(node.hidden.unique_id, text)
+    return io.NodeOutput(erased_model, delta, text, losses, ui={"text": [text], **curves})

@@ -13,7 +13,7 @@ from .host.folders import cache_folder
 from .host.lend import lend
 from .host.limits import limits
 from .host.progress import node_progress, show_text
-from .inputs import ERASED, erasing_inputs, settings_from
+from .inputs import CLIP, ERASED, KEEP, MODEL, STRENGTH, concepts_input, settings_from
 from .method_settings import OFFERED, MethodSettings, MethodSettingsType
 from .ui.bounds import within_bounds
 
@@ -28,7 +28,11 @@ class TRCEEraseByMethod(io.ComfyNode):
             description="Erases as other papers do, to compare with TRCE Erase: UCE, RECE, MACE, RealEra, SPEED, LEACE "
             "and ESD, each written from its equations. Its delta works wherever one of TRCE Erase does.",
             search_aliases=["UCE", "RECE", "MACE", "RealEra", "SPEED", "LEACE", "ESD", "unlearn", "baseline"],
-            inputs=erasing_inputs(
+            inputs=[
+                MODEL,
+                CLIP,
+                concepts_input(),
+                KEEP,
                 io.Combo.Input(
                     "method",
                     options=OFFERED,
@@ -37,13 +41,14 @@ class TRCEEraseByMethod(io.ComfyNode):
                     tooltip="How to erase. ESD trains, which takes minutes, and ignores 'keep'; all others take "
                     "seconds. LEACE and ESD ignore the safe targets.",
                 ),
+                STRENGTH,
                 MethodSettingsType.Input(
                     "settings",
                     optional=True,
                     tooltip="Connect Method Settings for the same method to change its settings. Without it, "
                     "the values of its paper are used.",
                 ),
-            ),
+            ],
             outputs=ERASED,
             hidden=[io.Hidden.unique_id],
         )

@@ -86,14 +86,11 @@ def seed_input(tooltip: str) -> io.Input:
     )
 
 
-def erasing_inputs(choice: io.Input, settings: io.Input) -> list[io.Input]:
-    """The inputs of a node that erases: those that all of them have, its choice of how to erase, and its settings."""
-    strength = strength_input(
-        "How much of the erasure is applied to the model. 0 leaves the model as it is, 1 erases, more than 1 "
-        "overshoots, and less than 0 draws more of the concept. The delta does not depend on it.",
-        optional=True,
-    )
-    return [MODEL, CLIP, concepts_input(), KEEP, choice, strength, settings]
+STRENGTH = strength_input(
+    "How much of the erasure is applied to the model. 0 leaves the model as it is, 1 erases, more than 1 overshoots, "
+    "and less than 0 draws more of the concept. The delta does not depend on it.",
+    optional=True,
+)
 
 
 ERASED = [  # the outputs of a node that erases

@@ -14,6 +14,7 @@ GOLDEN = ROOT / "tests" / "golden" / "object_info.json"
 IDS = [
     "TRCEErase",
     "TRCESettings",
+    "TRCEEraseFromPictures",
     "TRCEApplyDelta",
     "TRCESaveDelta",
     "TRCELoadDelta",
@@ -27,6 +28,7 @@ IDS = [
     "TRCEProbeRingABell",
     "TRCEProbeTokenPrefix",
     "TRCEProbeLatentInversion",
+    "TRCEProbeRelearning",
     "TRCEEraseByMethod",
     "TRCEMethodSettings",
 ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 import comfy.clip_model
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from ...trce_ops.delta.file import MAX_WIDTH
 from ...trce_ops.text.embeddings import BATCH, EotEncoder, Pooled, TextEncoder
+from ...trce_ops.text.learned_words import NO_WORDS, LearnedWords
 from ...trce_ops.text.prefix_tree import PrefixTree
 from ...trce_ops.text.tokens import CHUNK, Ids, TokenError, first_eot
 from .errors import HostError
@@ -37,8 +39,9 @@ class ClipEncoder(EotEncoder):
     encoder represent them all.
     """
 
-    def __init__(self, clip, streams: Sequence[str] = ()):
+    def __init__(self, clip, streams: Sequence[str] = (), learned: LearnedWords = NO_WORDS):
         model = clip.cond_stage_model
+        self.learned = learned
         self.clip = clip
         names = streams or clip_streams(clip)
         self.encoders = {name: _clip(model, name) for name in names}
@@ -50,7 +53,10 @@ class ClipEncoder(EotEncoder):
             )
         tables = [t.text_model.embeddings.position_embedding.weight for t in transformers]
         self.tables = dict(zip(names, tables))
-        self.width = sum(table.shape[1] for table in tables)
+        widths = [table.shape[1] for table in tables]
+        self.width = sum(widths)
+        ends = list(accumulate(widths, initial=0))
+        self.parts = {name: slice(*part) for name, part in zip(names, pairwise(ends))}  # of a vector, by encoder
         self.eot_id = self.encoders[names[0]].special_tokens["end"]
         self.pads = {name: encoder.special_tokens["pad"] for name, encoder in self.encoders.items()}
         self.pooled: dict[Ids, Tensor] = {}
@@ -63,6 +69,9 @@ class ClipEncoder(EotEncoder):
         return f"{self.fingerprint} {encoding_key(self.clip)} {' '.join(self.encoders)}"
 
     def tokenize(self, text: str) -> Ids:
+        return self.learned.tokenize(text, self._tokenize, self.eot_id)
+
+    def _tokenize(self, text: str) -> Ids:
         check_literal(text)
         tokens = self.clip.tokenize(text, disable_weights=True)
         streams = {name: [tuple(token for token, _ in chunk) for chunk in tokens[name]] for name in self.encoders}
@@ -99,7 +108,7 @@ class ClipEncoder(EotEncoder):
                 # CLIPTextModel adds its whole position table to its input, whatever the length. For this call it
                 # is given a shorter table; the module is not changed.
                 table = {POSITIONS: self.tables[name][:length]}
-                chunks = [list(self._in_stream(ids, name)[:length]) for ids in rows]
+                chunks = [self.learned.placed(self._in_stream(ids, name)[:length], self.parts[name]) for ids in rows]
                 z, pooled = torch.func.functional_call(encoder, table, (chunks,))[:2]
                 embeddings.append(z.float().cpu())
                 if name == POOLS:
@@ -115,7 +124,7 @@ class ClipEncoder(EotEncoder):
             for ids, path in tree.paths.items():
                 for index, token in zip(path, self._in_stream(ids, name)):
                     tokens[index] = token
-            z, last = encode_tree(encoder, tree, tokens, device)
+            z, last = encode_tree(encoder, tree, self.learned.placed(tokens, self.parts[name]), device)
             embeddings.append(z)
             if name == POOLS:
                 ends = {ids: first_eot(ids, self.eot_id) for ids in tree.paths}
@@ -173,10 +182,13 @@ def text_fingerprint(clip, readers: TextReaders) -> str:
     return _behind_norm(fingerprint, norm) if norm else fingerprint
 
 
-def text_encoders(clip, readers: TextReaders) -> dict[str, TextEncoder]:
-    """The encoder of every kind of text that MODEL reads, by kind. Raises HostError for what CLIP lacks."""
+def text_encoders(clip, readers: TextReaders, learned: LearnedWords = NO_WORDS) -> dict[str, TextEncoder]:
+    """The encoder of every kind of text that MODEL reads, by kind. Raises HostError for what CLIP lacks.
+
+    learned: words that prompts may have where the only encoders are CLIPs.
+    """
     only_clip = clip.tokenize("").keys() <= CLIPS
-    main = ClipEncoder(clip) if only_clip else SequenceEncoder(clip, readers.row.sequence)
+    main = ClipEncoder(clip, learned=learned) if only_clip else SequenceEncoder(clip, readers.row.sequence)
     encoders: dict[str, TextEncoder] = {CONTEXT: main}
     if POOLED in readers.streams:
         encoders[POOLED] = Pooled(main)

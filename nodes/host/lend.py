@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from ...trce_ops.text.learned_words import NO_WORDS, LearnedWords
 from .denoiser import tunable
 from .encoders import text_encoders
 from .readers import POOLED, find_text_readers
@@ -11,13 +12,14 @@ from .soft_prompts import open_encoder
 from .text_weights import metrics, text_weights
 
 
-def lend(model, clip, resolution: int | None = None) -> dict:
+def lend(model, clip, resolution: int | None = None, learned: LearnedWords = NO_WORDS) -> dict:
     """The arguments of erase_with that come from MODEL and CLIP. Raises HostError when the two do not fit.
 
-    resolution: of training pictures, in pixels; None for the resolution in the method's settings.
+    resolution: of training pictures, in pixels; None for the resolution in the method's settings. learned: words that
+    concepts may name.
     """
     readers = find_text_readers(model)
-    encoders = text_encoders(clip, readers)
+    encoders = text_encoders(clip, readers, learned)
     soft = partial(open_encoder, clip, POOLED in readers.streams)
     return {
         "encoder": encoders.pop("context"),

@@ -22,23 +22,28 @@ POSITIONS = "text_model.embeddings.position_embedding.weight"
 
 
 def encode_tree(
-    encoder, tree: PrefixTree, ids: Sequence[int], device: torch.device
+    encoder, tree: PrefixTree, ids: Sequence[int | Tensor], device: torch.device
 ) -> tuple[Tensor, Tensor]:  # (n, d) float32, CPU, twice
     """All tokens of the tree through `encoder`, an SDClipModel with a CLIPTextModel, on `device`.
 
-    ids: of the tokens, in the vocabulary of this encoder. Each token has the position that it has in its prompts, and
-    attends to what comes before it there. Returns the layer that the diffusion model is given, and the last layer.
+    ids: of the tokens, in the vocabulary of this encoder, and vectors (e,) of learned words. Each token has the
+    position that it has in its prompts, and attends to what comes before it there. Returns the layer that the diffusion
+    model is given, and the last layer.
     """
     transformer = encoder.transformer
     table = {POSITIONS: transformer.get_parameter(POSITIONS)[tree.places]}
     with device_context(device):
-        tokens = torch.tensor([list(ids)], device=device)
+        vectors = {i: token for i, token in enumerate(ids) if torch.is_tensor(token)}
+        tokens = torch.tensor([[0 if i in vectors else token for i, token in enumerate(ids)]], device=device)
+        embeds = transformer.get_input_embeddings()(tokens, out_dtype=torch.float32)
+        for i, vector in vectors.items():
+            embeds[0, i] = vector.to(embeds)
         last, hidden, *_ = torch.func.functional_call(
             transformer,
             table,
             (None, tree.sees()[None].to(device)),
             {
-                "embeds": transformer.get_input_embeddings()(tokens, out_dtype=torch.float32),
+                "embeds": embeds,
                 "num_tokens": [len(tree)],
                 "intermediate_output": encoder.layer_idx,
                 "final_layer_norm_intermediate": encoder.layer_norm_hidden_state,

@@ -1,0 +1,151 @@
+"""Erase from Pictures: pictures of what to erase in, a MODEL that no longer draws it out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from comfy_api.latest import io
+
+from ..trce_ops.attacks.evidence import denoising_loss
+from ..trce_ops.attacks.inversion import TEMPLATES, InversionSettings, LearnedWord, learn_words
+from ..trce_ops.methods.trce import erase_and_tune
+from ..trce_ops.text.concepts import ConceptPair, is_blank, parse_concepts
+from ..trce_ops.text.learned_words import NAME, LearnedWords, name_of
+from .attacks.target import encode
+from .erase import CLOSED_FORM, LOSSES, MODE, SETTINGS, chosen, job_of, shown
+from .host.apply import apply_delta
+from .host.denoiser import check_differentiable, open_denoiser
+from .host.errors import HostError
+from .host.lend import lend
+from .host.limits import limits
+from .host.pictures import as_latents
+from .host.progress import node_progress
+from .host.readers import POOLED
+from .host.soft_prompts import open_encoder
+from .inputs import CLIP, ERASED, KEEP, MODEL, STRENGTH, concepts_input, seed_input, setting_inputs, settings_from
+from .settings import Settings
+from .ui.bounds import within_bounds
+from .ui.lists import lines as read_lines
+
+ROWS = 4  # pictures that go through the model at a time
+MOST = 64  # pictures
+LINES = "\n".join(TEMPLATES)
+LEARNING = InversionSettings(starts=3)
+TOOLTIPS = {
+    "starts": "How many words to learn, each from a start of its own. More words cover more of what the pictures show.",
+    "steps": "Steps of learning each word. More steps describe the pictures more exactly and take longer.",
+    "initial_word": "The word to start from: something general, such as 'thing' or 'style'.",
+    "learning_rate": "Size of a step. Raise it if the report says that the words explain little.",
+    "batch": "Pictures in every step. A larger batch makes steadier and slower steps.",
+}
+LIMITS = {"starts": (1, 16), "steps": (1, 10000), "learning_rate": (0.0, 10.0, 0.0001, False), "batch": (1, 64)}
+
+
+class TRCEEraseFromPictures(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="TRCEEraseFromPictures",
+            display_name="Erase from Pictures",
+            category="model/trce",
+            description="Makes a model stop drawing what your pictures show: a look, a character, a watermark. It "
+            "learns words that make this model draw such pictures, and erases these words as TRCE Erase does. You need "
+            "not know what it is called.",
+            search_aliases=["unlearn", "erase concept", "textual inversion", "style", "character", "watermark"],
+            inputs=[
+                MODEL,
+                CLIP,
+                io.MultiType.Input(
+                    "pictures",
+                    [io.Latent, io.Image],
+                    tooltip="4 to 32 pictures of what to erase that have nothing else in common: images, with 'vae' "
+                    "connected, or latents. Pictures that this model drew itself work best.",
+                ),
+                io.String.Input(
+                    "safe",
+                    default="",
+                    optional=True,
+                    tooltip="What to draw instead, such as 'a pencil'. Empty erases towards the empty prompt.",
+                ),
+                io.Vae.Input("vae", optional=True, tooltip="Encodes 'pictures' where they are images."),
+                concepts_input(optional=True),
+                KEEP,
+                MODE,
+                STRENGTH,
+                SETTINGS,
+                io.String.Input(
+                    "templates",
+                    multiline=True,
+                    default=LINES,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Prompts to learn the words in, one per line, with '*' in the place of the word. For a "
+                    "look, write 'a picture in the style of *'.",
+                ),
+                *setting_inputs(vars(LEARNING), TOOLTIPS, LIMITS, advanced=("initial_word", "learning_rate", "batch")),
+                seed_input("Seed of everything that is random in learning the words."),
+            ],
+            outputs=[*ERASED, LOSSES],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    @within_bounds
+    def execute(
+        cls,
+        model,
+        clip,
+        pictures,
+        safe="",
+        vae=None,
+        concepts="",
+        keep="",
+        mode=CLOSED_FORM,
+        strength=1.0,
+        settings=None,
+        templates=LINES,
+        **learning,
+    ) -> io.NodeOutput:
+        settings = settings_from(settings, Settings, "TRCE Settings")
+        written = () if is_blank(concepts) else parse_concepts(concepts)
+        progress = node_progress(cls.hidden.unique_id)
+        words, explained = learn(
+            model, clip, pictures, vae, read_lines(templates), replace(LEARNING, **learning), progress
+        )
+        vectors = {name_of(word.vectors): word.vectors for word in words}
+        pairs = (*(ConceptPair(name, " ".join(safe.split())) for name in vectors), *written)
+        job = job_of(lend(model, clip, learned=LearnedWords(vectors)), pairs, keep, settings, cls.hidden.unique_id)
+        delta, report, tuned = erase_and_tune(job, chosen(model, mode, settings))
+        named = {name: f"word {i} of the pictures" for i, name in enumerate(vectors, 1)}
+        known = tuple(replace(pair, concept=named.get(pair.concept, pair.concept)) for pair in delta.info.concepts)
+        delta = replace(delta, info=replace(delta.info, concepts=known))
+        text = NAME.sub(lambda found: named[found[0]], report.text())
+        lines = [*explained, text, *limits(model, delta, clip)]
+        return shown(cls, apply_delta(model, delta, strength), delta, lines, tuned)
+
+
+def learn(
+    model, clip, pictures, vae, templates: Sequence[str], settings: InversionSettings, progress
+) -> tuple[list[LearnedWord], list[str]]:
+    """The words for the pictures, best first, and lines that say how much of the pictures they explain."""
+    pools = POOLED in check_differentiable(model, "erasing from pictures", "use TRCE Erase").streams
+    latents, size = as_latents(model, pictures, vae)
+    if len(latents) > MOST:
+        raise HostError(f"'pictures' are {len(latents)}; at most {MOST} are accepted.")
+    with open_encoder(clip, pools) as encoder, open_denoiser(model, *size) as denoise:
+        words = learn_words(denoise, encoder, latents, templates, settings, rows=ROWS, progress=progress)
+        texts = [encode(encoder, ""), *(word.write(templates[0], encoder) for word in words)]
+        empty, *with_words = (denoising_loss(denoise, latents, text, ROWS, settings.seed) for text in texts)
+    better = int((torch.stack(with_words).amin(0) < empty).sum())
+    shares = ", ".join(f"{1 - (loss / empty).mean():.1%}" for loss in with_words)
+    found = [
+        f"Learned {len(words)} words from {len(latents)} pictures. Compared with the empty prompt they lower the "
+        f"denoising loss by {shares}; {better} of the pictures are explained by one of them."
+    ]
+    if better <= len(latents) // 2:
+        found.append(
+            "The words explain few of the pictures: this model hardly draws such pictures, or 'steps' is too low."
+        )
+    return words, found
