@@ -105,3 +105,30 @@ def test_an_unknown_packing_is_reported_and_the_settings_are_those_without_the_m
     settings = trce_settings(closed_form=dict(metric=False, preserve=1.0))
     _, alone, *_ = run("TRCEErase", model=twins[1], **asked, settings=settings)
     assert torch.equal(delta.context_map.dense(), alone.context_map.dense())
+
+
+class RowScaled(torch.nn.Module):
+    """A layer as quantisers have it that keep float codes and multiply each row by its scale."""
+
+    def __init__(self, linear):
+        super().__init__()
+        scale = linear.weight.detach().abs().amax(1, keepdim=True)
+        self.weight = torch.nn.Parameter(linear.weight.detach() / scale, requires_grad=False)
+        self.register_buffer("scale", scale)
+        self.bias = linear.bias
+
+    def forward(self, x):
+        return torch.nn.functional.linear(x, self.weight * self.scale, self.bias)
+
+
+def test_codes_whose_scales_stand_beside_them_are_not_taken_for_weights(pack, run, make_model, make_clip):
+    import comfy.utils
+
+    model = make_model()
+    for key in pack.host.readers.find_text_readers(model).keys:
+        parent, _, leaf = key.removesuffix(".weight").rpartition(".")
+        owner = comfy.utils.get_attr(model.model, parent)
+        owner._modules[leaf] = RowScaled(getattr(owner, leaf))
+    _, delta, report, *_ = run("TRCEErase", model=model, clip=make_clip(), concepts=CONCEPTS, keep=KEEP)
+    assert "without the metric" in report and "multiplies by 'scale'" in report
+    assert delta.info.settings["metric"] is False

@@ -46,9 +46,15 @@ class ModelWeights:
             weight = self.model.hook_backup[key][0]
         if is_packed(weight):
             return unpack(weight, comfy.utils.get_attr(self.model.model, key.rpartition(".")[0]))
+        plain = not dequantize and not isinstance(weight, QuantizedTensor)
         weight = (dequantize(weight, inplace=False) if dequantize else weight).detach()
         weight = weight.dequantize() if isinstance(weight, QuantizedTensor) else weight
         check_numbers(key, weight)
+        if plain and (beside := scales_beside(comfy.utils.get_attr(self.model.model, key.rpartition(".")[0]))):
+            raise HostError(
+                f"The connected 'model' holds {key} as numbers that another node multiplies by '{beside}' while it "
+                "runs; load the model in fp16, bf16, fp8 or as GGUF."
+            )
         return weight
 
     def rounds(self) -> bool:
@@ -63,6 +69,14 @@ class ModelWeights:
             if patches
             else self.base(key)
         )
+
+
+def scales_beside(module: Any) -> str:
+    """The name of a tensor in a layer that scales its weight, as quantisers of other packs have it; "" for none."""
+    tensors = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
+    tensors |= {name: value for name, value in vars(module).items() if torch.is_tensor(value)}
+    named = (name for name in sorted(tensors) if "scale" in name.lower() or name.lower() == "scb")
+    return next((name for name in named if "input" not in name), "")
 
 
 def is_packed(weight: Tensor) -> bool:
