@@ -17,7 +17,7 @@ from trce_ops.text.concepts import (
     parse_concepts,
     parse_keep,
 )
-from trce_ops.text.prompts import PLAIN, TEMPLATES, expand, qualifying_templates
+from trce_ops.text.prompts import PLAIN, TEMPLATES, expand, in_company
 
 PAIR = ConceptPair("a star", "a circle")
 
@@ -428,26 +428,17 @@ def test_everyday_captions():
     assert len(set(BENIGN_CAPTIONS)) == len(BENIGN_CAPTIONS)
 
 
-def test_a_quality_goes_around_with_what_is_kept():
-    keep = ["a circle", "an egg {1}", "solid", "old"]
-    found = expand([ConceptPair("red", "blue")], qualifying_templates("red", keep))
-    assert {pair.source: pair.target for pair in found} == {
-        "a red circle": "a blue circle",
-        "a red egg {1}": "a blue egg {1}",
-        "a solid red": "a solid blue",
-        "a solid red circle": "a solid blue circle",
-        "a solid red egg {1}": "a solid blue egg {1}",
-        "an old red": "an old blue",
-        "an old red circle": "an old blue circle",
-        "an old red egg {1}": "an old blue egg {1}",
+def test_every_concept_goes_around_with_what_is_kept():
+    """Whatever it is: a thing, a colour, a style."""
+    company = in_company(["a dog on a beach", "an egg {1}", "x" * 1000])
+    found = {pair.source: pair.target for pair in expand([ConceptPair("a gun", "a pen"), ConceptPair("red")], company)}
+    assert found == {
+        "a dog on a beach, a gun": "a dog on a beach, a pen",
+        "a gun, a dog on a beach": "a pen, a dog on a beach",
+        "an egg {1}, a gun": "an egg {1}, a pen",
+        "a gun, an egg {1}": "a pen, an egg {1}",
+        "a dog on a beach, red": "",
+        "red, a dog on a beach": "",
+        "an egg {1}, red": "",
+        "red, an egg {1}": "",
     }
-    assert qualifying_templates("orange", ["a car"]) == ["an {bare} car"]
-
-
-def test_a_thing_and_a_concept_without_company_go_alone():
-    assert qualifying_templates("a star", ["a circle", "solid"]) == []
-    assert qualifying_templates("red", []) == []
-
-
-def test_company_is_not_made_of_thousands():
-    assert len(qualifying_templates("red", ["a thing", "old"] * 5000)) < 1000

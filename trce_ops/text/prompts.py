@@ -16,7 +16,7 @@ from .concepts import ConceptPair
 from .spelling import bare
 from .spelling import mentions as mentions
 
-MAX_KEEP_LINES = 40  # combined with an adjective; every combination is a sentence
+MAX_COMPANY = 80  # bytes of what stands beside a concept
 PLAIN = ("{}",)
 TEMPLATES = read_lines("templates.txt")  # {}: the text as written; {bare}: without its article
 
@@ -38,21 +38,13 @@ def fill(template: str, text: str) -> tuple[str, str]:
     return template.format(slotted, bare=slotted), slotted
 
 
-def qualifying_templates(concept: str, keep: Sequence[str]) -> list[str]:
-    """Templates that combine an adjective-like concept with kept things: "a red circle", "a solid red circle".
+def in_company(others: Iterable[str]) -> list[str]:
+    """Templates with the concept beside other things: "a dog on a beach, {}". They suit things, colours and styles.
 
-    A colour, a style or a material seldom stands alone, so it has to be erased on the things it goes with. The keep
-    list names them: lines with an article are things, lines without one are further adjectives. Returns [] for a
-    concept with an article, which is a thing itself.
+    Long texts are left out, because a prompt has a limit.
     """
-    if bare(concept) != concept:
-        return []
-    lines = [line.replace("{", "{{").replace("}", "}}") for line in keep[:MAX_KEEP_LINES]]
-    things = [bare(line) for line in lines if bare(line) != line]
-    qualifiers = [line for line in lines if bare(line) == line]
-    phrases = [f"{{bare}} {thing}" for thing in things]
-    phrases += [f"{qualifier} {rest}" for qualifier in qualifiers for rest in ("{bare}", *phrases)]
-    return [("an " if phrase.format(bare=concept)[:1].lower() in "aeiou" else "a ") + phrase for phrase in phrases]
+    short = (other.replace("{", "{{").replace("}", "}}") for other in others if len(other.encode()) <= MAX_COMPANY)
+    return [template for other in short for template in (f"{other}, {{}}", f"{{}}, {other}")]
 
 
 def sentences(concepts: Sequence[str], templates: bool) -> list[str]:

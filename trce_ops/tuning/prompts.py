@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import zip_longest
+from itertools import chain, zip_longest
 
 import torch
 from torch import Generator, Tensor
@@ -14,7 +14,7 @@ from ..progress import StepProgress
 from ..text.captions import BENIGN_CAPTIONS, COMPARISONS
 from ..text.concepts import ConceptPair
 from ..text.embeddings import TextEncoder, encode_batches
-from ..text.prompts import PromptPair, expand, fill, mentions, qualifying_templates, sentences
+from ..text.prompts import PromptPair, expand, fill, in_company, mentions, sentences
 from ..text.tokens import CHUNK, Ids
 from .data import Contexts
 from .settings import TuneSettings
@@ -50,13 +50,14 @@ def draw_in_turn(groups: Iterable[Sequence], count: int, generator: Generator) -
 def draw_unwanted(request: Request, count: int, generator: Generator) -> list[PromptPair]:
     """Prompts with a concept and the same prompts with its safe target.
 
-    Half of an adjective's prompts combine it with items of the keep list.
+    Half of them have the concept in the company of what is kept, where it is unwanted too. A colour or a style seldom
+    stands alone.
     """
-    templates = sentences(request.concepts, request.templates)
-    others = [line for line in request.keep if request.templates and not mentions(line, request.concepts)]
-    ways = ([(pair, templates), (pair, qualifying_templates(pair.concept, others))] for pair in request.pairs)
-    prompts = [expand([pair], around) for both in ways for pair, around in both if around]
-    return draw_in_turn(prompts, count, generator)
+    ways = [sentences(request.concepts, request.templates)]
+    if request.templates:
+        others = [*request.keep, *chain.from_iterable(request.captions)]
+        ways.append(in_company(text for text in others if not mentions(text, request.concepts)))
+    return draw_in_turn([expand([pair], way) for way in ways for pair in request.pairs if way], count, generator)
 
 
 def draw_kept(request: Request, count: int, generator: Generator) -> list[str]:
