@@ -34,7 +34,8 @@ class Asked:
     images: int
     gone: tuple[str, ...] = ()  # named by no kept prompt either
     lines: tuple[str, ...] = ()  # of --prompts; none for the prompts built in
-    attacked: bool = False
+    attacked: tuple[str, ...] = ()  # by which attacks
+    negative: str = ""  # the negative prompt, with {} for what is erased
 
     def prompts(self) -> list[Prompt]:
         """One for each picture."""
@@ -50,8 +51,15 @@ class Asked:
             prompts = hashlib.sha256("\n".join(self.lines).encode()).hexdigest()[:12]
         elif self.gone:
             prompts = f"built in, kept ones without {', '.join(self.gone)}"
-        attacked = asdict(attacks.SETTINGS) if self.attacked else None
-        return {"concept": "+".join(self.things), "images": self.images, "prompts": prompts, "attacked": attacked}
+        attacked = {"attacks": self.attacked, **asdict(attacks.SETTINGS)} if self.attacked else None
+        facts = {"concept": "+".join(self.things), "images": self.images, "prompts": prompts, "attacked": attacked}
+        return {**facts, "negative": self.negative} if self.negative else facts
+
+    def draw(self, model, context: Tensor, seed: int) -> Verdict:
+        """What the judge sees in the model's pictures."""
+        world = bench().world
+        negative = self.negative.format(", ".join(map(erasing.phrase, self.things)))
+        return world.look(world.draw(model, context, seed, negative=negative))
 
 
 @dataclass(frozen=True)
@@ -116,17 +124,13 @@ def bench() -> demo_world.Bench:
 def prepare(asked: Asked) -> Case:
     """The unedited model's pictures, those of the kept prompts by another seed as well, and its answer to attacks."""
     world = bench().world
-
-    def look(context: Tensor, seed: int) -> Verdict:
-        return world.look(world.draw(world.model, context, seed))
-
     prompts = asked.prompts()
     context = world.encode([prompt.text for prompt in prompts])
-    before = look(context, demo_world.SEED)
+    before = asked.draw(world.model, context, demo_world.SEED)
     kept = [i for i, prompt in enumerate(prompts) if prompt.label.startswith(KEPT)]
-    other = look(context[kept], demo_world.SEED + 1).features if len(kept) > 1 else None
+    other = asked.draw(world.model, context[kept], demo_world.SEED + 1).features if len(kept) > 1 else None
     aims = [attacks.take_aim(bench(), thing, asked.images) for thing in asked.things if asked.attacked]
-    attacked = [attacks.attack(bench(), world.model, aim) for aim in aims]
+    attacked = [attacks.attack(bench(), world.model, aim, asked.attacked) for aim in aims]
     return Case(prompts, context, before, kept, other, aims, attacked)
 
 
@@ -176,7 +180,8 @@ def erase(method: str, things: Sequence[str]) -> tuple:
     """The erased MODEL and the reports of a method; its name may end in STACKED."""
     name = method.removesuffix(STACKED)
     steps = [(thing,) for thing in things] if name != method else [tuple(things)]
-    if not pack("trce_ops.methods").METHODS[name.partition(":")[0]].trains:
+    plain = name.partition(":")[0]
+    if plain not in demo_world.FROM_PICTURES and not pack("trce_ops.methods").METHODS[plain].trains:
         for step in steps:
             bench().erase_with(name, step)  # its time is with the everyday captions encoded already, as on every use
     _, deltas, reports = zip(*(bench().erase_with(name, step) for step in steps), strict=True)
@@ -188,20 +193,19 @@ def measure(job: Job) -> dict:
     with torch.random.fork_rng(devices=[]):
         case = prepare(job.asked)
         model, reports = erase(job.method, job.asked.things)
-        world = bench().world
-        after = world.look(world.draw(model, case.context, demo_world.SEED))
+        after = job.asked.draw(model, case.context, demo_world.SEED)
         found = rows(list(enumerate(case.prompts)), case.before, after)
         if not job.asked.lines:
             found += rows(also_kept(case.prompts), case.before, after)
         cost: dict[str, dict] = {}
         for aim, before in zip(case.aims, case.attacked, strict=True):
-            for label, attack in attacks.attack(bench(), model, aim).items():
+            attacked = attacks.attack(bench(), model, aim, job.asked.attacked, before)
+            for label, attack in attacked.items():
                 found += rows(list(enumerate(attack.prompts)), before[label].verdict, attack.verdict)
-                spent = cost.setdefault(label, {"queries": 0, "seconds": 0.0})
-                spent["queries"] += attack.queries
-                spent["seconds"] = round(spent["seconds"] + attack.seconds, 1)
-                if attack.words:
-                    spent.setdefault("words", []).append(attack.words)
+                attack.add_cost(cost.setdefault(label, {"queries": 0, "seconds": 0.0}))
+            if attacks.RELEARNING in job.asked.attacked:
+                steps = attacks.relearning(bench(), model, aim)
+                cost.setdefault(attacks.RELEARNING, {"steps": []})["steps"].append(steps)
     return {
         "seconds": round(sum(sum(report.seconds.values()) for report in reports), 3),
         "evaluations": sum(report.evaluations for report in reports),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from time import perf_counter
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo"))
 
@@ -17,6 +19,10 @@ import erasing  # noqa: E402
 from in_comfyui import World, load_world, pack  # noqa: E402
 
 SEED = 100
+CACHE = "COMFYUI_TRCE_BENCH_CACHE"  # environment variable: a folder to keep tunings in between runs on the same code
+FROM_PICTURES = ("from-pictures", "from-pictures-tuned")  # beside the methods of the pack
+SHOWN = 8  # pictures of what is erased
+LEARNING = {"initial_word": "picture", "steps": 200, "learning_rate": 1e-2}  # as in attacks.py
 RESOLUTION = 64  # of the demo model's pictures
 # Where a paper's value does nothing at this scale, one chosen on erasing.TUNING; all else are the methods' defaults.
 CHOSEN = {"esd": "learning_rate=1e-3"}
@@ -37,7 +43,7 @@ def method_settings(text: str):
     methods = pack("trce_ops.methods").METHODS
     name, _, given = text.partition(":")
     if name not in methods:
-        raise SystemExit(f"--method {name}: choose from {', '.join(methods)}")
+        raise SystemExit(f"--method {name}: choose from {', '.join((*methods, *FROM_PICTURES))}")
     settings = methods[name].settings
     for knob in filter(None, f"{CHOSEN.get(name, '')},{given}".split(",")):
         path, _, value = knob.partition("=")
@@ -62,12 +68,41 @@ def turn(settings, path: Sequence[str], value: str):
     return replace(settings, **{path[0]: new})
 
 
+def from_pictures(bench: Bench, thing: str, tuned: bool):
+    """Erase from Pictures on 8 pictures of the thing, without its name: the delta and a report."""
+    methods, words = pack("trce_ops.methods.trce"), pack("trce_ops.text.learned_words")
+    learning = replace(pack("nodes.erase_from_pictures").LEARNING, **LEARNING)
+    world, pairs, keep = bench.world, *asked(thing)
+    texts = [caption.text for caption in erasing.wordings(thing, SHOWN, SEED + SHOWN)]
+    latents = world.model.model.process_latent_out(world.sample(world.model, texts, SEED + SHOWN))
+    start, learn = perf_counter(), pack("nodes.erase_from_pictures").learn
+    templates = pack("trce_ops.attacks.inversion").TEMPLATES
+    found, _ = learn(world.model, world.clip, {"samples": latents}, None, templates, learning, lambda *_: None)
+    vectors = {words.name_of(word.vectors): word.vectors for word in found}
+    lent = pack("nodes.host.lend").lend(world.model, world.clip, RESOLUTION, words.LearnedWords(vectors))
+    delta, report = pack("trce_ops.methods").erase_with(
+        "trce" if tuned else "trce-closed-form",
+        [replace(pairs[0], concept=name) for name in vectors],
+        keep,
+        settings=methods.BOTH if tuned else methods.CLOSED_FORM,
+        cache_dir=bench.cache,
+        **lent,
+    )
+    queries = report.evaluations + sum(word.queries for word in found)
+    return delta, replace(report, seconds={"all": perf_counter() - start}, evaluations=queries)
+
+
 @dataclass
 class Bench:
     """The demo model, and how the pack erases from it."""
 
     world: World
-    cache: tempfile.TemporaryDirectory = field(default_factory=tempfile.TemporaryDirectory)  # of preserve moments
+    temporary: tempfile.TemporaryDirectory = field(default_factory=tempfile.TemporaryDirectory)
+
+    @property
+    def cache(self) -> str:
+        """Folder of preserve moments and tunings."""
+        return os.environ.get(CACHE) or self.temporary.name
 
     def apply(self, model, delta):
         """`model` with the delta on it."""
@@ -76,16 +111,19 @@ class Bench:
     def erase(self, thing: str, settings):
         """TRCE Erase on the demo model, as the node does it: the erased MODEL, the delta and the report."""
         lent = pack("nodes.host.lend").lend(self.world.model, self.world.clip)
-        given = {"metrics": lent["metrics"](), "family": lent["family"], "cache_dir": self.cache.name}
+        given = {"metrics": lent["metrics"](), "family": lent["family"], "cache_dir": self.cache}
         delta, report = pack("trce_ops.closed_form.erase").erase(*asked(thing), lent["encoder"], settings, **given)
         return self.apply(self.world.model, delta), delta, report
 
     def erase_with(self, method: str, things: Sequence[str]):
-        """Any of METHODS on the demo model, things at once: the erased MODEL, the delta and the report."""
+        """A method on the demo model, things at once: the erased MODEL, the delta and the report."""
+        if method in FROM_PICTURES:
+            delta, report = from_pictures(self, *things, tuned=method != FROM_PICTURES[0])
+            return self.apply(self.world.model, delta), delta, report
         name, settings = method_settings(method)
         lent = pack("nodes.host.lend").lend(self.world.model, self.world.clip, RESOLUTION)
         delta, report = pack("trce_ops.methods").erase_with(
-            name, *asked(*things), settings=settings, cache_dir=self.cache.name, **lent
+            name, *asked(*things), settings=settings, cache_dir=self.cache, **lent
         )
         return self.apply(self.world.model, delta), delta, report
 

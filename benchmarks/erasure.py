@@ -1,12 +1,15 @@
 """How well does each method erase? `python dev.py bench erasure [--method ...] [--concept ...] [--json FILE] [--quick]`
 
 For every method and concept: how often the judge recognises the concept by kind of prompt, and what is kept, before
-and after; how far the pictures of kept prompts have shifted; whether four attacks bring the concept back (attacks.py),
+and after; how far the pictures of kept prompts have shifted; whether attacks bring the concept back (attacks.py),
 on the unedited model and on the erased one; seconds and UNet evaluations.
 
     --variants SET     settings side by side in place of methods: tokens, tuning, grid (variants.py); without attacks
     --tuning-concepts  those on which settings are chosen, not those that are reported
-    --no-attacks       leave the attacks out; --attacks has them in --quick, --together and --prompts too
+    --attacks NAME     only these attacks, or all without a name; in --quick, --together and --prompts too
+    --no-attacks       none
+    --method from-pictures, from-pictures-tuned     TRCE by 8 pictures of the concept, without its name
+    --negative TEXT    with this negative prompt, for example "lowres, blurry, {}, watermark"
     --together 1 2 4   so many of the concepts at once, by one delta and by a stack of one for each
     --prompts FILE     score "label<TAB>prompt" lines instead; labels that start with "kept" by what the prompt asks for
     --prompts TARGET.csv --retain RETAIN.csv           the same for prompt files of eval-unlearn (outside.py)
@@ -61,7 +64,8 @@ def jobs(options: argparse.Namespace) -> list[Job]:
         groups = [tuple(concepts[first : first + n]) for first in range(0, len(concepts) - n + 1, n)]
         plan += [(things, method) for things in groups for method in [*options.method, *stacked]]
     gone = tuple(dict.fromkeys(thing for things, _ in plan for thing in things)) if options.together else ()
-    return [Job(method, Asked(things, options.images, gone, lines, options.attacks)) for things, method in plan]
+    given = (gone, lines, options.attacks, options.negative)
+    return [Job(method, Asked(things, options.images, *given)) for things, method in plan]
 
 
 def groups(labels: Sequence[str]) -> list[list[str]]:
@@ -166,7 +170,15 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--tuning-concepts", action="store_true", help="those on which settings are chosen")
     parser.add_argument("--images", type=int, help="of every concept behind every figure (40), or of each line (8)")
-    parser.add_argument("--attacks", action=argparse.BooleanOptionalAction, help="attack each erasure as well")
+    parser.add_argument(
+        "--attacks",
+        nargs="*",
+        choices=attacks.EVERY,
+        metavar="NAME",
+        help="attack each erasure, by all if none is named",
+    )
+    parser.add_argument("--negative", default="", metavar="TEXT", help="the negative prompt; {} is what is erased")
+    parser.add_argument("--no-attacks", dest="attacks", action="store_const", const=False)
     parser.add_argument("--together", nargs="+", type=int, default=[], metavar="N", help="so many concepts at once")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="lines of label<TAB>prompt or CSV, scored instead")
     parser.add_argument("--retain", type=Path, metavar="FILE.csv", help="with --prompts: more prompts, to be kept")
@@ -179,8 +191,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     everything = erasing.TUNING if options.tuning_concepts else erasing.CONCEPTS
     options.concept = options.concept or list(QUICK_CONCEPTS if options.quick else everything)
     options.images = options.images or (8 if options.prompts else QUICK_IMAGES if options.quick else 40)
-    if options.attacks is None:
-        options.attacks = not (options.variants or options.quick or options.together or options.prompts)
+    without = options.variants or options.quick or options.together or options.prompts
+    if options.attacks is False or options.attacks is None and without:
+        options.attacks = ()
+    else:
+        options.attacks = tuple(options.attacks or attacks.EVERY)
     if bad := [n for n in options.together if not 1 <= n <= len(options.concept)]:
         parser.error(f"--together {bad[0]}: from 1 to the {len(options.concept)} of --concept")
     if options.retain and not options.prompts:
@@ -198,7 +213,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.method = list(variants.VARIANTS[options.variants].values())
     options.method = options.method or [n for n, method in methods.items() if not (options.quick and method.trains)]
     for name in options.method:
-        demo_world.method_settings(name)  # stops where there is none of that name
+        if name not in demo_world.FROM_PICTURES:
+            demo_world.method_settings(name)  # stops where there is none of that name
     if options.picture:
         picture.draw(options.method, options.concept[0], options.picture, UNEDITED)
         return

@@ -75,9 +75,11 @@ class World:
         return z.cpu().unflatten(1, (len(prompts), -1))[0]
 
     @torch.inference_mode()
-    def draw(self, model, prompts: list[str] | Tensor, seed: int, *, steps: int = STEPS, cfg: float = CFG) -> Tensor:
+    def draw(
+        self, model, prompts: list[str] | Tensor, seed: int, *, negative: str = "", steps: int = STEPS, cfg: float = CFG
+    ) -> Tensor:
         """One picture (n, 3, 64, 64) in [0, 1] for each prompt. Noise depends on seed and place, not on the batch."""
-        return self.decode(self.sample(model, prompts, seed, steps=steps, cfg=cfg))
+        return self.decode(self.sample(model, prompts, seed, negative=negative, steps=steps, cfg=cfg))
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
@@ -86,7 +88,15 @@ class World:
 
     @torch.inference_mode()
     def sample(
-        self, model, prompts: list[str] | Tensor, seed: int, *, noise: Tensor | None = None, steps=STEPS, cfg=CFG
+        self,
+        model,
+        prompts: list[str] | Tensor,
+        seed: int,
+        *,
+        negative: str = "",
+        noise: Tensor | None = None,
+        steps: int = STEPS,
+        cfg: float = CFG,
     ) -> Tensor:
         """What `draw` shows as latents (n, 4, 8, 8), as the model sees them. noise: as KSampler takes it."""
         import comfy.sample
@@ -94,7 +104,7 @@ class World:
         context = self.encode(prompts) if isinstance(prompts, list) else prompts
         if noise is None:
             noise = torch.randn(len(context), 4, 8, 8, generator=torch.Generator().manual_seed(seed))
-        negative = [[self.encode([""]), {}]]
+        unwanted = [[self.encode([negative]), {}]]
         found = []
         for rows in torch.arange(len(context)).split(BATCH):
             latents = comfy.sample.sample(
@@ -105,7 +115,7 @@ class World:
                 "euler",
                 "normal",
                 [[context[rows], {}]],
-                negative,
+                unwanted,
                 torch.zeros(len(rows), 4, 8, 8),
                 disable_pbar=True,
                 seed=seed,

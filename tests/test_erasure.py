@@ -13,7 +13,9 @@ from PIL import Image
 STYLE_LABELS = {"explicit", "kept_neighbours", "kept", "kept_described"}
 LABELS = STYLE_LABELS | {"synonym", "described", "described_heldout"}  # of a concept that has synonyms
 ALSO_KEPT = {"kept_style", "kept_background"}  # of a concept
-ATTACKS = {"concept_inversion", "concept_direction", "token_prefix", "latent_inversion"}
+BLACK_BOX = {"best_inversion", "token_prefix", "exact_latent_inversion"}
+ATTACKS = {"concept_inversion", "concept_direction", "latent_inversion", *BLACK_BOX}
+ATTACKS |= {f"{name}_black_box" for name in BLACK_BOX}
 ROW = {"label", "prompt", "images", "before", "after", "soft_before", "soft_after"}
 
 
@@ -36,7 +38,7 @@ def two_steps(erasure, monkeypatch):
 @pytest.fixture
 def weak_attacks(erasure, two_steps, monkeypatch):
     """Attacks that take no time either."""
-    weak = erasure.attacks.Settings(steps=2, searches=1, candidates=2)
+    weak = erasure.attacks.Settings(steps=2, starts=2, searches=1, candidates=2, iterations=2, relearning_steps=2)
     monkeypatch.setattr(erasure.attacks, "SETTINGS", weak)
     return weak
 
@@ -207,9 +209,9 @@ def test_frechet_distance_against_its_formula(erasure):
 def test_attacks_are_rows_of_their_own(erasure, weak_attacks, tmp_path, monkeypatch, capsys):
     attacked, attack = [], erasure.attacks.attack
 
-    def noted(bench, model, aim):
+    def noted(bench, model, *given):
         attacked.append(model)
-        return attack(bench, model, aim)
+        return attack(bench, model, *given)
 
     monkeypatch.setattr(erasure.attacks, "attack", noted)
     found = ask(erasure, tmp_path / "out.json", methods=("uce", "rece"), images=1, attacks=True)
@@ -220,10 +222,15 @@ def test_attacks_are_rows_of_their_own(erasure, weak_attacks, tmp_path, monkeypa
         assert all(set(row) == ROW for row in run["rows"])
         for label in ATTACKS:
             assert sum(row["images"] for row in run["rows"] if row["label"] == label) == 1
-        # a step of 4 pictures, twice; 4, and 2 candidates on 4 each; 20 steps of 1 picture
-        expected = {"concept_inversion": 8, "concept_direction": 0, "token_prefix": 12, "latent_inversion": 20}
+        # a step of 4 pictures, twice; 4, and 2 candidates on 4 each; 20 steps of 1 picture, once and twice
+        expected = {"concept_inversion": 8, "best_inversion": 16, "concept_direction": 0, "token_prefix": 12}
+        expected |= {"latent_inversion": 20, "exact_latent_inversion": 40}
+        expected |= {f"{name}_black_box": expected[name] for name in BLACK_BOX}
+        steps = run["attacks"].pop("relearning")["steps"]
+        assert len(steps) == 1 and steps[0] in (None, 0, 2)
         assert {label: cost["queries"] for label, cost in run["attacks"].items()} == expected
         assert all(cost["seconds"] >= 0 for cost in run["attacks"].values())
+        assert all(run["attacks"][f"{name}_black_box"]["seconds"] == 0 for name in BLACK_BOX)
         assert len(run["attacks"]["token_prefix"]["words"][0].split()) == weak_attacks.tokens
     first, second = ({(row["label"], row["prompt"]): row["before"] for row in run["rows"]} for run in found)
     assert first == second
@@ -234,9 +241,9 @@ def test_other_attacks_are_another_measurement(erasure, monkeypatch):
     def facts(attacked):
         return erasure.cases.Job("uce", erasure.cases.Asked(("bomb",), 1, attacked=attacked)).facts()
 
-    without, usual = facts(False), facts(True)
+    without, usual = facts(()), facts(erasure.attacks.EVERY)
     monkeypatch.setattr(erasure.attacks, "SETTINGS", erasure.attacks.Settings(steps=1))
-    assert without == facts(False) and facts(True) not in (without, usual)
+    assert without == facts(()) and facts(erasure.attacks.EVERY) not in (without, usual)
 
 
 def test_an_erasure_that_changes_nothing_changes_no_figure(erasure, weak_attacks, tmp_path, monkeypatch):
@@ -285,7 +292,7 @@ def test_another_in_the_place_of_the_concept(erasure, text, thing, other, expect
 
 def test_the_noise_found_by_latent_inversion_leads_back_to_the_picture(erasure, bench):
     aim = erasure.attacks.take_aim(bench, "cigarette", 2)
-    found = erasure.attacks.latent_inversion(bench, bench.world.model, aim)
+    (found,) = erasure.attacks.latent_inversion(bench, bench.world.model, aim)
     empty = bench.world.encode(["", ""])
     again, other = (
         bench.world.sample(bench.world.model, empty, 0, noise=noise, cfg=1.0) for noise in (found.noise, None)
