@@ -30,7 +30,8 @@ GRAPH = {
     "settings": (
         "TRCESettings",
         {"closed_form": "custom", "closed_form.templates": False, "closed_form.preserve": 1.0}
-        | {"tuning": "custom", "tuning.steps": 3, "tuning.trajectories": 1, "tuning.batch": 1, "resolution": 32},
+        | {"tuning": "custom", "tuning.steps": 3, "tuning.trajectories": 1, "tuning.batch": 1, "resolution": 32}
+        | {"tuning.early": 0.1, "tuning.words": 0},
     ),
     "save": ("TRCESaveDelta", dict(delta=["erase", 1], filename_prefix="hostile/x")),
     "text": ("CLIPTextEncode", dict(clip=["checkpoint", 1], text="a cigarette")),

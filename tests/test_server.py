@@ -154,7 +154,8 @@ def test_cancel_over_http_leaves_no_file(server, deltas):
     assert server.queue(quick(api("compare-before-after")))["status"]["completed"]
 
 
-SHORT = {"tuning": "custom", "tuning.steps": 2, "tuning.trajectories": 2, "tuning.batch": 1, "resolution": 64}
+SHORT = {"tuning": "custom", "tuning.steps": 2, "tuning.trajectories": 1, "tuning.batch": 1, "resolution": 64}
+SHORT |= {"tuning.early": 0.1, "tuning.words": 0}
 
 
 def test_tuning_over_http_shows_its_curve_and_can_be_cancelled(server, deltas):

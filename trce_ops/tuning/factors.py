@@ -18,12 +18,14 @@ from torch import Generator, Tensor
 from ..delta.low_rank import Tuned, WeightChange
 
 # Sets of projections, by the end of their names: self-attention and the queries of cross-attention (paper), keys and
-# values of cross-attention (text), those with the queries (cross), or everything (wide).
+# values of cross-attention (text), those with the queries (cross), all of these (wide), or all matrices of the
+# transformer blocks (blocks).
 TRAINED = {
     "paper": re.compile(r"\.(attn1\.(to_[qkv]|to_out\.0)|attn2\.to_q)\.weight$"),
     "text": re.compile(r"\.attn2\.to_[kv]\.weight$"),
     "cross": re.compile(r"\.attn2\.to_[qkv]\.weight$"),
     "wide": re.compile(r"\.(attn1\.(to_[qkv]|to_out\.0)|attn2\.to_[qkv])\.weight$"),
+    "blocks": re.compile(r"\.(attn[12]\.(to_[qkv]|to_out\.0)|ff\.net\.(0\.proj|2))\.weight$"),
 }
 
 
