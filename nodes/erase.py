@@ -35,8 +35,8 @@ MODE = io.Combo.Input(
     default=CLOSED_FORM,
     optional=True,
     tooltip="'closed form' takes seconds and changes how the text is read. 'tuned' then trains the model as well: this "
-    "also erases what is only described, and takes minutes on a GPU. For a colour or a style, name in 'keep' what "
-    "shows it (a car, a dress).",
+    "also erases what is only described, and takes minutes on a GPU. For a colour or a style, choose a safe "
+    "target of the same kind.",
 )
 SETTINGS = TrceSettingsType.Input(
     "settings",

@@ -37,7 +37,7 @@ TOOLTIPS = {
     "starts": "How many words to learn, each from a start of its own. More words cover more of what the pictures show.",
     "steps": "Steps of learning each word. More steps describe the pictures more exactly and take longer.",
     "initial_word": "The word to start from: something general, such as 'thing' or 'style'.",
-    "learning_rate": "Size of a step. Raise it if the report says that the words explain little.",
+    "learning_rate": "Size of a step. Raise it if the report says that the words explain few of the pictures.",
     "batch": "Pictures in every step. A larger batch makes steadier and slower steps.",
 }
 LIMITS = {"starts": (1, 16), "steps": (1, 10000), "learning_rate": (0.0, 10.0, 0.0001, False), "batch": (1, 64)}
