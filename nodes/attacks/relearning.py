@@ -15,7 +15,7 @@ TOOLTIPS = {
     "steps": "Steps of training the LoRA.",
     "every": "Steps between two looks at how much of the concept is back.",
     "rank": "Rank of the LoRA, which is on all attention.",
-    "learning_rate": "Size of a step.",
+    "learning_rate": "Size of a step. Raise it if nothing changes.",
     "batch": "Pictures in every step.",
 }
 LIMITS = {
