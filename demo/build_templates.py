@@ -29,7 +29,7 @@ SLATE, CARD, PICTURE = (51, 60, 72), (480, 240), (200, 200)
 def without_erasing(api: dict[str, Any]) -> dict[str, Any]:
     """The same workflow with every erasure at strength 0."""
     strength = {"strength": 0.0}
-    erase = ("TRCEErase", "TRCEApplyDelta")
+    erase = ("TRCEErase", "TRCEEraseFromPictures", "TRCEApplyDelta")
     return {
         node_id: node | {"inputs": node["inputs"] | strength} if node["class_type"] in erase else node
         for node_id, node in api.items()

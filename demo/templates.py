@@ -5,6 +5,8 @@ Five columns at most and 1000 high, for the frontend draws no text on nodes that
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from graphs import Graph
 from parts import (
     CONCEPTS,
@@ -199,6 +201,46 @@ def red_team_probe(g: Graph) -> None:
         g.add("PreviewAny", (760, top), (300, 270), f"{title}: report", source=probe[1])
 
 
+def erase_from_pictures(g: Graph) -> None:
+    """Erase what pictures show, without its name; the prompt only describes it."""
+    begun = start(g, text="rolled tobacco to smoke")
+    named = g.add("CLIPTextEncode", (360, 0), (320, 120), "What the pictures show", text="a cigarette", clip=begun.clip)
+    latent = g.add("EmptyLatentImage", (360, 170), (320, 110), width=DEMO_SIZE, height=DEMO_SIZE, batch_size=8)
+    shown = replace(begun, positive=named[0], latent=latent[0])
+    sampled = g.add(
+        "KSampler",
+        (360, 330),
+        (320, 270),
+        "Pictures of what to erase",
+        model=shown.model,
+        **SAMPLING,
+        positive=shown.positive,
+        negative=shown.negative,
+        latent_image=shown.latent,
+    )
+    settings = g.add("TRCESettings", (360, 650), (320, 190), resolution=DEMO_SIZE)
+    erased = g.add(
+        "TRCEEraseFromPictures",
+        (720, 0),
+        (380, 900),
+        model=begun.model,
+        clip=begun.clip,
+        pictures=sampled[0],
+        safe="a lollipop",
+        keep=KEEP,
+        settings=settings[0],
+        starts=2,
+        steps=60,
+        initial_word="picture",
+        learning_rate=0.02,
+        batch=2,
+    )
+    for top, title, model in ((0, "Before", begun.model), (420, "After", erased[0])):
+        decoded = draw(g, begun, (1140, top), title, model)
+        g.add("PreviewImage", (1480, top), (320, 360), title, images=decoded[0])
+    g.add("PreviewAny", (1840, 0), (360, 470), "What was learned and moved", source=erased[2])
+
+
 def erase_and_compare(g: Graph) -> None:
     """The blueprint: a model and a prompt in, the picture before and after out."""
     loaded = [g.input(name, name.upper()) for name in ("model", "clip", "vae")]
@@ -232,6 +274,7 @@ TEMPLATES = {
     "erase-from-sdxl": erase_from_sdxl,
     "measure-an-erasure": measure_an_erasure,
     "red-team-probe": red_team_probe,
+    "erase-from-pictures": erase_from_pictures,
 }
 BLUEPRINTS = {
     "erase-and-compare": (
