@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -13,7 +12,7 @@ from ..trce_ops.delta.file import ErasedDelta
 from ..trce_ops.methods.job import Job
 from ..trce_ops.methods.trce import BOTH, TrceSettings, erase_and_tune
 from ..trce_ops.methods.trce import CLOSED_FORM as CLOSED
-from ..trce_ops.text.concepts import ConceptPair, parse_concepts, parse_keep, unlike_prompts
+from ..trce_ops.text.concepts import ConceptPair, parse_concepts, parse_keep
 from ..trce_ops.tuning.tune import TuneReport
 from .host.apply import apply_delta
 from .host.denoiser import drawn_resolution
@@ -25,8 +24,6 @@ from .inputs import CLIP, ERASED, KEEP, MODEL, STRENGTH, concepts_input, output,
 from .settings import Settings, TrceSettingsType
 from .ui.bounds import within_bounds
 from .ui.curve import show_tuning
-
-log = logging.getLogger(__name__)
 
 CLOSED_FORM, TUNED = "closed form", "tuned"
 MODE = io.Combo.Input(
@@ -80,10 +77,7 @@ class TRCEErase(io.ComfyNode):
         settings = settings_from(settings, Settings, "TRCE Settings")
         job = job_of(lend(model, clip), parse_concepts(concepts), keep, settings, cls.hidden.unique_id)
         delta, report, tuned = erase_and_tune(job, chosen(model, mode, settings))
-        escapes = unlike_prompts(concepts)
-        for line in escapes:
-            log.warning("%s", line)
-        lines = [report.text(), *limits(model, delta, clip), *escapes]
+        lines = [report.text(), *limits(model, delta, clip, concepts)]
         return shown(cls, apply_delta(model, delta, strength), delta, lines, tuned)
 
 

@@ -73,6 +73,6 @@ class TRCEEraseByMethod(io.ComfyNode):
             **lend(model, clip),
         )
         erased = apply_delta(model, delta, strength)
-        text = "\n".join([report.text(), *limits(model, delta, clip)])
+        text = "\n".join([report.text(), *limits(model, delta, clip, concepts)])
         show_text(node_id, text)
         return io.NodeOutput(erased, delta, text, ui={"text": [text]})

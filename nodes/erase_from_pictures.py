@@ -122,7 +122,7 @@ class TRCEEraseFromPictures(io.ComfyNode):
         known = tuple(replace(pair, concept=named.get(pair.concept, pair.concept)) for pair in delta.info.concepts)
         delta = replace(delta, info=replace(delta.info, concepts=known))
         text = NAME.sub(lambda found: named[found[0]], report.text())
-        lines = [*explained, text, *limits(model, delta, clip)]
+        lines = [*explained, text, *limits(model, delta, clip, concepts)]
         return shown(cls, apply_delta(model, delta, strength), delta, lines, tuned)
 
 

@@ -200,3 +200,85 @@ def test_the_norm_is_that_of_a_merge_and_not_what_is_loaded(pack, comfy_host, ma
         assert torch.equal(gain(one), first)
     finally:
         comfy.model_management.unload_all_models()
+
+
+# What other nodes put around a model
+
+
+def test_objects_of_other_nodes_on_the_encoder_make_it_another(pack, report, make_model, make_clip):
+    model, clip = make_model(), make_clip()
+    patched = clip.clone()
+    norm = torch.nn.LayerNorm(32)
+    patched.patcher.add_object_patch("clip_l.transformer.text_model.final_layer_norm", norm)
+    prints = [pack.host.fingerprint.encoder_fingerprint(c) for c in (clip, patched, patched.clone())]
+    assert prints[0] != prints[1] == prints[2]
+    assert "cannot be checked" in report(model, patched)
+
+
+def test_objects_of_other_nodes_on_the_model_are_tuned_anew(pack, make_model):
+    model = make_model()
+    patched = model.clone()
+    patched.add_object_patch("diffusion_model.out.2", torch.nn.Identity())
+    prints = [pack.host.fingerprint.model_fingerprint(m) for m in (model, patched, patched.clone(), model.clone())]
+    assert prints[0] == prints[3] != prints[1] == prints[2]
+
+
+def ways(model):
+    """(what is said of it, a clone of MODEL with something of another node around it)."""
+    from comfy.patcher_extension import WrappersMP
+
+    block = "diffusion_model.middle_block.1.transformer_blocks.0"
+    clones = [model.clone() for _ in range(5)]
+    clones[0].add_object_patch(f"{block}.attn2.forward", lambda *a, **k: None)
+    clones[1].add_object_patch("diffusion_model.forward", lambda *a, **k: None)
+    clones[2].set_model_unet_function_wrapper(lambda apply, given: apply(given["input"], given["timestep"]))
+    clones[3].add_wrapper(WrappersMP.DIFFUSION_MODEL, lambda executor, *a, **k: executor(*a, **k))
+    clones[4].add_wrapper(WrappersMP.APPLY_MODEL, lambda executor, *a, **k: executor(*a, **k))
+    said = (f"{block}.attn2.forward", "diffusion_model.forward", "model_function_wrapper", "diffusion_model", "apply_")
+    return zip(said, clones)
+
+
+def test_other_ways_to_run_the_model_are_named(report, make_model, make_clip):
+    model, clip = make_model(), make_clip()
+    assert "Not checked" not in report(model, clip)
+    for said, changed in ways(model):
+        (line,) = (line for line in report(changed, clip).splitlines() if "Not checked" in line)
+        assert said in line
+    layer = model.model.diffusion_model.middle_block[1].transformer_blocks[0].attn2.to_k
+    handle = layer.register_forward_hook(lambda *_: None)
+    assert "a hook on layers that read the text" in report(model, clip)
+    handle.remove()
+    layer.forward = lambda x: x
+    assert "a hook on layers that read the text" in report(model, clip)
+
+
+def attention(model):
+    return model.model.diffusion_model.middle_block[1].transformer_blocks[0].attn2
+
+
+def test_a_layer_that_is_held_in_another_way_is_refused_and_not_passed_by(run, make_model, make_clip):
+    for wrap in (torch.nn.Sequential, lambda linear: torch.nn.ModuleDict({"base_layer": linear})):
+        model = make_model()
+        attention(model).to_k = wrap(attention(model).to_k)
+        with pytest.raises(ValueError, match=r"attn2\.to_k"):
+            run("TRCEErase", model=model, clip=make_clip(), **ERASE)
+    model = make_model()
+    del attention(model).to_k, attention(model).to_v
+    attention(model).kv = torch.nn.Linear(32, 64)
+    with pytest.raises(ValueError, match=r"attn2\.to_k of its own"):
+        run("TRCEErase", model=model, clip=make_clip(), **ERASE)
+
+
+@pytest.mark.parametrize("shape", [(1, 32), (32, 4), (32,)])
+@pytest.mark.parametrize("name", ["input_scale", "absmax", "smooth_factor"])
+def test_scales_that_are_not_of_whole_rows_are_refused(run, make_model, make_clip, name, shape):
+    """Every layer is 32 wide here, so a vector may be of rows or of columns."""
+    model = make_model()
+    attention(model).to_v = torch.nn.Linear(32, 32, bias=False)
+    attention(model).to_v.register_buffer(name, torch.ones(shape))
+    with pytest.raises(ValueError, match=rf"attn2\.to_v as numbers that another node combines with '{name}'"):
+        run("TRCEErase", model=model, clip=make_clip(), **ERASE)
+
+
+def test_the_keep_list_is_in_the_report(report, make_model, make_clip):
+    assert "Keep list: a dog | % a cat" in report(make_model(), make_clip(), keep="a dog\n% a cat")

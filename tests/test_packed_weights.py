@@ -130,5 +130,5 @@ def test_codes_whose_scales_stand_beside_them_are_not_taken_for_weights(pack, ru
         owner = comfy.utils.get_attr(model.model, parent)
         owner._modules[leaf] = RowScaled(getattr(owner, leaf))
     _, delta, report, *_ = run("TRCEErase", model=model, clip=make_clip(), concepts=CONCEPTS, keep=KEEP)
-    assert "without the metric" in report and "multiplies by 'scale'" in report
+    assert "without the metric" in report and "combines with 'scale'" in report
     assert delta.info.settings["metric"] is False

@@ -344,6 +344,16 @@ def test_a_node_attacks_repeats_itself_and_leaves_everything_as_it_was(probe, st
     assert_as_before(stock, before)
 
 
+def test_the_vocabulary_is_in_the_same_order_for_every_copy_of_a_clip(pack, make_clip):
+    """Tokenizers list it as it comes, and words are drawn from it by number."""
+    listed = []
+    for _ in range(2):
+        with pack.host.soft_prompts.open_encoder(make_clip(), False) as encoder:
+            listed.append(encoder.words())
+    assert torch.equal(listed[0][0], listed[1][0]) and listed[0][1] == listed[1][1]
+    assert listed[0][0].tolist() == sorted(listed[0][0].tolist())
+
+
 def test_the_found_prompt_encodes_to_the_found_conditioning(probe, stock):
     """What the search put together as tokens is what anybody gets who types the text."""
     found, text, _ = probe("TRCEProbeTokenPrefix")

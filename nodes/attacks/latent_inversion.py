@@ -50,9 +50,9 @@ class TRCEProbeLatentInversion(Probe, io.ComfyNode):
                     min=1,
                     max=100,
                     optional=True,
-                    tooltip="1 is DDIM inversion. With more, every step is solved again for the noise that leads back "
-                    "to the pictures (fixed point). With 'cfg' at 0 they then come back without any prompt, but so do nearly "
-                    "all pictures: compare with others.",
+                    tooltip="1 is DDIM inversion. With more, every step is solved again for the noise that leads "
+                    "back to the pictures (fixed point). With 'cfg' at 0 they then come back without any prompt, but "
+                    "so do nearly all pictures: compare with others.",
                 ),
                 BLACK_BOX,
             ],

@@ -45,17 +45,18 @@ def from_another_checkpoint(model, changes: dict[str, Tensor], total: int) -> bo
 
 def what_differs(model, changes: dict[str, Tensor]) -> str:
     """How large the changes are, and what a file cannot tell."""
+    rounded = (
+        " Differences that the model's own precision rounds away are not seen and not applied; load the model in fp16."
+        if ModelWeights(model).rounds()
+        else ""
+    )
     if not changes:
-        return (
-            " Differences that the model's own precision rounds away are not seen; load the model in fp16."
-            if ModelWeights(model).rounds()
-            else ""
-        )
+        return rounded
     weights = ModelWeights(model)
     sizes = [(dW.float().norm().item(), weights.base(key).float().norm().item()) for key, dW in changes.items()]
     change, whole = (sum(size**2 for size in column) ** 0.5 for column in zip(*sizes))
     share = change / max(whole, 1e-12)
-    says = f" The changes are {share:.1%} of these weights."
+    says = f" The changes are {share:.1%} of these weights.{rounded}"
     if share > LARGE:
         says += (
             " That is much for an erasure: the file may hold differences in the place of weights, or another model's."

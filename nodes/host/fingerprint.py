@@ -16,6 +16,8 @@ from torch import Tensor
 # Weights that do not affect the diffusion model. A checkpoint may lack them, and then they are uninitialised.
 UNREAD = ("logit_scale", "clip_l.transformer.text_projection.weight", "clip_h.transformer.text_projection.weight")
 SWITCHES = ("enable_attention_masks", "zero_out_masked", "layer_norm_hidden_state")
+# Objects that enter a fingerprint by what they hold, or not at all
+KEYED = ("model_sampling", "manual_cast_dtype")
 SAMPLES = 256  # values of every weight that enter a fingerprint in their order, besides a sum over all of them
 
 _opaque: WeakKeyDictionary[object, bytes] = WeakKeyDictionary()  # a name for each, that no other will ever have
@@ -55,8 +57,12 @@ def hash_patches(digest, patcher) -> None:
         hash_into(digest, patches)
     # LoRAs in bypass mode, functions on weights and objects of other nodes are opaque: equal to themselves alone
     opaque = chain(patcher.injections.values(), patcher.weight_wrapper_patches.values())
-    for thing in chain.from_iterable(opaque):
-        digest.update(_opaque.setdefault(thing, secrets.token_bytes()))
+    objects = (thing for name, thing in sorted(patcher.object_patches.items()) if name not in KEYED)
+    for thing in chain(chain.from_iterable(opaque), objects):
+        try:
+            digest.update(_opaque.setdefault(thing, secrets.token_bytes()))
+        except TypeError:  # a number, a text
+            digest.update(repr(thing).encode())
     for hook in patcher.forced_hooks.hooks if patcher.forced_hooks else ():  # LoRAs of Set CLIP Hooks
         digest.update(f"hook {hook.strength}".encode())
         hash_into(digest, sorted(patcher.hook_patches.get(hook.hook_ref, {}).items()))

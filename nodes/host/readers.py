@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .errors import HostError
 from .families import Family, Reader, families_in_words, family_of
-from .weights import ModelWeights, check_numbers
+from .weights import ModelWeights, check_alone, check_numbers
 
 PREFIX = "diffusion_model."
 CONTEXT, POOLED, CLIP_ROWS, LLAMA = "context", "pooled", "clip", "llama"  # the kinds of text, each with its own map
@@ -114,8 +114,19 @@ def _stream(reader: Reader, modules: Mapping[str, Any], row: Family, model) -> S
         block, _, projection = name.rpartition(".attn2.")
         if block and getattr(modules[block], "disable_self_attn", False):
             found.append(f"{block}.attn1.{projection}")
+    # every cross-attention is read in full, or the others alone would erase a part
+    for block in (
+        name for name in modules if name.endswith(".attn2") and any(n.startswith(f"{name}.") for n in modules)
+    ):
+        lacking = [f"{block}.{part}" for part in ("to_k", "to_v") if f"{block}.{part}" not in found]
+        if lacking and any(".attn2." in name for name in found):
+            raise HostError(
+                f"The connected 'model' has no {PREFIX}{lacking[0]} of its own; another node holds these weights in a "
+                "form that is not reached. Load the model with another loader."
+            )
     for name in found:
         check_numbers(name, modules[name].weight)
+        check_alone(f"{PREFIX}{name}", modules[name])
         path = f"{PREFIX}{name}."
         if other := [p for p in model.object_patches if path.startswith(f"{p}.") or p.startswith(path)]:
             raise HostError(
@@ -138,12 +149,9 @@ def _matching(pattern: str, modules: Mapping[str, nn.Module]) -> list[str]:
     """The modules of that name with a weight. Raises HostError for one whose weight a loader holds in another way."""
     named = {name: module for name, module in modules.items() if re.fullmatch(pattern, name)}
     for name, module in named.items():
-        leaf = next(module.children(), None) is None
-        if (
-            leaf
-            and not hasattr(module, "weight")
-            and next(chain(module.parameters(), module.buffers()), None) is not None
-        ):
+        inner = any(other.startswith(f"{name}.") for other in named)  # a container, whose parts are meant
+        held = next(chain(module.parameters(), module.buffers()), None) is not None
+        if held and not inner and not hasattr(module, "weight"):
             raise HostError(
                 f"The connected 'model' holds {PREFIX}{name} as a {type(module).__name__} without a weight that this "
                 "pack can read or patch; load the model in fp16, bf16, fp8 or as GGUF."

@@ -60,7 +60,7 @@ class HostSoftEncoder:
         known = table.abs().sum(1).cpu() > 0  # small encoders may know only some words
         found = {
             token: spelled.removesuffix("</w>")
-            for token, spelled in tokenizer.inv_vocab.items()
+            for token, spelled in sorted(tokenizer.inv_vocab.items())  # its own order differs from process to process
             if WORD.fullmatch(spelled) and token < len(known) and known[token]
         }
         return torch.tensor(list(found)), list(found.values())

@@ -46,15 +46,15 @@ class ModelWeights:
             weight = self.model.hook_backup[key][0]
         if is_packed(weight):
             return unpack(weight, comfy.utils.get_attr(self.model.model, key.rpartition(".")[0]))
-        plain = not dequantize and not isinstance(weight, QuantizedTensor)
+        module = comfy.utils.get_attr(self.model.model, key.rpartition(".")[0])
+        if not dequantize and (beside := tensors_beside(module, weight)):
+            raise HostError(
+                f"The connected 'model' holds {key} as numbers that another node combines with '{min(beside)}' while "
+                "it runs; load the model in fp16, bf16, fp8 or as GGUF."
+            )
         weight = (dequantize(weight, inplace=False) if dequantize else weight).detach()
         weight = weight.dequantize() if isinstance(weight, QuantizedTensor) else weight
         check_numbers(key, weight)
-        if plain and (beside := scales_beside(comfy.utils.get_attr(self.model.model, key.rpartition(".")[0]))):
-            raise HostError(
-                f"The connected 'model' holds {key} as numbers that another node multiplies by '{beside}' while it "
-                "runs; load the model in fp16, bf16, fp8 or as GGUF."
-            )
         return weight
 
     def rounds(self) -> bool:
@@ -71,12 +71,30 @@ class ModelWeights:
         )
 
 
-def scales_beside(module: Any) -> str:
-    """The name of a tensor in a layer that scales its weight, as quantisers of other packs have it; "" for none."""
-    tensors = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
+def tensors_beside(module: Any, weight: Tensor) -> dict[str, Tensor]:
+    """What a layer with plain numbers for a matrix holds beside weight and bias: scales, a branch of a quantiser."""
+    if weight.ndim != 2 or isinstance(weight, QuantizedTensor) or is_packed(weight):
+        return {}
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     tensors |= {name: value for name, value in vars(module).items() if torch.is_tensor(value)}
-    named = (name for name in sorted(tensors) if "scale" in name.lower() or name.lower() == "scb")
-    return next((name for name in named if "input" not in name), "")
+    return {name: tensor for name, tensor in tensors.items() if name not in ("weight", "bias")}
+
+
+def check_alone(name: str, module: Any) -> None:
+    """Raises HostError for a layer that reads text, where what it holds beside its weight is no scale of whole rows.
+
+    A map acts on the columns, so a scale of the rows does not matter, and any other one would be passed by.
+    """
+    weight = module.weight
+    rows = weight.shape[0]
+    shapes = {(), (1,), (rows, 1)} | ({(rows,)} if weight.ndim == 2 and rows != weight.shape[1] else set())
+    for beside, tensor in tensors_beside(module, weight).items():
+        if tuple(tensor.shape) not in shapes and not hasattr(module, "convert_weight"):
+            raise HostError(
+                f"The connected 'model' holds {name} as numbers that another node combines with '{beside}' "
+                f"{tuple(tensor.shape)} while it runs, which an erasure does not reach; load the model in fp16, bf16, "
+                "fp8 or as GGUF."
+            )
 
 
 def is_packed(weight: Tensor) -> bool:

@@ -171,6 +171,7 @@ def erase(
         },
         kept=kept,
         seconds={step: sum(part.seconds[step] for part in (main, *others.values())) for step in main.seconds},
+        keep=keep,
         notes=(*conflicts(concepts, keep, moved_concepts), *_unmeasured(settings, metrics)),
     )
     if isinstance(metrics.get("context"), str):

@@ -24,6 +24,7 @@ class Report:
     moved_concepts: Mapping[str, float]  # by line of the concepts widget, so that a misread target is seen
     kept: Mapping[str, float]  # by list of captions
     seconds: Mapping[str, float]  # per step
+    keep: Sequence[str]  # lines of the keep list
     notes: Sequence[str] = ()  # sentences: what could not be had or done
 
     def text(self) -> str:
@@ -38,6 +39,8 @@ class Report:
         lines.append(
             "Change of kept text (0 = none): " + ", ".join(f"{name} {value:.3f}" for name, value in self.kept.items())
         )
+        if self.keep:
+            lines.append(f"Keep list: {' | '.join(self.keep)}")
         lines += self.notes
         lines.append("Seconds: " + ", ".join(f"{step} {value:.2f}" for step, value in self.seconds.items()))
         return "\n".join(lines)

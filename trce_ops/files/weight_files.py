@@ -118,8 +118,8 @@ def difference(edited: Tensor, base: Tensor) -> Tensor | None:
     if edited.dtype == base.dtype:
         same = torch.equal(edited, base)
     else:
-        coarse = max(torch.finfo(edited.dtype), torch.finfo(base.dtype), key=lambda kind: kind.eps)
-        close = torch.isclose(edited.double(), base.double(), rtol=coarse.eps, atol=coarse.tiny)
+        eps, tiny = (max(getattr(torch.finfo(W.dtype), of) for W in (edited, base)) for of in ("eps", "tiny"))
+        close = torch.isclose(edited.double(), base.double(), rtol=eps, atol=tiny)
         same = bool(close.all())
     return None if same else (edited.double() - base.double()).float()
 

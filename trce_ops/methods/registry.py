@@ -17,9 +17,10 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
+from ..closed_form.conflicts import conflicts
 from ..delta.file import DeltaInfo, ErasedDelta
 from ..progress import StepProgress
-from ..text.concepts import ConceptPair
+from ..text.concepts import ConceptPair, format_concepts
 from ..text.embeddings import TextEncoder
 from ..tuning.tune import TunableModel
 from ..version import __version__
@@ -67,23 +68,26 @@ class MethodReport:
     """The figures of one erasure."""
 
     method: str
-    concepts: int
+    concepts: Sequence[ConceptPair]
     figures: Mapping[str, float]  # moved: 0 = on the target, 1 = untouched; kept: 0 = untouched; others: see the method
     seconds: Mapping[str, float]
     evaluations: int  # of the UNet
     details: str
+    notes: Sequence[str] = ()
 
     def text(self) -> str:
         """The report as lines for people."""
         figures = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in self.figures.items())
         lines = [
-            f"Erased {self.concepts} concept{'' if self.concepts == 1 else 's'} by {METHODS[self.method].paper}.",
+            f"Erased {len(self.concepts)} concept{'' if len(self.concepts) == 1 else 's'} by "
+            f"{METHODS[self.method].paper}:",
+            *(f"  {line}" for line in format_concepts(self.concepts).splitlines()),
             f"Figures (moved: 0 = on the safe target, 1 = not moved; kept: 0 = not moved): {figures or 'none'}",
             "Seconds: " + ", ".join(f"{step} {value:.2f}" for step, value in self.seconds.items()),
         ]
         if self.evaluations:
             lines.append(f"UNet evaluations: {self.evaluations}")
-        return "\n".join([*lines, self.details] if self.details else lines)
+        return "\n".join([*lines, *self.notes, self.details] if self.details else [*lines, *self.notes])
 
 
 def erase_with(
@@ -123,7 +127,9 @@ def erase_with(
     start = perf_counter()
     edit = chosen.run(job, settings)
     seconds = {"erasing": perf_counter() - start}
-    report = MethodReport(method, len(pairs), edit.figures, seconds, edit.evaluations, edit.details)
+    # TRCE's own report has its notes
+    notes = () if chosen.run is trce.run else conflicts(pairs, keep, dict.fromkeys(job.concepts, 0.0))
+    report = MethodReport(method, pairs, edit.figures, seconds, edit.evaluations, edit.details, tuple(notes))
     info = DeltaInfo(
         family=family,
         encoder=encoder.fingerprint,

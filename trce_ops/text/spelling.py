@@ -24,24 +24,42 @@ HANGUL = "\u1100-\u11ff\u3130-\u318f\uac00-\ud7ff"  # Korean has spaces, but par
 LETTER = rf"[^\W\d_{UNSPACED}]"
 # Accents of Latin, Greek and Cyrillic, vowel points of Hebrew and Arabic, and variation selectors.
 MARKS = re.compile("[\u0300-\u036f\u0591-\u05c7\u0640\u064b-\u065f\u0670\ufe00-\ufe0f]")
-APOSTROPHES = re.compile("[\u2018\u2019\u02bc\u2032\u00b4`]")
-SPACES = re.compile(r"[\s_\u00b7\u30fb\u2010-\u2015\u2043\u2212-]+")  # "machine-gun" is "machine gun"
+APOSTROPHES = re.compile("[\u2018\u2019\u201b\u02bb\u02bc\u02be\u02bf\u2032\u00b4`]")
+SPACES = re.compile(
+    r"[\s_\u00b7\u2022\u2027\u30a0\u30fb\u318d\u2010-\u2015\u2043\u2212-]+"
+)  # "machine-gun" is "machine gun"
 JOINS = re.compile(rf"(?!\s)(?:{SPACES.pattern[:-1]}|{APOSTROPHES.pattern}|['/])")  # and "machinegun"
+INITIALS = re.compile(r"(?<=\b[a-z]) (?=[a-z]\b)")  # "H. R. Giger" is "HR Giger"
 DOTS = re.compile(r"(?<=\b\w)\.|(?<=\w)\.(?=\s|$)")  # of abbreviations and at the end
 # Letters that Unicode does not take apart into a plain one and an accent; hiragana as katakana.
 LETTERS = str.maketrans(
     {"\u0142": "l", "\u00f8": "o", "\u0111": "d", "\u00f0": "d", "\u00fe": "th", "\u0131": "i", "\u00e6": "ae"}
-    | {"\u0153": "oe", "&": " and "}
+    | {"\u0153": "oe", "&": " and ", "\u06cc": "\u064a", "\u06a9": "\u0643"}
     | {chr(c): chr(c + 0x60) for c in range(0x3041, 0x3097)}
 )
 
 BRITISH = [
-    (re.compile(rf"(?<=[a-z]{{3}}){british}(?=s?\b)"), american)
-    for british, american in (("our", "or"), ("llery", "lry"), ("ntre", "nter"), ("eatre", "eater"))
-] + [(re.compile(r"\bgrey"), "gray")]
+    (re.compile(rf"(?<=[a-z]{{{before}}}){british}(?=(?:s{more})?\b)"), american)
+    for before, british, more, american in (
+        (3, "our", "|ed|ful|ites?|able|hoods?|y|ies", "or"),
+        (3, "llery", "", "lry"),
+        (2, "bre", "", "ber"),
+        (2, "tre", "", "ter"),
+    )
+] + [
+    (re.compile(rf"\b{british}"), american)
+    for british, american in (
+        ("grey", "gray"),
+        ("moustache", "mustache"),
+        ("pyjama", "pajama"),
+        ("doughnut", "donut"),
+        ("whiskey", "whisky"),
+    )
+]
 NO_SINGULAR = re.compile(r"\b(?:news|shorts|glasses|pants|jeans|goods|arms)$")
 ARTICLES = re.compile(r"^(?:une?|una|uno|uma?|le|les|la|el|los|las|il|eine?n?|der|das|l'|d')\s?(?=\w\w)")
-IRREGULAR = dict(child="children", person="people", mouse="mice", foot="feet", tooth="teeth", goose="geese", ox="oxen")
+IRREGULAR = dict(child="children", person="people", mouse="mice", louse="lice", foot="feet", tooth="teeth")
+IRREGULAR |= dict(goose="geese", ox="oxen")
 
 
 def bare(text: str) -> str:
@@ -59,12 +77,15 @@ def fold(text: str) -> str:
     """The text with differences of spelling taken out, for comparing."""
     text = APOSTROPHES.sub("'", text)
     text = re.sub(r"\\([()\[\]])", r"\1", text)  # prompts escape brackets, which would be weights
+    text = re.sub("[\u2122\u00ae\u00a9]", " ", text)
+    text = MARKS.sub("", unicodedata.normalize("NFKD", text))  # first, as capitals may be inside signs
+    text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)  # "holdingGun"
     text = unicodedata.normalize("NFKD", text.casefold())
     text = "".join(c for c in MARKS.sub("", text) if unicodedata.category(c) != "Cf")
     text = DOTS.sub("", unicodedata.normalize("NFKC", text).translate(LETTERS))
     for british, american in BRITISH:
         text = british.sub(american, text)
-    return SPACES.sub(" ", text).strip()
+    return INITIALS.sub("", SPACES.sub(" ", text).strip())
 
 
 def _forms(text: str) -> tuple[str, str]:
@@ -111,11 +132,11 @@ def _singulars(name: str) -> list[str]:
     if NO_SINGULAR.search(name):
         return []
     for ending, others in (
-        (r"(?<=\w\w)ives$", ["ife"]),
+        (r"(?<=\w)ives$", ["ife", "ive"]),
         (r"(?<=\w\w)ves$", ["f", "ve"]),
         (r"(?<=\w\w)ies$", ["y", "ie"]),
         (r"(?:(?<=[sxzo])|(?<=[cs]h))es$", ["", "e"]),
-        (r"(?<=\w\w)(?<![sui])s$", [""]),
+        (r"(?<=\w\w)(?<!s)s$", [""]),
         (r"(?<=m)en$", ["an"]),
         (r"(?<=\w\w)i$", ["us"]),
     ):
@@ -129,14 +150,20 @@ def _plural(name: str) -> str:
     if re.search(f"[{CYRILLIC}]{{3}}$", name):
         stem = re.sub("[\u0430\u0435\u0438\u043e\u0443\u044b\u044d\u044e\u044f\u044c]$", "", name)
         return re.escape(stem) + f"[{CYRILLIC}]{{0,3}}"
-    if found := re.search(r"\b(child|person|mouse|foot|tooth|goose|ox)$", name):
+    if found := re.fullmatch(r"(.+?)( (?:of|in|on|with|for|by) .+)", name):  # "birds of prey"
+        return _plural(found[1]) + _plural(found[2])
+    if found := re.search(r"(child|person|\b(?:mouse|louse|foot|tooth|goose|ox))$", name):
         return f"{re.escape(name[: found.start()])}(?:{found[1]}s?|{IRREGULAR[found[1]]})"
-    if not re.search(r"[a-z]{3}$", name):
+    if not re.search(r"[a-z]{3}$|\b[a-z]{2}$", name):
         return re.escape(name)
     for ending, plural in (
         (r"[^aeiou](y)", "ies"),
         (r"(?:i(fe)|(?:ea|oa|l|r|ie|oo)(f))", "ves"),
         (r"m(an)", "en"),
+        (r"[a-z]{3}(a)", "ae"),
+        (r"[a-z]{2}(is)", "es"),
+        (r"[a-z]{3}(um)", "a"),
+        (r"(eau)", "eaux"),
         (r"(?:[aeiou]z)()", "zes"),
         (r"(?:s|x|z|ch|sh|o)()", "es"),
     ):
