@@ -139,7 +139,7 @@ def inversions(bench: demo_world.Bench, model, aim: Aim, start: int, starts: int
     inversion = pack("trce_ops.attacks.inversion")
     given = inversion.InversionSettings(SETTINGS.steps, SETTINGS.learning_rate, initial_word=SETTINGS.initial_word)
     with opened(bench, model) as (denoise, encoder):
-        words = inversion.starts(encoder, replace(given, starts=start + starts))[start:]
+        words = inversion.random_starts(encoder, replace(given, starts=start + starts))[start:]
         learned = [inversion.learn_word(denoise, encoder, aim.examples, aim.lessons, w, rows=ROWS) for w in words]
         contexts = [torch.cat([word.write(text, encoder).sequence for text in aim.questions]) for word in learned]
     return [Found(aim.questions, context, word.queries) for context, word in zip(contexts, learned, strict=True)]

@@ -22,7 +22,6 @@ SEED = 100
 CACHE = "COMFYUI_TRCE_BENCH_CACHE"  # environment variable: a folder to keep tunings in between runs on the same code
 FROM_PICTURES = ("from-pictures", "from-pictures-tuned")  # beside the methods of the pack
 SHOWN = 8  # pictures of what is erased
-LEARNING = {"initial_word": "picture", "steps": 200, "learning_rate": 1e-2}  # as in attacks.py
 RESOLUTION = 64  # of the demo model's pictures
 # Where a paper's value does nothing at this scale, one chosen on erasing.TUNING; all else are the methods' defaults.
 CHOSEN = {"esd": "learning_rate=1e-3"}
@@ -71,13 +70,14 @@ def turn(settings, path: Sequence[str], value: str):
 def from_pictures(bench: Bench, thing: str, tuned: bool):
     """Erase from Pictures on 8 pictures of the thing, without its name: the delta and a report."""
     methods, words = pack("trce_ops.methods.trce"), pack("trce_ops.text.learned_words")
-    learning = replace(pack("nodes.erase_from_pictures").LEARNING, **LEARNING)
+    node = pack("nodes.erase_from_pictures")
     world, pairs, keep = bench.world, *asked(thing)
     texts = [caption.text for caption in erasing.wordings(thing, SHOWN, SEED + SHOWN)]
     latents = world.model.model.process_latent_out(world.sample(world.model, texts, SEED + SHOWN))
-    start, learn = perf_counter(), pack("nodes.erase_from_pictures").learn
-    templates = pack("trce_ops.attacks.inversion").TEMPLATES
-    found, _ = learn(world.model, world.clip, {"samples": latents}, None, templates, learning, lambda *_: None)
+    start, templates = perf_counter(), pack("trce_ops.attacks.inversion").TEMPLATES
+    given = (world.model, world.clip, {"samples": latents}, None, templates, node.LEARNING, lambda *_: None)
+    found, lines = node.learn(*given)
+    print("\n".join(lines))
     vectors = {words.name_of(word.vectors): word.vectors for word in found}
     lent = pack("nodes.host.lend").lend(world.model, world.clip, RESOLUTION, words.LearnedWords(vectors))
     delta, report = pack("trce_ops.methods").erase_with(

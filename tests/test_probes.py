@@ -132,13 +132,22 @@ def test_inversion_begins_as_the_initial_word(probes, toy):
 def test_of_several_starts_the_word_that_explains_the_pictures_best_comes_first(probes, toy):
     settings = probes.inversion.InversionSettings(steps=4, learning_rate=0.1, batch=2, starts=4, initial_word="w0")
     shown, denoise = pictures(toy, 7), ToyDenoiser(words=1)
-    words = probes.inversion.learn_words(denoise, toy, shown, ["*"], settings)
+    starts = probes.inversion.random_starts(toy, settings)
+    words = probes.inversion.learn_words(denoise, toy, shown, ["*"], starts)
     losses = [probes.evidence.denoising_loss(denoise, shown, word.write("*", toy), 8, 0).mean() for word in words]
     assert len(words) == 4 and losses == sorted(losses) and losses[0] < losses[-1]
     alone = probes.inversion.learn_word(denoise, toy, shown, ["*"], settings)  # the first start is the initial word's
     assert any(torch.equal(word.vectors, alone.vectors) for word in words)
     one = probes.inversion.InversionSettings(steps=4, learning_rate=0.1, batch=2, initial_word="w0")
-    assert torch.equal(probes.inversion.learn_words(denoise, toy, shown, ["*"], one)[0].vectors, alone.vectors)
+    (word,) = probes.inversion.learn_words(denoise, toy, shown, ["*"], probes.inversion.random_starts(toy, one))
+    assert torch.equal(word.vectors, alone.vectors)
+
+
+def test_the_nearest_word_is_the_one_that_names_the_pictures(probes, toy):
+    words = [f"w{i}" for i in range(20)]
+    found = probes.nearest_words.nearest_words(ToyDenoiser(words=1), toy, pictures(toy, 7), words)
+    assert found[0][0] == "w7" and found[0][1] > 0.9
+    assert found == probes.nearest_words.nearest_words(ToyDenoiser(words=1), toy, pictures(toy, 7), words)
 
 
 def test_a_word_may_have_several_vectors(probes, toy):

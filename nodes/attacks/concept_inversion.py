@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ...trce_ops.attacks.inversion import TEMPLATES, InversionSettings, learn_words
+from ...trce_ops.attacks.inversion import TEMPLATES, InversionSettings, learn_words, random_starts
 from ..inputs import setting_inputs
 from ..ui.lists import lines
 from .probe import BLACK_BOX, CLIP, CONDITIONING, MODEL, PICTURES, PROBE, PROMPT, REPORT, SEED, UNEDITED, Probe
@@ -61,8 +61,9 @@ class TRCEProbeConceptInversion(Probe, io.ComfyNode):
     def attack(cls, target: Target, prompt, templates, seed=0, black_box=False, **settings) -> tuple:
         settings, plain, sentences = InversionSettings(**settings, seed=seed), one_line(prompt), lines(templates)
         with target.open(black_box) as (denoise, encoder):
+            starts = random_starts(encoder, settings)
             words = learn_words(
-                denoise, encoder, target.pictures, sentences, settings, rows=ROWS, progress=target.progress
+                denoise, encoder, target.pictures, sentences, starts, rows=ROWS, progress=target.progress
             )
             word, queries = words[0], sum(word.queries for word in words)
             cost = target.cost("Concept inversion", queries)

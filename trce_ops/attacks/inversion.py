@@ -98,7 +98,7 @@ def learn_word(
     return LearnedWord(vectors.detach(), tuple(losses), settings.steps * settings.batch)
 
 
-def starts(encoder: SoftEncoder, settings: InversionSettings) -> list[InversionSettings]:
+def random_starts(encoder: SoftEncoder, settings: InversionSettings) -> list[InversionSettings]:
     """The settings of every start: the initial word first, then random words. Raises ProbeError without any."""
     if settings.starts < 1:
         raise ProbeError(f"'starts' is {settings.starts}; it must be 1 or more.")
@@ -112,20 +112,20 @@ def learn_words(
     denoise: Denoiser,
     encoder: SoftEncoder,
     pictures: Tensor,  # (m, c, h, w) latents as the model sees them
-    templates: Sequence[str] = TEMPLATES,
-    settings: InversionSettings = InversionSettings(),
+    templates: Sequence[str],
+    starts: Sequence[InversionSettings],
     *,
     rows: int = 8,
     progress: StepProgress = lambda *_: None,
 ) -> list[LearnedWord]:
-    """A word from each of `settings.starts` starts. First comes the one that explains the pictures best, by their
-    denoising loss with the first template, on the same noise for all. Raises what learn_word does.
+    """A word from each start. First comes the one that explains the pictures best, by their denoising loss with the
+    first template, on the same noise for all. Raises what learn_word does.
     """
     found = []
-    for start in starts(encoder, settings):
+    for start in starts:
         learned = learn_word(denoise, encoder, pictures, templates, start, rows=rows, progress=progress)
-        if settings.starts == 1:
+        if len(starts) == 1:
             return [learned]
-        loss = denoising_loss(denoise, pictures, learned.write(templates[0], encoder), rows, settings.seed)
+        loss = denoising_loss(denoise, pictures, learned.write(templates[0], encoder), rows, starts[0].seed)
         found.append((loss.mean().item(), replace(learned, queries=learned.queries + len(pictures) * LEVELS)))
     return [learned for _, learned in sorted(found, key=itemgetter(0))]
