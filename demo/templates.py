@@ -229,10 +229,9 @@ def erase_from_pictures(g: Graph) -> None:
         safe="a lollipop",
         keep=KEEP,
         settings=settings[0],
-        starts=2,
-        steps=60,
-        initial_word="picture",
-        learning_rate=0.02,
+        starts=1,
+        steps=40,
+        initial_word="smoke",
         batch=2,
     )
     for top, title, model in ((0, "Before", begun.model), (420, "After", erased[0])):
