@@ -10,9 +10,11 @@ from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..trce_ops.delta.file import ErasedDelta
 from ..trce_ops.methods.job import Job
-from ..trce_ops.methods.trce import BOTH, TrceSettings, erase_and_tune
+from ..trce_ops.methods.trce import BOTH, BOTH_ROBUST, TrceSettings, erase_and_tune
 from ..trce_ops.methods.trce import CLOSED_FORM as CLOSED
 from ..trce_ops.text.concepts import ConceptPair, parse_concepts, parse_keep
+from ..trce_ops.tuning.settings import ROBUST as ROBUST_TUNING
+from ..trce_ops.tuning.settings import WITHOUT_METRIC as QUICK_WITHOUT_METRIC
 from ..trce_ops.tuning.tune import TuneReport
 from .host.apply import apply_delta
 from .host.denoiser import drawn_resolution
@@ -25,14 +27,17 @@ from .settings import Settings, TrceSettingsType
 from .ui.bounds import within_bounds
 from .ui.curve import show_tuning
 
-CLOSED_FORM, TUNED = "closed form", "tuned"
+CLOSED_FORM, TUNED, ROBUST = "closed form", "tuned", "robust"
+MODES = {CLOSED_FORM: CLOSED, TUNED: BOTH, ROBUST: BOTH_ROBUST}
+WITHOUT_METRIC = {TUNED: QUICK_WITHOUT_METRIC, ROBUST: replace(ROBUST_TUNING, metric=False)}
 MODE = io.Combo.Input(
     "mode",
-    options=[CLOSED_FORM, TUNED],
+    options=list(MODES),
     default=CLOSED_FORM,
     optional=True,
     tooltip="'closed form' takes seconds and changes how the text is read. 'tuned' then trains the model as well: this "
-    "also erases what is only described, and takes minutes on a GPU. For a colour or a style, choose a safe "
+    "also erases what is only described, and takes minutes on a GPU. 'robust' trains more of the model, so that a "
+    "learned word seldom brings the concept back; it changes more of the rest. For a colour or a style, choose a safe "
     "target of the same kind.",
 )
 SETTINGS = TrceSettingsType.Input(
@@ -83,12 +88,13 @@ class TRCEErase(io.ComfyNode):
 
 def chosen(model, mode: str, settings: Settings) -> TrceSettings:
     """The settings of both stages for a mode."""
-    found = CLOSED if mode == CLOSED_FORM else BOTH
+    found = MODES[mode]
     if settings.closed_form:
         found = replace(found, closed_form=settings.closed_form)
-    if mode == TUNED:
-        resolution = settings.resolution or drawn_resolution(model)
-        found = replace(found, tuning=replace(settings.tuning, resolution=resolution))
+    if found.tuning:
+        default = found.tuning if found.closed_form.metric else WITHOUT_METRIC[mode]
+        given = {"seed": settings.seed, "resolution": settings.resolution or drawn_resolution(model)}
+        found = replace(found, tuning=replace(settings.tuning or default, **given))
     return found
 
 

@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from ..trce_ops.closed_form.erase import EraseSettings
 from ..trce_ops.methods.trce import PAPER as PAPER_CLOSED_FORM
 from ..trce_ops.tuning.settings import PAPER as PAPER_TUNING
-from ..trce_ops.tuning.settings import QUICK, WITHOUT_METRIC, TuneSettings
+from ..trce_ops.tuning.settings import QUICK, TuneSettings
 from .inputs import output, seed_input
 from .setting_widgets import CLOSED_FORM, CLOSED_FORM_WIDGETS, TUNING_WIDGETS
 from .ui.bounds import within_bounds
@@ -21,10 +21,12 @@ DEFAULT, PAPER, CUSTOM = "default", "paper", "custom"
 
 @dataclass(frozen=True)
 class Settings:
-    """The output of TRCE Settings. closed_form: None for the mode's own; resolution: in pixels, 0 for the family's."""
+    """The output of TRCE Settings. closed_form, tuning: None for the mode's own; resolution: in pixels, 0 for the
+    family's."""
 
     closed_form: EraseSettings | None = None
-    tuning: TuneSettings = QUICK
+    tuning: TuneSettings | None = None
+    seed: int = 0
     resolution: int = 0
     retrain: bool = False
 
@@ -58,7 +60,7 @@ class TRCESettings(io.ComfyNode):
                 _presets(
                     "tuning",
                     TUNING_WIDGETS,
-                    "How tuning works, in mode 'tuned' of TRCE Erase.",
+                    "How tuning works, in the modes 'tuned' and 'robust' of TRCE Erase.",
                     " With 'metric' off in the closed form, 'default' uses the values that measured best without it.",
                 ),
                 io.Int.Input(
@@ -89,8 +91,8 @@ class TRCESettings(io.ComfyNode):
     @within_bounds
     def execute(cls, closed_form=None, tuning=None, resolution=0, seed=0, retrain=False) -> io.NodeOutput:
         first = closed_form_settings(closed_form or {"closed_form": DEFAULT})
-        second = tuning_settings(tuning or {"tuning": DEFAULT}, first is None or first.metric)
-        return io.NodeOutput(Settings(first, replace(second, seed=seed), resolution, retrain))
+        second = tuning_settings(tuning or {"tuning": DEFAULT})
+        return io.NodeOutput(Settings(first, second, seed, resolution, retrain))
 
 
 def closed_form_settings(given: Mapping[str, Any]) -> EraseSettings | None:
@@ -103,15 +105,10 @@ def closed_form_settings(given: Mapping[str, Any]) -> EraseSettings | None:
     return replace(CLOSED_FORM, weights=replace(CLOSED_FORM.weights, **weights), **changes)
 
 
-def tuning_settings(given: Mapping[str, Any], metric: bool) -> TuneSettings:
-    """The preset that a choice in 'tuning' names, with the settings of 'custom'.
-
-    metric: whether the closed form uses it. If not, 'default' means WITHOUT_METRIC, the best preset without the metric.
-    """
+def tuning_settings(given: Mapping[str, Any]) -> TuneSettings | None:
+    """The preset that a choice in 'tuning' names, with the settings of 'custom'; None for 'default'."""
     changes = dict(given)
     choice = changes.pop("tuning")
     if choice == PAPER:
         return PAPER_TUNING
-    if choice == CUSTOM:
-        return replace(QUICK, **changes)
-    return QUICK if metric else WITHOUT_METRIC
+    return replace(QUICK, **changes) if choice == CUSTOM else None

@@ -23,7 +23,16 @@ def erase(run, stock, trce_settings):
     tuning = dict(projections="cross", steps=2, trajectories=2, batch=1)
 
     def execute(**inputs):
-        given = dict(model=model, clip=clip, pictures=latents, keep="a dog", starts=2, steps=3, safe="a pencil", initial_word="cat, dog")
+        given = dict(
+            model=model,
+            clip=clip,
+            pictures=latents,
+            keep="a dog",
+            starts=2,
+            steps=3,
+            safe="a pencil",
+            initial_word="cat, dog",
+        )
         settings = trce_settings(closed_form=dict(templates=False), tuning=tuning, resolution=64)
         return run("TRCEEraseFromPictures", **{**given, "settings": settings, **inputs})
 

@@ -32,6 +32,7 @@ FEW = BENIGN_CAPTIONS[::20]
 READERS = ("block.attn2.to_k", "block.attn2.to_v")
 QUICK_ONES = {
     "trce": trce.TrceSettings(tuning=SMALL),
+    "trce-robust": trce.TrceSettings(tuning=replace(SMALL, projections="blocks", unconditional=0.5, early=1.0)),
     "esd": replace(esd.EsdSettings(), steps=4, trajectories=3, draws=2, sampling_steps=6),
 }
 
@@ -423,7 +424,7 @@ def test_the_same_inputs_give_the_same_file_which_can_be_read(encoder, method, t
     read = load_delta(tmp_path / "a")
     assert read.info == delta.info and read.info.method == method
     assert choose(sorted(ToyDenoiser().weights), "text") == tuple(f"{m}.weight" for m in sorted(READERS))
-    assert set(read.tuned) <= set(READERS)
+    assert set(read.tuned) <= set(READERS) or method == "trce-robust"  # which trains all that there is
     assert METHODS[method].paper in report.text()
 
 

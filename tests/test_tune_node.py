@@ -24,7 +24,7 @@ def small(pack, monkeypatch, cache, few_captions):
     module = pack.module.nodes.settings
     fewer = dict(draws=1, sampling_steps=3)
     fewer |= dict(empty_trajectories=1, empty_draws=2, empty_batch=1, keep_trajectories=3, keep_draws=1, keep_batch=1)
-    for preset in ("QUICK", "WITHOUT_METRIC", "PAPER_TUNING"):
+    for preset in ("QUICK", "PAPER_TUNING"):
         monkeypatch.setattr(module, preset, replace(getattr(module, preset), **fewer))
     monkeypatch.setattr(pack.host.folders.folder_paths, "get_system_user_directory", lambda _: str(cache))
 
@@ -286,23 +286,51 @@ def test_the_presets_are_the_ones_of_trce_ops(pack, run, trce_settings, monkeypa
     ops = pack.module.trce_ops
     tuning = ops.tuning.settings
     default = trce_settings()
-    assert (default.closed_form, default.tuning) == (None, tuning.QUICK)  # None: what the mode does
+    assert (default.closed_form, default.tuning, default.seed) == (None, None, 0)  # None: what the mode does
     assert (default.resolution, default.retrain) == (0, False)
     (paper,) = run("TRCESettings", closed_form={"closed_form": "paper"}, tuning={"tuning": "paper"}, seed=5)
-    assert (paper.closed_form, paper.tuning) == (ops.methods.trce.PAPER, replace(tuning.PAPER, seed=5))
+    assert (paper.closed_form, paper.tuning, paper.seed) == (ops.methods.trce.PAPER, tuning.PAPER, 5)
+
+
+def test_robust_tunes_whole_blocks_and_a_lora_holds_them(run, loaded, make_clip, erase, sample):
+    model, clip = loaded(), make_clip()
+    erased, delta, *_ = erase(model, mode="robust", projections="blocks", early=1.0, unconditional=0.5)
+    ends = {module.rpartition("transformer_blocks.0.")[2] for module in delta.tuned}
+    assert ends >= {"attn1.to_q", "attn1.to_out.0", "attn2.to_k", "attn2.to_out.0", "ff.net.0.proj", "ff.net.2"}
+    lora = run("TRCEDeltaToLoRA", model=model, delta=delta)[0]
+    import comfy.sd
+
+    patched, _ = comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0.0)
+    with torch.inference_mode():
+        text = clip.encode_from_tokens(clip.tokenize("a dog"))
+    one, other, before = (sample(m, text, text) for m in (erased, patched, model))
+    assert (one - other).abs().max() < 0.05 * (one - before).abs().max()
+
+
+def test_a_mode_has_its_own_tuning_unless_it_is_chosen(pack, make_model, trce_settings):
+    tuning, chosen = pack.module.trce_ops.tuning.settings, pack.module.nodes.erase.chosen
+    model, given = make_model(), dict(seed=3, resolution=64)
+
+    def of(mode, **knobs):
+        return chosen(model, mode, trce_settings(**given, **knobs)).tuning
+
+    assert of("closed form") is None
+    assert of("tuned") == replace(tuning.QUICK, **given) and of("robust") == replace(tuning.ROBUST, **given)
     # without the metric tuning needs other values for the same effect
-    assert trce_settings(closed_form=dict(metric=False)).tuning == tuning.WITHOUT_METRIC
-    (alike,) = run("TRCESettings", closed_form={"closed_form": "paper"})
-    assert alike.tuning == tuning.WITHOUT_METRIC
+    alike = dict(closed_form=dict(metric=False))
+    assert of("tuned", **alike) == replace(tuning.WITHOUT_METRIC, **given)
+    assert of("robust", **alike) == replace(tuning.ROBUST, metric=False, **given)
+    for mode in ("tuned", "robust"):
+        assert of(mode, tuning=dict(steps=7)).steps == 7
+    assert chosen(model, "robust", trce_settings(**given)).closed_form.preserve == 50
 
 
 def test_a_custom_knob_changes_its_field_alone(pack, trce_settings):
     """All of the other fields stay at the default, and every knob arrives at the field of its name."""
     nodes, closed_form = pack.module.nodes, pack.ops.closed_form.erase.EraseSettings()
-    default = trce_settings()
     for knob in nodes.setting_widgets.TUNING_WIDGETS:
         value = other_value(knob)
-        assert trce_settings(tuning={knob.id: value}).tuning == replace(default.tuning, **{knob.id: value})
+        assert trce_settings(tuning={knob.id: value}).tuning == replace(nodes.settings.QUICK, **{knob.id: value})
     for knob in nodes.setting_widgets.CLOSED_FORM_WIDGETS:
         value = other_value(knob)
         if knob.id.startswith("weight_"):

@@ -48,6 +48,7 @@ class Method(Generic[Settings]):
 METHODS: Mapping[str, Method[Any]] = MappingProxyType(
     {
         "trce": Method("TRCE, ICCV 2025, both stages", trce.BOTH, trce.run, trains=True),
+        "trce-robust": Method("TRCE, ICCV 2025, both stages, robust", trce.BOTH_ROBUST, trce.run, trains=True),
         "trce-closed-form": Method("TRCE, ICCV 2025, stage 1 with this pack's weights", trce.CLOSED_FORM, trce.run),
         "trce-closed-form-paper": Method(
             "TRCE, ICCV 2025, stage 1 with the paper's weights", trce.CLOSED_FORM_PAPER, trce.run

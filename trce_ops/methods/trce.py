@@ -8,7 +8,7 @@ from ..closed_form.erase import EraseSettings, erase
 from ..closed_form.report import Report
 from ..delta.file import ErasedDelta
 from ..text.tokens import TokenWeights
-from ..tuning.settings import QUICK, TuneSettings
+from ..tuning.settings import QUICK, ROBUST, TuneSettings
 from ..tuning.tune import TuneReport, tune_delta
 from .job import Edit, Job
 
@@ -28,7 +28,9 @@ class TrceSettings:
 CLOSED_FORM = TrceSettings()
 CLOSED_FORM_PAPER = TrceSettings(PAPER)
 # Milder than alone, which keeps more of the rest: tuning finds what is left of the concept
-BOTH = TrceSettings(EraseSettings(preserve=50.0), QUICK)
+MILD = EraseSettings(preserve=50.0)
+BOTH = TrceSettings(MILD, QUICK)
+BOTH_ROBUST = TrceSettings(MILD, ROBUST)
 
 
 def erase_and_tune(job: Job, settings: TrceSettings) -> tuple[ErasedDelta, Report, TuneReport | None]:

@@ -95,6 +95,9 @@ class TuneSettings:
 
 QUICK = TuneSettings()
 WITHOUT_METRIC = replace(QUICK, metric=False, learning_rate=6e-4, goal=1.2)  # erases harder, but keeps less of the rest
+# Also takes away what a learned word finds: the whole transformer blocks learn, at every noise level, and half of the
+# loss is on the empty prompt at points of the concept, so that the network no longer denoises to it whatever it is told
+ROBUST = replace(QUICK, projections="blocks", learning_rate=1e-3, unconditional=0.5, early=1.0)
 PAPER = TuneSettings(
     steps=300,
     learning_rate=1e-6,
