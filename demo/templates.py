@@ -231,7 +231,7 @@ def erase_from_pictures(g: Graph) -> None:
         settings=settings[0],
         starts=1,
         steps=40,
-        initial_word="smoke",
+        initial_word="tobacco",
         batch=2,
     )
     for top, title, model in ((0, "Before", begun.model), (420, "After", erased[0])):

@@ -32,7 +32,8 @@ from .ui.lists import lines as read_lines
 ROWS = 4  # pictures that go through the model at a time
 MOST = 64  # pictures
 LINES = "\n".join(TEMPLATES)
-LEARNING = InversionSettings(steps=100, starts=3, initial_word="")
+# Small steps: a word that has gone far from all others explains pictures, and erasing it leaves the name (docs/log.md)
+LEARNING = InversionSettings(steps=100, learning_rate=3e-4, starts=3, initial_word="")
 LITTLE = 0.1  # cosine; a name reached 0.5 on the demo model, an unrelated word 0.1
 NEAR = 0.5  # of the nearest word's cosine, which other words to start from need
 TOOLTIPS = {
@@ -41,7 +42,8 @@ TOOLTIPS = {
     "steps": "Steps of learning each word. More steps describe the pictures more exactly and take longer.",
     "initial_word": "The words to start from, with commas between them. Empty: the words nearest to the pictures are "
     "searched in a list of a thousand, which takes some 4000 evaluations of the model.",
-    "learning_rate": "Size of a step. Raise it if the report says that the words explain few of the pictures.",
+    "learning_rate": "Size of a step. Small ones keep the words near those they start from, which erases their names "
+    "too.",
     "batch": "Pictures in every step. A larger batch makes steadier and slower steps.",
 }
 LIMITS = {"starts": (1, 16), "steps": (1, 10000), "learning_rate": (0.0, 10.0, 0.0001, False), "batch": (1, 64)}
