@@ -39,7 +39,7 @@ class Target:
         given = {SAMPLES: torch.zeros(1, model.model.latent_format.latent_channels, 64, 64)}
         self.pictures, self.size = as_latents(model, given if pictures is None else pictures)
         self._opened = ExitStack()  # closes the model that is open
-        self._now = self._denoise = None
+        self._open: tuple[object, HostDenoiser] | None = None  # the MODEL that is open, and what it is open as
         self.began = perf_counter()
 
     @contextmanager
@@ -56,10 +56,10 @@ class Target:
 
     def _enter(self, model) -> HostDenoiser:
         """The model, open, and no other one."""
-        if model is not self._now:
+        if self._open is None or self._open[0] is not model:
             self._opened.close()
-            self._denoise, self._now = self._opened.enter_context(open_denoiser(model, *self.size)), model
-        return self._denoise
+            self._open = model, self._opened.enter_context(open_denoiser(model, *self.size))
+        return self._open[1]
 
     def attacked(self) -> HostDenoiser:
         """The attacked model. Closes the unedited one."""
