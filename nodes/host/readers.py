@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -114,16 +114,7 @@ def _stream(reader: Reader, modules: Mapping[str, Any], row: Family, model) -> S
         block, _, projection = name.rpartition(".attn2.")
         if block and getattr(modules[block], "disable_self_attn", False):
             found.append(f"{block}.attn1.{projection}")
-    # every cross-attention is read in full, or the others alone would erase a part
-    for block in (
-        name for name in modules if name.endswith(".attn2") and any(n.startswith(f"{name}.") for n in modules)
-    ):
-        lacking = [f"{block}.{part}" for part in ("to_k", "to_v") if f"{block}.{part}" not in found]
-        if lacking and any(".attn2." in name for name in found):
-            raise HostError(
-                f"The connected 'model' has no {PREFIX}{lacking[0]} of its own; another node holds these weights in a "
-                "form that is not reached. Load the model with another loader."
-            )
+    _check_whole(found, modules)
     for name in found:
         check_numbers(name, modules[name].weight)
         check_alone(f"{PREFIX}{name}", modules[name])
@@ -143,6 +134,18 @@ def _stream(reader: Reader, modules: Mapping[str, Any], row: Family, model) -> S
     gains = tuple(weights.patched(f"{PREFIX}{name}.weight").detach().float().cpu() for name in norms)
     norm = Norm(gains, tuple(modules[name].eps for name in norms)) if norms else None
     return Stream(widths.pop(), tuple(f"{PREFIX}{name}.weight" for name in found), norm)
+
+
+def _check_whole(found: Collection[str], modules: Mapping[str, Any]) -> None:
+    """Raises HostError for a cross-attention of a UNet that is read in part, as the rest alone would not erase."""
+    if any(".attn2." in name for name in found):
+        for block in (name for name in modules if name.endswith(".attn2")):
+            lacking = [f"{block}.{part}" for part in ("to_k", "to_v") if f"{block}.{part}" not in found]
+            if lacking and next(modules[block].children(), None) is not None:
+                raise HostError(
+                    f"The connected 'model' has no {PREFIX}{lacking[0]} of its own; another node holds these weights "
+                    "in a form that is not reached. Load the model with another loader."
+                )
 
 
 def _matching(pattern: str, modules: Mapping[str, nn.Module]) -> list[str]:
