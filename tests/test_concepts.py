@@ -17,7 +17,7 @@ from trce_ops.text.concepts import (
     parse_concepts,
     parse_keep,
 )
-from trce_ops.text.prompts import PLAIN, TEMPLATES, expand, in_company
+from trce_ops.text.prompts import PLAIN, TEMPLATES, expand, in_company, is_quality
 
 PAIR = ConceptPair("a star", "a circle")
 
@@ -428,8 +428,12 @@ def test_everyday_captions():
     assert len(set(BENIGN_CAPTIONS)) == len(BENIGN_CAPTIONS)
 
 
-def test_every_concept_goes_around_with_what_is_kept():
-    """Whatever it is: a thing, a colour, a style."""
+def test_a_quality_is_written_without_an_article():
+    assert all(map(is_quality, ("red", "line art style", "Van Gogh", "cigarettes")))
+    assert not any(map(is_quality, ("a gun", "an egg", "The Joker", "*0123456789ab")))
+
+
+def test_a_concept_goes_around_with_what_is_kept():
     company = in_company(["a dog on a beach", "an egg {1}", "x" * 1000])
     found = {pair.source: pair.target for pair in expand([ConceptPair("a gun", "a pen"), ConceptPair("red")], company)}
     assert found == {

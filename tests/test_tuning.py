@@ -606,16 +606,23 @@ def test_a_quality_is_unwanted_on_what_is_kept_too(delta, encoder, templates):
     told = []
     tokenize = encoder.tokenize
     encoder.tokenize = lambda text: told.append(text) or tokenize(text)
-    request = Request(parse_concepts("red -> blue"), ("a dog", "wet", "red"), templates)
-    prompts_drawn = draw_prompts(request, replace(SMALL, trajectories=6), generator())
+    request = Request(parse_concepts("red -> blue"), ("a dog", "red"), templates, captions=(["a cat"],))
+    prompts_drawn = draw_prompts(request, replace(SMALL, trajectories=8), generator())
     encode_prompts(*prompts_drawn, {"context": encoder}, lambda *_: None)
     unwanted = set(told[: told.index("")])
-    together = {"a red dog": "a blue dog", "a wet red": "a wet blue", "a wet red dog": "a wet blue dog"}
+    together = {f"a dog, {c}" for c in ("red", "blue")} | {f"{c}, a cat" for c in ("red", "blue")}
     if templates:
-        assert unwanted > together.keys() | set(together.values())
-        assert len(unwanted) == 2 * 6
+        assert unwanted > together
+        assert len(unwanted) == 2 * 8 and sum(", " in text for text in unwanted) == 8
+        assert not any("red, red" in text for text in unwanted)  # what names the concept is no company
     else:
         assert unwanted == {"red", "blue"}
+
+
+def test_a_thing_is_unwanted_alone(delta):
+    request = Request(parse_concepts("a dog -> a cat"), ("a bird",), True, captions=(["a house"],))
+    prompts, _ = draw_prompts(request, replace(SMALL, trajectories=30), generator())
+    assert not any("bird" in pair.source or "house" in pair.source for pair in prompts)
 
 
 def test_without_keep_prompts_only_the_empty_one_is_kept(delta, encoder):

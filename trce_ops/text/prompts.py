@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from .captions import read_lines
 from .concepts import ConceptPair
+from .learned_words import NAME
 from .spelling import bare
 from .spelling import mentions as mentions
 
@@ -38,8 +39,13 @@ def fill(template: str, text: str) -> tuple[str, str]:
     return template.format(slotted, bare=slotted), slotted
 
 
+def is_quality(concept: str) -> bool:
+    """Whether a concept is written without an article, as colours and styles are. Learned words are things."""
+    return bare(concept) == concept and not NAME.fullmatch(concept)
+
+
 def in_company(others: Iterable[str]) -> list[str]:
-    """Templates with the concept beside other things: "a dog on a beach, {}". They suit things, colours and styles.
+    """Templates with the concept beside other things: "a dog on a beach, {}".
 
     Long texts are left out, because a prompt has a limit.
     """

@@ -14,7 +14,7 @@ from ..progress import StepProgress
 from ..text.captions import BENIGN_CAPTIONS, COMPARISONS
 from ..text.concepts import ConceptPair
 from ..text.embeddings import TextEncoder, encode_batches
-from ..text.prompts import PromptPair, expand, fill, in_company, mentions, sentences
+from ..text.prompts import PromptPair, expand, fill, in_company, is_quality, mentions, sentences
 from ..text.tokens import CHUNK, Ids
 from .data import Contexts
 from .settings import TuneSettings
@@ -50,14 +50,14 @@ def draw_in_turn(groups: Iterable[Sequence], count: int, generator: Generator) -
 def draw_unwanted(request: Request, count: int, generator: Generator) -> list[PromptPair]:
     """Prompts with a concept and the same prompts with its safe target.
 
-    Half of them have the concept in the company of what is kept, where it is unwanted too. A colour or a style seldom
-    stands alone.
+    Half of the prompts of a colour or a style, which seldom stands alone, have it in the company of what is kept.
     """
-    ways = [sentences(request.concepts, request.templates)]
-    if request.templates:
-        others = [*request.keep, *chain.from_iterable(request.captions)]
-        ways.append(in_company(text for text in others if not mentions(text, request.concepts)))
-    return draw_in_turn([expand([pair], way) for way in ways for pair in request.pairs if way], count, generator)
+    templates = sentences(request.concepts, request.templates)
+    others = [*request.keep, *chain.from_iterable(request.captions)] if request.templates else []
+    company = in_company(text for text in others if not mentions(text, request.concepts))
+    groups = [expand([pair], templates) for pair in request.pairs]
+    groups += [expand([pair], company) for pair in request.pairs if company and is_quality(pair.concept)]
+    return draw_in_turn(groups, count, generator)
 
 
 def draw_kept(request: Request, count: int, generator: Generator) -> list[str]:
