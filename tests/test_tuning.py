@@ -610,11 +610,11 @@ def test_a_quality_is_unwanted_on_what_is_kept_too(delta, encoder, templates):
     prompts_drawn = draw_prompts(request, replace(SMALL, trajectories=8), generator())
     encode_prompts(*prompts_drawn, {"context": encoder}, lambda *_: None)
     unwanted = set(told[: told.index("")])
-    together = {f"a dog, {c}" for c in ("red", "blue")} | {f"{c}, a cat" for c in ("red", "blue")}
+    together = {f"a dog, {c}" for c in ("red", "blue")} | {f"{c} , a cat" for c in ("red", "blue")}
     if templates:
         assert unwanted > together
         assert len(unwanted) == 2 * 8 and sum(", " in text for text in unwanted) == 8
-        assert not any("red, red" in text for text in unwanted)  # what names the concept is no company
+        assert not any(text.count("red") > 1 for text in unwanted)  # what names the concept is no company
     else:
         assert unwanted == {"red", "blue"}
 

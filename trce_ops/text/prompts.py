@@ -45,12 +45,12 @@ def is_quality(concept: str) -> bool:
 
 
 def in_company(others: Iterable[str]) -> list[str]:
-    """Templates with the concept beside other things: "a dog on a beach, {}".
+    """Templates with the concept beside other things: "a dog on a beach, {}", with spaces around its slot.
 
     Long texts are left out, because a prompt has a limit.
     """
     short = (other.replace("{", "{{").replace("}", "}}") for other in others if len(other.encode()) <= MAX_COMPANY)
-    return [template for other in short for template in (f"{other}, {{}}", f"{{}}, {other}")]
+    return [template for other in short for template in (f"{other}, {{}}", f"{{}} , {other}")]
 
 
 def sentences(concepts: Sequence[str], templates: bool) -> list[str]:
