@@ -122,6 +122,8 @@ def test_a_word_is_exchanged_after_its_life(delta, encoder):
 
 def test_a_model_tuned_on_adversarial_words_withstands_new_ones_better(delta, encoder):
     identity = replace(delta, context_map=replace(delta.context_map, factors=(torch.zeros(24, 0), torch.zeros(0, 24))))
+    thing = replace(identity.info, concepts=parse_concepts("a gun -> a cake"))
+    identity = replace(identity, info=thing)
     left = {}
     for words in (0, 6):
         tuning = tuned(identity, encoder, replace(SETTINGS, words=words, word_updates=10))
