@@ -65,6 +65,12 @@ def erase(g: Graph, start: Start, **given: Any) -> Node:
     return g.add("TRCEErase", (360, 0), (360, 710), **given)
 
 
+def sample(g: Graph, start: Start, at: tuple[int, int], size: tuple[int, int], title: str) -> Node:
+    """Latents by the unedited model."""
+    connections = {"positive": start.positive, "negative": start.negative, "latent_image": start.latent}
+    return g.add("KSampler", at, size, title, model=start.model, **SAMPLING, **connections)
+
+
 def draw(
     g: Graph,
     start: Start,

@@ -22,6 +22,7 @@ from parts import (
     draw,
     erase,
     note,
+    sample,
     start,
 )
 
@@ -177,17 +178,7 @@ def red_team_probe(g: Graph) -> None:
     """Attack your own erasure before others do."""
     begun = start(g)
     erased = erase(g, begun)
-    sampled = g.add(
-        "KSampler",
-        (760, 0),
-        (300, 270),
-        "The unedited model draws it",
-        model=begun.model,
-        **SAMPLING,
-        positive=begun.positive,
-        negative=begun.negative,
-        latent_image=begun.latent,
-    )
+    sampled = sample(g, begun, (760, 0), (300, 270), "The unedited model draws it")
     shared = {"model": erased[0], "clip": begun.clip, "pictures": sampled[0], "unedited_model": begun.model}
     harmless = "a drawing of a lollipop in the 3d style on a blue background"
     direction = g.add("TRCEProbeRingABell", (1100, 0), (340, 400), **shared, concepts=CONCEPTS, prompt=harmless)
@@ -207,17 +198,7 @@ def erase_from_pictures(g: Graph) -> None:
     named = g.add("CLIPTextEncode", (360, 0), (320, 120), "What the pictures show", text="a cigarette", clip=begun.clip)
     latent = g.add("EmptyLatentImage", (360, 170), (320, 110), width=DEMO_SIZE, height=DEMO_SIZE, batch_size=8)
     shown = replace(begun, positive=named[0], latent=latent[0])
-    sampled = g.add(
-        "KSampler",
-        (360, 330),
-        (320, 270),
-        "Pictures of what to erase",
-        model=shown.model,
-        **SAMPLING,
-        positive=shown.positive,
-        negative=shown.negative,
-        latent_image=shown.latent,
-    )
+    sampled = sample(g, shown, (360, 330), (320, 270), "Pictures of what to erase")
     settings = g.add("TRCESettings", (360, 650), (320, 190), resolution=DEMO_SIZE)
     erased = g.add(
         "TRCEEraseFromPictures",

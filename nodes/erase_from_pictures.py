@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 from comfy_api.latest import io
 
 from ..trce_ops.attacks.inversion import TEMPLATES, InversionSettings, LearnedWord, learn_words
-from ..trce_ops.attacks.nearest_words import agreement, nearest_words
+from ..trce_ops.attacks.nearest_words import Agreement, nearest_words
 from ..trce_ops.lists.words import WORDS
 from ..trce_ops.methods.trce import erase_and_tune
 from ..trce_ops.text.concepts import ConceptPair, is_blank, parse_concepts
 from ..trce_ops.text.learned_words import NAME, LearnedWords, name_of
 from ..trce_ops.tuning.text_batch import Texts
+from ..trce_ops.tuning.trajectories import OutOfMemory
 from .erase import CLOSED_FORM, LOSSES, MODE, SETTINGS, chosen, job_of, shown
 from .host.apply import apply_delta
 from .host.denoiser import check_differentiable, open_denoiser
@@ -117,9 +119,13 @@ class TRCEEraseFromPictures(io.ComfyNode):
         settings = settings_from(settings, Settings, "TRCE Settings")
         written = () if is_blank(concepts) else parse_concepts(concepts)
         progress = node_progress(cls.hidden.unique_id)
-        words, explained = learn(
-            model, clip, pictures, vae, read_lines(templates), replace(LEARNING, **learning), progress
-        )
+        try:
+            learned = learn(model, clip, pictures, vae, read_lines(templates), replace(LEARNING, **learning), progress)
+        except (torch.OutOfMemoryError, OutOfMemory):
+            learned = None  # refused below, where the traceback no longer holds the tensors
+        if learned is None:
+            raise HostError("The device has not enough memory to learn the words; connect smaller 'pictures'.")
+        words, explained = learned
         vectors = {name_of(word.vectors): word.vectors for word in words}
         pairs = (*(ConceptPair(name, " ".join(safe.split())) for name in vectors), *written)
         job = job_of(lend(model, clip, learned=LearnedWords(vectors)), pairs, keep, settings, cls.hidden.unique_id)
@@ -152,13 +158,14 @@ def learn(
         ]
         words = learn_words(denoise, encoder, latents, templates, starts, rows=ROWS, progress=progress)
         texts = Texts.cat([word.write(templates[0], encoder) for word in words])
-        agree = agreement(denoise, encoder, latents, texts, seed=settings.seed, rows=ROWS)
+        agree = Agreement(denoise, encoder, latents, seed=settings.seed, rows=ROWS)(texts)
     found = []
     if not given:
         found.append("Nearest words: " + ", ".join(f"{word} {cosine:.2f}" for word, cosine in near[:5]))
+    cosines = ", ".join(f"{cosine:.2f}" for cosine in agree.tolist())
     found.append(
-        f"Learned {len(words)} words from {len(latents)} pictures. How well they say what the pictures show "
-        f"(cosine, 0 = not at all): {', '.join(f'{cosine:.2f}' for cosine in agree.tolist())}"
+        f"Learned {len(words)} word{'' if len(words) == 1 else 's'} from {len(latents)} pictures. How well they say "
+        f"what the pictures show (cosine, 0 = not at all): {cosines}"
     )
     if agree.max() < LITTLE:
         found.append("The words say little of the pictures: this model hardly draws such pictures, or 'steps' is low.")

@@ -96,6 +96,7 @@ def test_images_are_encoded_and_need_a_vae(erase):
     ("inputs", "says"),
     [
         (dict(pictures={"samples": torch.zeros(1, 16, 8, 8)}), "'pictures' are latents of shape"),
+        (dict(pictures={"samples": torch.zeros(0, 4, 8, 8)}), "'pictures' are latents of shape"),
         (dict(pictures={"samples": torch.zeros(65, 4, 8, 8)}), "at most 64"),
         (dict(pictures={"samples": torch.full((1, 4, 8, 8), torch.nan)}), "NaN or Inf"),
         (dict(templates=""), "'templates' is empty"),
@@ -105,3 +106,12 @@ def test_images_are_encoded_and_need_a_vae(erase):
 def test_bad_input_is_one_sentence(erase, inputs, says):
     with pytest.raises(ValueError, match=says):
         erase(**inputs)
+
+
+def test_without_memory_it_is_one_sentence(pack, erase, monkeypatch):
+    def learn_words(*_, **__):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(pack.module.nodes.erase_from_pictures, "learn_words", learn_words)
+    with pytest.raises(ValueError, match="connect smaller 'pictures'"):
+        erase()

@@ -26,7 +26,7 @@ def as_latents(model, pictures, vae=None) -> tuple[Tensor, tuple[int, int]]:
         if not height or not width:
             raise HostError(f"'pictures' are images of {tuple(pictures.shape[1:3])} pixels, which are too small.")
         latents = vae.encode(pictures[:, :height, :width, :3])
-    if latents.ndim != 4 or latents.shape[1] != channels:
+    if latents.ndim != 4 or latents.shape[1] != channels or not len(latents):
         raise HostError(
             f"'pictures' are latents of shape {tuple(latents.shape)}; connect the latents of pictures that this "
             "kind of model draws."

@@ -38,10 +38,10 @@ def nearest_words(
     ranked = [(word, 0.0) for word in words]
     for number, (points, share) in enumerate(ROUNDS):
         left, found = [word for word, _ in ranked], []
+        agreement = Agreement(denoise, encoder, pictures, points, seed=seed, rows=rows)
         for start in range(0, len(left), BATCH):
             progress(f"Nearest words, round {number + 1}", start, len(left))
-            texts = encode(encoder, left[start : start + BATCH])
-            found.append(agreement(denoise, encoder, pictures, texts, points, seed=seed, rows=rows))
+            found.append(agreement(encode(encoder, left[start : start + BATCH])))
         ranked = sorted(zip(left, torch.cat(found).tolist()), key=lambda near: -near[1])
         ranked = ranked[: max(1, len(ranked) // share)]
     return ranked
@@ -52,24 +52,31 @@ def encode(encoder: SoftEncoder, prompts: Sequence[str]) -> Texts:
         return encoder.encode([encoder.tokenize(prompt) for prompt in prompts])
 
 
-def agreement(
-    denoise: Denoiser,
-    encoder: SoftEncoder,
-    pictures: Tensor,  # (m, c, h, w)
-    texts: Texts,  # k of them
-    points: int = ROUNDS[-1][0],
-    *,
-    seed: int = 0,
-    rows: int = 8,
-) -> Tensor:  # (k,)
-    """How well each text says what the pictures show: the mean cosine of e(text) - e_u and noise - e_u, in [-1, 1].
+class Agreement:
+    """How well a text says what the pictures show: the mean cosine of e(text) - e_u and noise - e_u, in [-1, 1].
 
-    Equal seeds give equal noise, for texts that are to be compared.
+    The noise is the same for all texts, and for equal seeds.
     """
-    predict, sigmas, i = Predictor(denoise, rows), denoise.schedule(STEPS)[slice(*LEVELS)], torch.arange(points)
-    levels = sigmas[i // len(pictures) % len(sigmas)]
-    noised = put_noise(pictures, i % len(pictures), levels, Generator().manual_seed(seed))
-    e_u = predict(noised.x, noised.sigma, encode(encoder, [""]).repeat(points))
-    wanted = (noised.noise - e_u).flatten(1)  # (points, chw)
-    said = (predict(noised.x, noised.sigma, texts[j : j + 1].repeat(points)) - e_u for j in range(len(texts)))
-    return torch.stack([torch.cosine_similarity(e.flatten(1), wanted).mean() for e in said])
+
+    def __init__(
+        self,
+        denoise: Denoiser,
+        encoder: SoftEncoder,
+        pictures: Tensor,  # (m, c, h, w)
+        points: int = ROUNDS[-1][0],
+        *,
+        seed: int = 0,
+        rows: int = 8,
+    ):
+        self.predict, i = Predictor(denoise, rows), torch.arange(points)
+        sigmas = denoise.schedule(STEPS)[slice(*LEVELS)]
+        levels = sigmas[i // len(pictures) % len(sigmas)]
+        self.noised = put_noise(pictures, i % len(pictures), levels, Generator().manual_seed(seed))
+        self.e_u = self.predict(self.noised.x, self.noised.sigma, encode(encoder, [""]).repeat(points))
+
+    def __call__(self, texts: Texts) -> Tensor:  # k texts -> (k,)
+        k, n = len(texts), len(self.noised)
+        x, sigma = self.noised.x.repeat(k, 1, 1, 1), self.noised.sigma.repeat(k)
+        e = self.predict(x, sigma, texts[torch.arange(k).repeat_interleave(n).to(texts.sequence.device)])
+        said = (e.unflatten(0, (k, n)) - self.e_u).flatten(2)  # (k, n, chw)
+        return torch.cosine_similarity(said, (self.noised.noise - self.e_u).flatten(1), dim=-1).mean(1)
