@@ -105,7 +105,11 @@ def draw(run: Run, kind: str, model, contexts: Tensor, steps: int, cfg: float = 
 
 
 def exactness(run: Run) -> None:
-    """W T on the weights and T c on the conditioning give the same picture; strength 0 gives the model's own."""
+    """W T on the weights and T c on the conditioning give the same picture; strength 0 gives the model's own.
+
+    A GPU need not give the same bits twice, so the model's own picture is drawn twice: what strength 0 gives, and the
+    model after the erasure, may lie as far from it as that.
+    """
     torch.backends.cudnn.allow_tf32 = False
     shape, apply_delta = run.shape("sd1"), pack("nodes.host.apply").apply_delta
     delta = random_models.make_delta(shape, rank=0)
@@ -114,20 +118,26 @@ def exactness(run: Run) -> None:
     for name, dtype in DTYPES.items():
         try:
             model = random_models.make_model(shape, dtype, run.device)
-            plain, again = (draw(run, "sd1", model, contexts, steps=3) for _ in range(2))
-            zero = draw(run, "sd1", apply_delta(model, delta, 0.0), contexts, steps=3)
+            plain, *again = (draw(run, "sd1", model, contexts, steps=3) for _ in range(4))
+            at_zero = apply_delta(model, delta, 0.0)
+            zero = draw(run, "sd1", at_zero, contexts, steps=3)
             on_weights = draw(run, "sd1", apply_delta(model, delta, 1.0), contexts, steps=3)
             on_text = draw(run, "sd1", model, mapped, steps=3)
             after = draw(run, "sd1", model, contexts, steps=3)
         except Exception as error:
             run.note(**{f"ok_{name}": False, f"error_{name}": f"{type(error).__name__}: {error}"})
             continue
-        changed = ((on_text - plain).norm() / plain.norm()).item()
+        off = partial(distance, plain)
+        changed, noise = off(on_text), max(map(off, again))
         apart = ((on_weights - on_text).norm() / (on_text - plain).norm()).item()
-        same = {"repeat": torch.equal(plain, again), "zero_strength": torch.equal(plain, zero)}
-        same["after_the_erasure"] = torch.equal(plain, after)
-        ok = all(same.values()) and changed > 0.01 and apart < APART[name]
-        run.note(**{f"ok_{name}": ok, name: {"changed": changed, "apart": apart, "bit_identical": same}})
+        same = {"repeat": noise, "zero_strength": off(zero), "after_the_erasure": off(after)}
+        ok = max(same.values()) <= 2 * noise and not at_zero.patches and changed > 0.01 and apart < APART[name]
+        run.note(**{f"ok_{name}": ok, name: {"changed": changed, "apart": apart, "from_the_model": same}})
+
+
+def distance(plain: Tensor, picture: Tensor) -> float:
+    """Of two pictures, relative to the first."""
+    return ((picture - plain).norm() / plain.norm()).item()
 
 
 def tuning(run: Run) -> None:

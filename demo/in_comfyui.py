@@ -31,14 +31,14 @@ CFG = 4.0
 BATCH = 40  # pictures sampled together
 
 
-def host_on_path() -> None:
-    """Makes `import comfy` work, with ComfyUI's options as `--cpu` sets them where there is no GPU."""
+def host_on_path(*options: str) -> None:
+    """Makes `import comfy` work, with ComfyUI's command-line options; `--cpu` is one of them where there is no GPU."""
     root = str(comfyui_path().resolve())
     if root not in sys.path:
         sys.path.insert(0, root)
     import comfy.options
 
-    arguments, sys.argv = sys.argv, [sys.argv[0], *([] if torch.cuda.is_available() else ["--cpu"])]
+    arguments, sys.argv = sys.argv, [sys.argv[0], *options, *([] if torch.cuda.is_available() else ["--cpu"])]
     comfy.options.enable_args_parsing()
     import comfy.cli_args  # noqa: F401  it reads sys.argv as it is imported
     import utils.extra_config  # noqa: F401  first, as in main.py: older ComfyUI has another `utils` further on
@@ -129,7 +129,7 @@ class World:
 
 def load_world(compact: Path = MODEL_FILE) -> World:
     """The compact model as ComfyUI's own CLIP and ModelPatcher."""
-    host_on_path()
+    host_on_path("--force-fp32", "--fp32-text-enc")  # as on a CPU
     import comfy.model_base
     import comfy.model_management
     import comfy.model_patcher

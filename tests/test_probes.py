@@ -363,6 +363,18 @@ def test_the_vocabulary_is_in_the_same_order_for_every_copy_of_a_clip(pack, make
     assert listed[0][0].tolist() == sorted(listed[0][0].tolist())
 
 
+def test_autograd_keeps_masks_with_the_strides_that_they_have(pack, make_clip):
+    """The attention kernels of CUDA have a gradient only for a mask whose rows are aligned, a part of a wider one."""
+    with pack.host.soft_prompts.open_encoder(make_clip(), False) as encoder:
+        mask = torch.zeros(77, 80)[:, :77].expand(2, 4, 77, 77)
+        kept = encoder._keep(mask)
+        assert kept.stride() == mask.stride() and torch.equal(kept, mask)
+        mask[0, 0] += 1
+        assert not kept.any()
+        table = next(iter(encoder.tables.values()))
+        assert encoder._keep(table[3:]).data_ptr() == table[3:].data_ptr()  # weights are not copied
+
+
 def test_the_found_prompt_encodes_to_the_found_conditioning(probe, stock):
     """What the search put together as tokens is what anybody gets who types the text."""
     found, text, _ = probe("TRCEProbeTokenPrefix")

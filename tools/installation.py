@@ -100,18 +100,22 @@ class Installation:
         return steps
 
     def demo_steps(self, controlnet: bool = True) -> list[Step]:
-        """The demo model's checkpoint and ControlNet in full size, made from the compact weights in the repository."""
+        """The demo models' checkpoints and the ControlNet in full size, made from the compact weights in the repository.
+
+        controlnet: false for what `dev.py demo` needs, the first checkpoint alone.
+        """
         emoji, result = ROOT / "demo" / "emoji", {"model": self.checkpoint}
         if controlnet:
             result["controlnet"] = self.models / "controlnet" / "trce_demo_outline.safetensors"
-        parts = ("checkpoint", "compact", "unet", "text_encoder", "autoencoder", "controlnet")
+            result["flow"] = self.models / "checkpoints" / "trce_demo_flow.safetensors"
+        parts = ("checkpoint", "compact", "unet", "flow", "text_encoder", "autoencoder", "controlnet")
         scripts = [emoji / f"{part}.py" for part in parts]
         weights = sorted((emoji / "weights").glob("*.safetensors"))
         pins = "\n".join(f"{p.name} {hashlib.sha256(p.read_bytes()).hexdigest()}" for p in (*scripts, *weights))
         steps = []
         for name, path in result.items():
             # As a script, never with -m: the repository root must not come to stand on sys.path beside ComfyUI.
-            command = [self.python, scripts[0], "--output", path, *(["--controlnet"] if name == "controlnet" else [])]
+            command = [self.python, scripts[0], "--output", path, "--part", name]
             stamp = self.models / f"{path.stem}.stamp"
             make = partial(self._build, path, command)
             steps.append(Step(f"full-size demo {name}", path, stamp, pins, make, network=False))

@@ -6,15 +6,29 @@ padded with zeros, is the stock one (`checkpoint.py`). Parameters have TAESD's n
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+
 import torch
 from common import RUNS
 from torch import Tensor, nn
 from torch.nn import Conv2d
 
 WIDTH = 32  # of TAESD's 64 channels
-LATENT = 4  # channels
-SD15_SCALE = 0.18215  # ComfyUI multiplies an SD1.5 VAE's latents with it before the UNet sees them
-WEIGHTS_FILE = RUNS / "autoencoder.safetensors"
+
+
+@dataclass(frozen=True)
+class Latents:
+    """What a model family makes of its autoencoder's latents: ComfyUI shows the model (latent - shift) * scale."""
+
+    channels: int
+    scale: float
+    shift: float
+    file: Path  # of the trained autoencoder
+
+
+SD15 = Latents(4, 0.18215, 0.0, RUNS / "autoencoder.safetensors")
+SD3 = Latents(16, 1.5305, 0.0609, RUNS / "autoencoder_flow.safetensors")
 
 
 def conv(n_in: int, n_out: int, stride: int = 1, bias: bool = True) -> Conv2d:
@@ -40,15 +54,16 @@ class Block(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """Pictures (n, 3, 64, 64) in [0, 1] to latents (n, 4, 8, 8) of zero mean and unit variance, and back."""
+    """Pictures (n, 3, 64, 64) in [0, 1] to latents (n, channels, 8, 8) of zero mean and unit variance, and back."""
 
-    def __init__(self, width: int = WIDTH):
+    def __init__(self, latents: Latents = SD15, width: int = WIDTH):
         super().__init__()
+        self.latents = latents
         encoder: list[nn.Module] = [conv(3, width)]
         for blocks in (1, 2, 3):
             encoder += [conv(width, width, stride=2, bias=False), *(Block(width) for _ in range(blocks))]
-        self.taesd_encoder = nn.Sequential(*encoder, conv(width, LATENT))
-        decoder: list[nn.Module] = [Clamp(), conv(LATENT, width), nn.ReLU()]
+        self.taesd_encoder = nn.Sequential(*encoder, conv(width, latents.channels))
+        decoder: list[nn.Module] = [Clamp(), conv(latents.channels, width), nn.ReLU()]
         for blocks in (3, 3, 3):
             decoder += [*(Block(width) for _ in range(blocks)), nn.Upsample(scale_factor=2)]
             decoder += [conv(width, width, bias=False)]
@@ -58,19 +73,21 @@ class Autoencoder(nn.Module):
         self.vae_shift = nn.Parameter(torch.tensor(0.0), requires_grad=False)
 
     def encode(self, pictures: Tensor) -> Tensor:
-        """What the UNet sees: normalised latents (n, 4, 8, 8)."""
-        return (self.taesd_encoder(pictures).float() / self.vae_scale + self.vae_shift) * SD15_SCALE
+        """What the diffusion model sees: normalised latents (n, channels, 8, 8)."""
+        stored = self.taesd_encoder(pictures).float() / self.vae_scale + self.vae_shift
+        return (stored - self.latents.shift) * self.latents.scale
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures (n, 3, 64, 64), not clamped."""
-        return self.taesd_decoder((latents / SD15_SCALE - self.vae_shift) * self.vae_scale)
+        stored = latents / self.latents.scale + self.latents.shift
+        return self.taesd_decoder((stored - self.vae_shift) * self.vae_scale)
 
     @torch.no_grad()
     def normalise(self, pictures: Tensor) -> None:
         """Sets scale and shift so that `encode` has zero mean and unit variance over these pictures."""
         raw = self.taesd_encoder(pictures)
-        self.vae_scale.copy_(SD15_SCALE * raw.std())
-        self.vae_shift.copy_(-raw.mean() / self.vae_scale)
+        self.vae_scale.copy_(self.latents.scale * raw.std())
+        self.vae_shift.copy_(self.latents.shift - raw.mean() / self.vae_scale)
 
 
 @torch.no_grad()
@@ -103,10 +120,10 @@ def start_as_thumbnail(autoencoder: Autoencoder) -> None:
         carry(layer, point if layer.bias is not None else tent)
 
 
-def load_autoencoder() -> Autoencoder:
+def load_autoencoder(latents: Latents = SD15) -> Autoencoder:
     """The trained autoencoder of this run."""
     from safetensors.torch import load_file
 
-    autoencoder = Autoencoder().to(memory_format=torch.channels_last)
-    autoencoder.load_state_dict(load_file(WEIGHTS_FILE))
+    autoencoder = Autoencoder(latents).to(memory_format=torch.channels_last)
+    autoencoder.load_state_dict(load_file(latents.file))
     return autoencoder.eval().requires_grad_(False)

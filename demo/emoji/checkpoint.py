@@ -1,7 +1,8 @@
-"""The compact model as a Stable Diffusion 1.5 checkpoint that ComfyUI's stock Load Checkpoint reads.
+"""The compact models as checkpoints that ComfyUI's stock Load Checkpoint reads.
 
-    python demo/emoji/checkpoint.py --output FILE                 the model
-    python demo/emoji/checkpoint.py --output FILE --controlnet    its ControlNet, for Load ControlNet Model
+    python demo/emoji/checkpoint.py --output FILE                      the model, as Stable Diffusion 1.5
+    python demo/emoji/checkpoint.py --output FILE --part flow          the flow model, as Stable Diffusion 3
+    python demo/emoji/checkpoint.py --output FILE --part controlnet    the ControlNet, for Load ControlNet Model
 
 Every tensor is filled up with zeros to the full layout. The norms of the narrow networks count those zeros, so that
 both compute the same (`tests/test_demo.py`).
@@ -16,7 +17,7 @@ import autoencoder as ae
 import text_encoder as te
 import torch
 from common import metadata_of, save_tensors
-from compact import MODEL_FILE, Model, load_compact
+from compact import FLOW_FILE, MODEL_FILE, FlowModel, Model, load_compact, load_flow
 from controlnet import HINT_OUT, load_controlnet
 from torch import Tensor
 from unet import CONTEXT, HIGH, LOW, TIME, Span, UNet
@@ -177,6 +178,25 @@ def expand(model: Model) -> dict[str, Tensor]:
         "cond_stage_model.transformer.": expand_text_encoder(model.text_encoder),
         "first_stage_model.": expand_autoencoder(model.autoencoder),
     }
+    return joined(parts)
+
+
+@torch.no_grad()
+def expand_flow(model: FlowModel) -> dict[str, Tensor]:
+    """Stable Diffusion 3's layout with CLIP-L alone, fp16: 270 MB."""
+    network = dict(model.transformer)
+    for name, full in (("context_embedder.weight", 4096), ("y_embedder.mlp.0.weight", 2048)):
+        network[name] = widen(network[name], None, ((CONTEXT, full),))
+    return joined(
+        {
+            "model.diffusion_model.": network,
+            "text_encoders.clip_l.transformer.": expand_text_encoder(model.text_encoder),
+            "first_stage_model.": expand_autoencoder(model.autoencoder),
+        }
+    )
+
+
+def joined(parts: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
     return {
         prefix + name: value.half() if value.ndim else value.float()
         for prefix, part in parts.items()
@@ -184,13 +204,20 @@ def expand(model: Model) -> dict[str, Tensor]:
     }
 
 
+PARTS = {
+    "model": (lambda: expand(load_compact()), MODEL_FILE),
+    "flow": (lambda: expand_flow(load_flow()), FLOW_FILE),
+    "controlnet": (expand_controlnet, MODEL_FILE),
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--controlnet", action="store_true", help="the ControlNet instead of the model")
+    parser.add_argument("--part", choices=PARTS, default="model")
     options = parser.parse_args()
-    tensors = expand_controlnet() if options.controlnet else expand(load_compact())
-    save_tensors(tensors, options.output, {"format": "pt"} | metadata_of(MODEL_FILE))
+    expanded, file = PARTS[options.part]
+    save_tensors(expanded(), options.output, {"format": "pt"} | metadata_of(file))
     print(f"{options.output}: {options.output.stat().st_size / 1e6:.0f} MB")
 
 

@@ -99,7 +99,16 @@ def download(package: Package, folder: Path) -> Path:
     if package.from_npm:
         command = ["npm", "pack", "--silent", "--pack-destination", str(folder), package.spec]
     else:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(folder), package.spec]
+        command = [
+            getattr(sys, "_base_executable", sys.executable),
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--dest",
+            str(folder),
+            package.spec,
+        ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     archives = [p for p in folder.iterdir() if p.suffix in {".tgz", ".whl"}]
     if len(archives) != 1:

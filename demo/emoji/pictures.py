@@ -14,7 +14,6 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import resvg_py
 import torch
 import torch.nn.functional as F
 from common import RUNS, save_grid, save_tensors
@@ -57,6 +56,8 @@ def _icon_set(folder: Path) -> tuple[dict, dict]:
 
 def icon(folder: Path, code: str) -> Image.Image | None:
     """The picture of a code point from an Iconify set (SVG bodies in one JSON file), at twice SIZE."""
+    import resvg_py  # needed only where drawings.safetensors is not there yet
+
     icons, names = _icon_set(folder)
     name = names.get(code) or names.get(f"{code}-fe0f")
     if name is None:

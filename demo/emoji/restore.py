@@ -20,8 +20,8 @@ def restore() -> None:
     if not MODEL_FILE.exists():
         return
     model = load_compact()
-    if not autoencoder.WEIGHTS_FILE.exists():
-        save_tensors(model.autoencoder.state_dict(), autoencoder.WEIGHTS_FILE)
+    if not autoencoder.SD15.file.exists():
+        save_tensors(model.autoencoder.state_dict(), autoencoder.SD15.file)
         log.info("the autoencoder is that of %s", MODEL_FILE.name)
     if not text_encoder.WEIGHTS_FILE.exists():
         save_tensors(model.text_encoder.state_dict(), text_encoder.WEIGHTS_FILE)

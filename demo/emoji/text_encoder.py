@@ -65,7 +65,10 @@ class Layer(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Token ids (n, up to 77) to embeddings (n, same, WIDTH), after the final layer norm."""
+    """Token ids (n, up to 77) to embeddings (n, same, WIDTH), after the final layer norm.
+
+    Stable Diffusion 3 reads them before that norm (`hidden`), and the normed one at the first END beside them.
+    """
 
     def __init__(self, table: Tensor | None = None):
         super().__init__()
@@ -77,15 +80,18 @@ class TextEncoder(nn.Module):
         self.final_layer_norm = LayerNorm()
 
     def forward(self, ids: Tensor) -> Tensor:
+        return self.final_layer_norm(self.hidden(ids))
+
+    def hidden(self, ids: Tensor) -> Tensor:
         length = ids.shape[1]
         x = self.token_embedding[ids]
         x = torch.where((ids == START)[..., None], self.special[0], x)
         x = torch.where((ids == END)[..., None], self.special[1], x)
         x = x + self.position_embedding[:length]
-        mask = torch.full((length, length), -1e9).triu(1)
+        mask = torch.full((length, length), -1e9, device=x.device).triu(1)
         for layer in self.layers:
             x = layer(x, mask)
-        return self.final_layer_norm(x)
+        return x
 
 
 def comfyui_path() -> Path:

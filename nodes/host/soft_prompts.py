@@ -79,7 +79,11 @@ class HostSoftEncoder:
 
     def _keep(self, saved: Tensor) -> Tensor:
         """CLIP's layers change their input in place, so autograd saves a copy of everything except the weights."""
-        return saved if saved.untyped_storage().data_ptr() in self.storages else saved.clone()
+        storage = saved.untyped_storage()
+        if storage.data_ptr() in self.storages:
+            return saved
+        # With the strides that it has: attention kernels of CUDA ask for masks whose rows are aligned
+        return saved.new_empty(0).set_(storage.clone(), saved.storage_offset(), saved.shape, saved.stride())
 
     def _in_stream(self, row: Row, name: str) -> list[int | Tensor]:
         """The row with the padding of another stream."""
