@@ -8,6 +8,7 @@ COMFYUI_PATH says where ComfyUI is; .host/ComfyUI otherwise.
 
 import importlib
 import importlib.util
+import json
 import logging
 import os
 import re
@@ -271,6 +272,7 @@ def make_clip(comfy_host):
         "z-image": (z_image.ZImageTokenizer, z_image.te()),
         "qwen-image": (qwen_image.QwenImageTokenizer, QwenImage),
         "sd3": (sd3_clip.SD3Tokenizer, sd3_clip.sd3_clip()),
+        "sd3 with CLIP-L alone": (sd3_clip.SD3Tokenizer, sd3_clip.sd3_clip(clip_g=False, t5=False)),
         "hidream": (hidream.HiDreamTokenizer, hidream.hidream_clip()),
         "cascade": (comfy.sdxl_clip.StableCascadeTokenizer, comfy.sdxl_clip.StableCascadeClipModel),
     }
@@ -287,6 +289,36 @@ def make_clip(comfy_host):
         clip = comfy.sd.CLIP(target, model_options={"dtype": dtype, **sizes})
         fill(clip.cond_stage_model, seed)
         return clip
+
+    return build
+
+
+@pytest.fixture
+def quantised(comfy_host):
+    """quantised(module, layers) -> the same module with layers whose names end so as fp8 and a scale."""
+
+    def build(base, layers=("attn2.to_k", "attn2.to_v")):
+        """The same module with those layers as fp8 and a scale, loaded as ComfyUI loads them."""
+        import comfy.ops
+
+        operations = comfy.ops.mixed_precision_ops({}, torch.float32, full_precision_mm=True)
+        for name, module in list(base.named_modules()):
+            if name.endswith(layers):
+                out, width = module.weight.shape
+                bias = {} if module.bias is None else {"bias": module.bias}
+                layer = operations.Linear(width, out, bias=bool(bias), device="cpu", dtype=torch.float32)
+                scale = module.weight.abs().max() / 448
+                config = json.dumps({"format": "float8_e4m3fn"}).encode()
+                layer.load_state_dict(
+                    {
+                        **bias,
+                        "weight": (module.weight / scale).to(torch.float8_e4m3fn),
+                        "weight_scale": scale.detach(),
+                        "comfy_quant": torch.tensor(list(config), dtype=torch.uint8),
+                    }
+                )
+                base.set_submodule(name, layer)
+        return base
 
     return build
 

@@ -60,6 +60,8 @@ class PackedLinear(nn.Module):
         self.bias = linear.bias
 
     def get_weight(self, tensor: PackedTensor, dtype: torch.dtype) -> Tensor:
+        if getattr(tensor, "tensor_type", None) is None:  # plain numbers in its place
+            return tensor.to(dtype)
         raw = np.asarray(tensor.data.as_subclass(Tensor))
         W = torch.from_numpy(gguf.quants.dequantize(raw, tensor.tensor_type)).to(dtype)
         for patches, key in tensor.patches:

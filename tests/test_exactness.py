@@ -1,7 +1,5 @@
 """An erased MODEL in low precision and with quantised weights; test_in_the_graph.py has ComfyUI's other nodes."""
 
-import json
-
 import pytest
 import torch
 
@@ -62,7 +60,7 @@ def test_the_edit_is_as_exact_as_the_weights_are(pack, make_model, delta, prompt
 
 @pytest.mark.parametrize(("on_the_fly", "tolerance"), [(False, 0.3), (True, 1e-5)])
 def test_quantised_layers_are_edited_on_their_dequantised_weights(
-    pack, make_model, delta, prompts, denoise, on_the_fly, tolerance
+    quantised, pack, make_model, delta, prompts, denoise, on_the_fly, tolerance
 ):
     """fp8 with a scale, as in scaled checkpoints: ComfyUI dequantises, and quantises again what it keeps loaded."""
     model = make_model()
@@ -73,7 +71,7 @@ def test_quantised_layers_are_edited_on_their_dequantised_weights(
     assert error(denoise(erased, prompts[0], on_the_fly), mapped, original) < tolerance
 
 
-def test_a_lora_can_be_made_for_a_quantised_model(pack, run, make_model, delta):
+def test_a_lora_can_be_made_for_a_quantised_model(quantised, pack, run, make_model, delta):
     """Its change is to the dequantised weight, which is what Load LoRA changes too."""
     model = make_model()
     quantised(model.model)
@@ -86,7 +84,7 @@ def test_a_lora_can_be_made_for_a_quantised_model(pack, run, make_model, delta):
 
 
 def test_weights_for_diffusers_of_a_quantised_model_are_dequantised(
-    run, make_model, delta, comfy_host, tmp_path, monkeypatch
+    quantised, run, make_model, delta, comfy_host, tmp_path, monkeypatch
 ):
     from safetensors.torch import load_file
 
@@ -100,31 +98,7 @@ def test_weights_for_diffusers_of_a_quantised_model_are_dequantised(
     assert torch.allclose(saved, W + W @ delta.context_map.dense(), atol=1e-5)
 
 
-def quantised(base, layers=("attn2.to_k", "attn2.to_v")):
-    """The same module with those layers as fp8 and a scale, loaded as ComfyUI loads them."""
-    import comfy.ops
-
-    operations = comfy.ops.mixed_precision_ops({}, torch.float32, full_precision_mm=True)
-    for name, module in list(base.named_modules()):
-        if name.endswith(layers):
-            out, width = module.weight.shape
-            bias = {} if module.bias is None else {"bias": module.bias}
-            layer = operations.Linear(width, out, bias=bool(bias), device="cpu", dtype=torch.float32)
-            scale = module.weight.abs().max() / 448
-            config = json.dumps({"format": "float8_e4m3fn"}).encode()
-            layer.load_state_dict(
-                {
-                    **bias,
-                    "weight": (module.weight / scale).to(torch.float8_e4m3fn),
-                    "weight_scale": scale.detach(),
-                    "comfy_quant": torch.tensor(list(config), dtype=torch.uint8),
-                }
-            )
-            base.set_submodule(name, layer)
-    return base
-
-
-def test_a_quantised_text_encoder_has_a_fingerprint(pack, make_model, make_clip):
+def test_a_quantised_text_encoder_has_a_fingerprint(quantised, pack, make_model, make_clip):
     """As the fp8 T5 that most people load."""
     readers = pack.host.readers.find_text_readers(make_model())
     clips = [make_clip(seed=seed) for seed in (0, 0, 1)]

@@ -216,7 +216,7 @@ def test_a_delta_without_a_map_for_the_pooled_vector_says_so(pack, erased, run, 
 def test_tuning_is_refused_for_a_family_it_is_not_for(run, make_sdxl, make_clip):
     refiner = make_sdxl(config="SDXLRefiner", context_dim=G, adm_in_channels=G + 1280)
     inputs = dict(clip=make_clip(kind="refiner"), concepts="a gun", keep="", mode="tuned")
-    with pytest.raises(ValueError, match="sdxl-refiner model, and tuning is for SD1.x, SD2.x and SDXL"):
+    with pytest.raises(ValueError, match="sdxl-refiner model, and tuning is for sd1, sd2, sdxl"):
         run("TRCEErase", model=refiner, **inputs)
 
 

@@ -129,7 +129,11 @@ def _check_fit(delta: ErasedDelta, maps: Mapping[str, ContextMap], readers: Text
     family, row = delta.info.family, readers.row
     given = ", ".join(f"{kind} of width {context_map.width}" for kind, context_map in maps.items())
     taken = ", ".join(f"{kind} of width {stream.width}" for kind, stream in readers.streams.items())
-    fits = all(maps[kind].width == stream.width for kind, stream in readers.streams.items() if kind in maps)
+    fits = all(
+        maps[kind].width == stream.width or row.clip_rows and kind == CONTEXT and maps[kind].width < stream.width
+        for kind, stream in readers.streams.items()
+        if kind in maps
+    )
     known = {CONTEXT, *readers.streams, *([CLIP_ROWS] if row.clip_rows else [])}
     if (family, delta.info.space) != (readers.family, readers.space) or not fits or not maps.keys() <= known:
         raise HostError(

@@ -10,32 +10,39 @@ out, because many have no gradient; they act on the tuned model afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import chain
 from typing import Any
 from uuid import uuid4
 
-import comfy.lora
 import comfy.model_management
 import comfy.model_sampling
 import comfy.samplers
 import torch
 from comfy.ldm.modules.attention import attention_pytorch
+from comfy.quant_ops import QuantizedTensor
 from torch import Generator, Tensor
+from torch.nn.functional import pad
 
+from ...trce_ops.tuning.factors import TRAINED
 from ...trce_ops.tuning.text_batch import Texts
 from ...trce_ops.tuning.trajectories import Overrides
-from ...trce_ops.tuning.tune import TunableModel
+from ...trce_ops.tuning.tune import GRAPH, TunableModel
 from .errors import HostError
+from .families import tuned_in_words
 from .fingerprint import model_fingerprint
-from .readers import TextReaders, find_text_readers
+from .readers import CONTEXT, TextReaders, find_text_readers
+from .recompute import OutOfPlace, open_for_training
+from .training_weights import FLOATS, Weights
+from .weights import is_packed
 
-TUNED_FAMILIES = ("sd1", "sd2", "sdxl")
-FLOATS = ("torch.float32", "torch.float16", "torch.bfloat16")
 BASE = "base."  # where Network has the model
 MEMORY = 12  # memory of a training graph, as a multiple of what sampling the same picture takes
+LARGE = 2e9  # parameters of a model whose graph is kept small whatever the picture
+TUNING = "tuning"
+EIGHT_BITS = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 class Network(torch.nn.Module):
@@ -47,23 +54,26 @@ class Network(torch.nn.Module):
         super().__init__()
         self.base = base
 
-    def forward(self, x: Tensor, sigma: Tensor, **conditions) -> Tensor:
-        return self.base.apply_model(x, sigma, **conditions)
+    def forward(self, x: Tensor, sigma: Tensor, options: dict, **texts) -> Tensor:
+        """texts: what a sampler gives to the model beside x and sigma; the model makes its inputs of them."""
+        given = self.base.extra_conds(noise=x, device=x.device, **texts)
+        conditions = {name: cond.process_cond(batch_size=len(x), device=x.device).cond for name, cond in given.items()}
+        return self.base.apply_model(x, sigma, transformer_options=options, **conditions)
 
 
 class HostDenoiser:
     """trce_ops.tuning.trajectories.Denoiser for a loaded MODEL. weights: with LoRAs; width, height: in pixels."""
 
-    def __init__(self, model, weights: dict[str, Tensor], width: int, height: int):
+    def __init__(self, model, weights: Weights, width: int, height: int, text_width: int):
         base = model.model
         self.network = Network(base)
-        self.weights: Mapping[str, Tensor] = weights
+        self.weights = weights
         self.sampling = base.model_sampling
         self.device = model.load_device
         self.dtype = base.get_dtype_inference()
-        self.base, self.width, self.height = base, width, height
-        ratio = downscale(model)
-        self.shape = (base.latent_format.latent_channels, height // ratio, width // ratio)
+        self.size = {"width": width, "height": height}
+        self.shape = tuple(latent_shape(model, width, height)[1:])
+        self.text_width = text_width
         # Some faster attention functions have no gradient; this one always has.
         self.options = {"optimized_attention_override": lambda _, *args, **kwargs: attention_pytorch(*args, **kwargs)}
 
@@ -74,46 +84,40 @@ class HostDenoiser:
     def schedule(self, steps: int) -> Tensor:  # (steps + 1,)
         return comfy.samplers.calculate_sigmas(self.sampling, "normal", steps).clone().cpu()
 
-    def noise(self, n: int, generator: Generator, sigma: Tensor) -> Tensor:  # (n, c, h, w)
+    def noise(self, n: int, generator: Generator, sigma: Tensor) -> Tensor:  # (n, c, ..., h, w)
         noise = torch.randn(n, *self.shape, generator=generator)
         return self.sampling.noise_scaling(sigma, noise, torch.zeros_like(noise), True)
 
     def __call__(self, x: Tensor, sigma: Tensor, texts: Texts, overrides: Overrides) -> Tensor:
         x, sigma, texts = x.to(self.device), sigma.to(self.device), texts.to(self.device)
-        conditions = {"c_crossattn": texts.sequence, "transformer_options": self.options}
+        weights = {BASE + name: W for name, W in {**self.weights.tensors, **overrides}.items()}
+        if texts.lengths is None:
+            return self._predict(x, sigma, texts, weights)
+        # Prompts of one length at a time: what stands behind a prompt would be read as text
+        groups = [(rows, self._predict(x[rows], sigma[rows], same, weights)) for rows, same in texts.by_length()]
+        order = torch.cat([rows for rows, _ in groups]).argsort()
+        return torch.cat([e for _, e in groups])[order]
+
+    def _predict(self, x: Tensor, sigma: Tensor, texts: Texts, weights: dict[str, Tensor]) -> Tensor:
+        sequence = pad(texts.sequence, (0, self.text_width - texts.sequence.shape[-1]))  # SD3 has CLIP's rows so
+        given = {"cross_attn": sequence, "options": self.options, **self.size}
         if texts.pooled is not None:
-            size = {"width": self.width, "height": self.height}
-            conditions["y"] = self.base.encode_adm(pooled_output=texts.pooled, device=self.device, **size)
-        weights = {BASE + name: W for name, W in {**self.weights, **overrides}.items()}
-        denoised = torch.func.functional_call(self.network, weights, (x, sigma), conditions)
-        return (x - denoised) / sigma.view(-1, 1, 1, 1)
+            given["pooled_output"] = texts.pooled
+        with OutOfPlace():
+            denoised = torch.func.functional_call(self.network, weights, (x, sigma), given)
+        return (x - denoised) / sigma.view(-1, *[1] * (x.ndim - 1))
 
 
-def downscale(model) -> int:
-    """Pixels per latent pixel, along a side."""
+def pixels_per_latent(model) -> int:
+    """Along a side."""
     return getattr(model.model.latent_format, "spacial_downscale_ratio", 8)
 
 
-def normal(tensor: Tensor) -> Tensor:
-    """A view of the tensor that autograd may save. Tensors made in inference mode may not be saved."""
-    tensor = tensor.detach()
-    if not tensor.is_inference():
-        return tensor
-    alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-    return alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
-
-
-@torch.no_grad()
-def effective_weights(model, bare, device: torch.device) -> dict[str, Tensor]:
-    """All weights of MODEL with its patches, on the device. bare: the loaded MODEL without patches."""
-    weights = {}
-    for name, tensor in chain(bare.model.named_parameters(), bare.model.named_buffers()):
-        if name in model.patches:
-            W = tensor.to(device, torch.float32, copy=True)
-            weights[name] = comfy.lora.calculate_weight(model.patches[name], W, name).to(tensor.dtype)
-        else:
-            weights[name] = tensor.to(device)
-    return {name: normal(W) for name, W in weights.items()}
+def latent_shape(model, width: int, height: int) -> list[int]:
+    """Of one picture of a size in pixels; a model of videos gets one frame."""
+    layout, ratio = model.model.latent_format, pixels_per_latent(model)
+    frames = [1] * (layout.latent_dimensions - 2)
+    return [1, layout.latent_channels, *frames, height // ratio, width // ratio]
 
 
 @contextmanager
@@ -123,44 +127,51 @@ def open_denoiser(model, width: int, height: int | None = None) -> Iterator[Host
     Patches are applied to copies of the weights. At the end, also after an error, ComfyUI's state is restored and the
     weights are released, so that ComfyUI can unload them even if the caller still holds the denoiser.
     """
-    height = height or width
+    height, base, readers = height or width, model.model, find_text_readers(model)
+    text_width = readers.streams[CONTEXT].width
     bare = model.clone()
     if bare.patches:
         bare.patches, bare.patches_uuid = {}, uuid4()
-    shape = [1, model.model.latent_format.latent_channels, height // downscale(model), width // downscale(model)]
+    shape = latent_shape(model, width, height)
     before = comfy.model_management.in_training
     denoiser = None
     try:
         comfy.model_management.load_models_gpu([bare], MEMORY * bare.memory_required(shape))
         comfy.model_management.in_training = True
         with torch.inference_mode(False), torch.enable_grad():
-            denoiser = HostDenoiser(bare, effective_weights(model, bare, bare.load_device), width, height)
-            yield denoiser
+            denoiser = HostDenoiser(bare, Weights(model, bare), width, height, text_width)
+            large = math.prod(shape[2:]) > GRAPH or sum(W.numel() for W in base.parameters()) > LARGE
+            with open_for_training(base.diffusion_model, readers.row, large):
+                yield denoiser
     finally:
         comfy.model_management.in_training = before
         if denoiser:
             denoiser.close()
 
 
-def check_differentiable(model, job: str = "tuning", remedy: str = "set 'mode' to 'closed form'") -> TextReaders:
+def check_differentiable(model, job: str = TUNING, remedy: str = "set 'mode' to 'closed form'") -> TextReaders:
     """The weights that read the text of MODEL. Raises HostError with the job and a remedy if it has no gradients."""
     readers = find_text_readers(model)
     base = model.model
-    if readers.family not in TUNED_FAMILIES:
+    row, is_unet = readers.row, readers.row.trained is TRAINED
+    if not row.trained or job != TUNING and not is_unet:
+        families = tuned_in_words() if job == TUNING else "SD1.x, SD2.x and SDXL"
+        because = f", which {row.untuned}" if row.untuned else ""
         raise HostError(
-            f"The connected 'model' is a {readers.family} model, and {job} is for SD1.x, SD2.x and SDXL; {remedy}."
+            f"The connected 'model' is a {readers.family} model{because}, and {job} is for {families}; {remedy}."
         )
-    if base.concat_keys or base.adm_channels and readers.family != "sdxl":
+    another = not is_unet and type(base.model_config).__name__ not in row.configs  # a variant that reads more
+    if base.concat_keys or another or base.adm_channels and is_unet and readers.family != "sdxl":
         raise HostError(
             f"The connected 'model' needs a picture besides the text (to inpaint, a depth map, ...), which {job} does "
             f"not support; connect a text-to-image model, or {remedy}."
         )
-    for weight in base.parameters():
-        kind = type(weight.data).__name__ if type(weight.data) is not Tensor else str(weight.dtype)
-        if kind not in FLOATS:
+    for name, weight in base.named_parameters():
+        data = weight.data
+        if not (is_packed(weight) or isinstance(data, QuantizedTensor) or data.dtype in (*FLOATS, *EIGHT_BITS)):
             raise HostError(
-                f"The connected 'model' holds its weights as {kind}, which have no gradients for {job}; load it in "
-                f"fp16, bf16 or fp32, or {remedy}."
+                f"The connected 'model' holds {name} as {data.dtype}, which has no gradients for {job}; load it in "
+                f"fp16, bf16, fp32, fp8 or as GGUF, or {remedy}."
             )
     return readers
 
@@ -175,5 +186,7 @@ def drawn_resolution(model) -> int:
 def tunable(model, resolution: int, open_encoder: Callable | None = None) -> TunableModel:
     """MODEL in the form that trce_ops.tuning trains. Raises HostError when it cannot be trained."""
     readers = check_differentiable(model)
-    opened = partial(open_denoiser, model, resolution)
-    return TunableModel(model_fingerprint(model), readers.keys, opened, open_encoder)
+    row, opened = readers.row, partial(open_denoiser, model, resolution)
+    sampled = {"guidance": row.cfg} if row.cfg else {}
+    sampled |= {"sampling_steps": row.steps} if row.steps else {}
+    return TunableModel(model_fingerprint(model), readers.keys, opened, open_encoder, row.trained, sampled)

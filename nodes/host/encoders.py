@@ -6,7 +6,8 @@ LoRAs on the CLIP and clip skip are honoured.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -28,7 +29,8 @@ from .readers import CLIP_ROWS, CONTEXT, LLAMA, POOLED, Norm, TextReaders
 from .sequence_encoder import CLIPS, LlamaEncoder, SequenceEncoder
 
 ORDER = ("l", "g", "h")  # how ComfyUI lays the embeddings of several CLIPs side by side
-POOLS = "g"  # the CLIP whose pooled vector diffusion models are given
+POOLS = ("g",)  # the CLIPs whose pooled vectors diffusion models are given, side by side
+SD3_POOLS = {"l": 768, "g": 1280}  # both, with zeros for one that is missing
 POSITIONS = "transformer.text_model.embeddings.position_embedding.weight"
 
 
@@ -39,7 +41,9 @@ class ClipEncoder(EotEncoder):
     encoder represent them all.
     """
 
-    def __init__(self, clip, streams: Sequence[str] = (), learned: LearnedWords = NO_WORDS):
+    def __init__(
+        self, clip, streams: Sequence[str] = (), learned: LearnedWords = NO_WORDS, pools: Sequence[str] = POOLS
+    ):
         model = clip.cond_stage_model
         self.learned = learned
         self.clip = clip
@@ -60,8 +64,9 @@ class ClipEncoder(EotEncoder):
         self.eot_id = self.encoders[names[0]].special_tokens["end"]
         self.pads = {name: encoder.special_tokens["pad"] for name, encoder in self.encoders.items()}
         self.pooled: dict[Ids, Tensor] = {}
-        projection = self.encoders[POOLS].transformer.text_projection.weight if POOLS in names else ()
-        self.pooled_width = len(projection)
+        present = pools if len(pools) > 1 else set(pools).intersection(names)
+        self.pools = {name: self._pools(name) for name in present}
+        self.pooled_width = sum(self.pools.values())
         self.fingerprint = encoder_fingerprint(clip)
 
     @property
@@ -91,6 +96,15 @@ class ClipEncoder(EotEncoder):
         end = 1 + first_eot(ids, self.eot_id)
         return ids if len(self.encoders) == 1 else ids[:end] + (self.pads[name],) * (len(ids) - end)
 
+    def _pools(self, name: str) -> int:
+        """The width of the pooled vector of one encoder, or of the zeros that stand for it."""
+        return len(self.encoders[name].transformer.text_projection.weight) if name in self.encoders else SD3_POOLS[name]
+
+    def join_pooled(self, parts: Mapping[str, Tensor]) -> Tensor:  # (n, ...) by encoder -> (n, pooled_width)
+        """The pooled vectors of all encoders side by side."""
+        n, like = len(next(iter(parts.values()))), next(iter(parts.values()))
+        return torch.cat([parts.get(name, like.new_zeros(n, width)) for name, width in self.pools.items()], 1)
+
     def load(self) -> torch.device:
         """Load the encoders on their device, with this CLIP's clip skip."""
         model = self.clip.cond_stage_model
@@ -102,7 +116,7 @@ class ClipEncoder(EotEncoder):
         return device
 
     def encode(self, rows: Sequence[Ids], length: int) -> Tensor:  # (n, length, d) float32, CPU
-        device, embeddings = self.load(), []
+        device, embeddings, parts = self.load(), [], {}
         with device_context(device):
             for name, encoder in self.encoders.items():
                 # CLIPTextModel adds its whole position table to its input, whatever the length. For this call it
@@ -111,14 +125,18 @@ class ClipEncoder(EotEncoder):
                 chunks = [self.learned.placed(self._in_stream(ids, name)[:length], self.parts[name]) for ids in rows]
                 z, pooled = torch.func.functional_call(encoder, table, (chunks,))[:2]
                 embeddings.append(z.float().cpu())
-                if name == POOLS:
-                    # It is taken at the EoT, so a prompt that is cut before its EoT has none.
-                    ends = (first_eot(ids, self.eot_id) < length for ids in rows)
-                    self.pooled.update((ids, p) for ids, p, ended in zip(rows, pooled.float().cpu(), ends) if ended)
+                if name in self.pools:
+                    parts[name] = pooled.float().cpu()
+        if parts:
+            # They are taken at the EoT, so a prompt that is cut before its EoT has none.
+            ends = (first_eot(ids, self.eot_id) < length for ids in rows)
+            self.pooled.update((ids, p) for ids, p, ended in zip(rows, self.join_pooled(parts), ends) if ended)
         return torch.cat(embeddings, -1)
 
     def encode_tree(self, tree: PrefixTree) -> Tensor:  # (n, d) float32, CPU
-        device, embeddings = self.load(), []
+        device, embeddings, parts = self.load(), [], {}
+        ends = {ids: first_eot(ids, self.eot_id) for ids in tree.paths}
+        ended = [ids for ids, path in tree.paths.items() if ends[ids] < len(path)]
         for name, encoder in self.encoders.items():
             tokens = list(tree.tokens)
             for ids, path in tree.paths.items():
@@ -126,12 +144,13 @@ class ClipEncoder(EotEncoder):
                     tokens[index] = token
             z, last = encode_tree(encoder, tree, self.learned.placed(tokens, self.parts[name]), device)
             embeddings.append(z)
-            if name == POOLS:
-                ends = {ids: first_eot(ids, self.eot_id) for ids in tree.paths}
-                ended = [ids for ids, path in tree.paths.items() if ends[ids] < len(path)]
+            if name in self.pools:
                 at_end = last[[tree.paths[ids][ends[ids]] for ids in ended]]
-                pooled = encoder.transformer.text_projection(at_end.to(device)).float().cpu()
-                self.pooled.update(zip(ended, pooled))
+                if encoder.return_projected_pooled:
+                    at_end = encoder.transformer.text_projection(at_end.to(device)).float().cpu()
+                parts[name] = at_end
+        if parts:
+            self.pooled.update(zip(ended, self.join_pooled(parts)))
         return torch.cat(embeddings, -1)
 
     def pool(self, rows: Sequence[Ids]) -> Tensor:  # (n, p) float32, CPU
@@ -169,6 +188,24 @@ def _clip(model, name: str) -> Any:
     return getattr(model, f"clip_{name}", None)
 
 
+def without_t5(clip) -> bool:
+    """Whether a CLIP of SD3 was loaded without its T5."""
+    return getattr(clip.cond_stage_model, "t5xxl", clip) is None
+
+
+def sd3_clips(clip) -> tuple[str, ...]:
+    """Which of the two CLIPs of SD3 were loaded."""
+    return tuple(name for name in SD3_POOLS if _clip(clip.cond_stage_model, name) is not None)
+
+
+def fitted(readers: TextReaders, clip) -> TextReaders:
+    """The readers for what this CLIP gives: SD3 without its T5 reads CLIP's channels, and zeros beside them."""
+    if not (readers.row.clip_rows and without_t5(clip) and CONTEXT in readers.streams):
+        return readers
+    width = ClipEncoder(clip, sd3_clips(clip)).width
+    return replace(readers, streams={**readers.streams, CONTEXT: replace(readers.streams[CONTEXT], width=width)})
+
+
 def clip_streams(clip) -> list[str]:
     """The token streams that a CLIP encoder of its own reads. The refiner's tokenizer gives more streams than that."""
     streams = clip.tokenize("")
@@ -187,12 +224,17 @@ def text_encoders(clip, readers: TextReaders, learned: LearnedWords = NO_WORDS) 
 
     learned: words that prompts may have where the only encoders are CLIPs.
     """
-    only_clip = clip.tokenize("").keys() <= CLIPS
-    main = ClipEncoder(clip, learned=learned) if only_clip else SequenceEncoder(clip, readers.row.sequence)
+    rows_alone = readers.row.clip_rows and without_t5(clip)
+    if rows_alone:
+        main = ClipEncoder(clip, sd3_clips(clip), learned, tuple(SD3_POOLS))
+    elif clip.tokenize("").keys() <= CLIPS:
+        main = ClipEncoder(clip, learned=learned)
+    else:
+        main = SequenceEncoder(clip, readers.row.sequence)
     encoders: dict[str, TextEncoder] = {CONTEXT: main}
     if POOLED in readers.streams:
         encoders[POOLED] = Pooled(main)
-    if readers.row.clip_rows:
+    if readers.row.clip_rows and not rows_alone:
         encoders[CLIP_ROWS] = ClipEncoder(clip, ("l", "g"))
     if LLAMA in readers.streams:
         encoders[LLAMA] = LlamaEncoder(clip, LLAMA, readers.streams[LLAMA].layers)

@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from ...trce_ops.tuning.factors import TRAINED
+
 
 @dataclass(frozen=True)
 class Reader:
@@ -36,8 +38,14 @@ class Family:
     clip_rows: bool = False  # CLIP's embeddings are rows among those of T5, padded with zeros
     sequence: str = ""  # the encoder it reads, if the CLIP input has several besides CLIPs
     leaks: str = ""  # text that no map reaches
-    resolution: int = 0  # side of the pictures it draws, in pixels, for families that can be tuned
+    # For families that can be tuned
+    trained: Mapping[str, str] = field(default_factory=dict)  # sets of projections, as in trce_ops/tuning/factors.py
+    blocks: str = ""  # regular expression for the modules that are computed again in the backward pass
+    resolution: int = 0  # side of the pictures it draws, in pixels
     v_resolution: int = 0  # the same with v-prediction, if it differs
+    cfg: float = 0.0  # guidance that it is sampled with; 0 for that of the settings
+    steps: int = 0  # of sampling; 0 for those of the settings
+    untuned: str = ""  # why it cannot be tuned
 
 
 def _sdxl_pooled(numbers: int) -> Reader:
@@ -45,8 +53,69 @@ def _sdxl_pooled(numbers: int) -> Reader:
     return Reader(r"label_emb\.0\.0", tail=256 * numbers)
 
 
+# What tuning trains: `text`, the keys and values of the text stream; `wide`, all attention; `blocks`, all matrices
+UNET_BLOCKS = r"(input_blocks|output_blocks)\.\d+\.\d+|middle_block\.\d+"
+UNET = {"trained": TRAINED, "blocks": UNET_BLOCKS}
+
+
+def _sets(text: str, attention: str, others: str) -> dict[str, str]:
+    return {"text": text, "wide": attention, "blocks": f"{attention}|{others}"}
+
+
+MMDIT = {
+    "trained": _sets(
+        r"context_block\.attn\.qkv", r"(context|x)_block\.attn2?\.(qkv|proj)", r"(context|x)_block\.mlp\.fc[12]"
+    ),
+    "blocks": r"joint_blocks\.\d+",
+}
+DOUBLE_STREAM = {  # its single-stream blocks have queries, keys, values and the rest of a block in one matrix
+    "trained": _sets(
+        r"txt_attn\.qkv", r"(txt|img)_attn\.(qkv|proj)", r"(txt|img)_mlp\.[02]|single_blocks\.\d+\.linear[12]"
+    ),
+    "blocks": r"(double|single)_blocks\.\d+",
+}
+SINGLE_STREAM = {  # text and picture pass the same matrices
+    "trained": _sets(
+        r"layers\.\d+\.attention\.qkv",
+        r"layers\.\d+\.attention\.(qkv|out)",
+        r"layers\.\d+\.feed_forward\.w[123]",
+    ),
+    "blocks": r"layers\.\d+",
+}
+DIFFUSERS_JOINT = {
+    "trained": _sets(
+        r"attn\.add_[kv]_proj",
+        r"attn\.(to_[qkv]|add_[qkv]_proj|to_out\.0|to_add_out)",
+        r"(img|txt)_mlp\.net\.(0\.proj|2)",
+    ),
+    "blocks": r"transformer_blocks\.\d+",
+}
+CROSS_KV_LINEAR = {
+    "trained": _sets(
+        r"cross_attn\.kv_linear", r"attn\.(qkv|proj)|cross_attn\.(q_linear|kv_linear|proj)", r"mlp\.fc[12]"
+    ),
+    "blocks": r"blocks\.\d+",
+}
+CROSS_PROJ = {
+    "trained": _sets(
+        r"cross_attn\.[kv]_proj",
+        r"(self|cross)_attn\.(q|k|v|output)_proj",
+        r"mlp\.layer[12]",
+    ),
+    "blocks": r"blocks\.\d+",
+}
+WAN = {
+    "trained": _sets(r"cross_attn\.[kv]", r"(self|cross)_attn\.[qkvo]", r"ffn\.[02]"),
+    "blocks": r"blocks\.\d+",
+}
+AURA = {
+    "trained": _sets(r"double_layers\.\d+\.attn\.w1[kv]", r"attn\.w[12][qkvo]", r"mlp[CX]?\.(c_fc[12]|c_proj)"),
+    "blocks": r"(double|single)_layers\.\d+",
+}
+
 CROSS_ATTENTION = Reader(r".*\.transformer_blocks\.\d+\.attn2\.to_[kv]")
 FLUX_POOLED = Reader(r"vector_in\.in_layer")
+FLUX_TEXT = {"context": Reader(r"txt_in"), "pooled": FLUX_POOLED}
 HUNYUAN = Reader(r"txt_in\.(input_embedder|c_embedder\.in_layer)")  # the second reads the mean of the tokens
 BYT5 = "words in quotation marks, which also go through ByT5"
 TXT_NORM = {"context": Reader(r"txt_in", norm=r"txt_norm")}
@@ -56,19 +125,35 @@ SD3_POOLED = Reader(r"y_embedder\.mlp\.0")
 HIDREAM = r"caption_projection\.\d+\.linear"  # one per layer of Llama, then one for T5
 
 FAMILIES = (
-    Family("sd1", ("SD15",), {"context": CROSS_ATTENTION}, resolution=512),
-    Family("sd2", ("SD20",), {"context": CROSS_ATTENTION}, resolution=512, v_resolution=768),
-    Family("sdxl", ("SDXL",), {"context": CROSS_ATTENTION, "pooled": _sdxl_pooled(6)}, resolution=1024),
+    Family("sd1", ("SD15",), {"context": CROSS_ATTENTION}, **UNET, resolution=512),
+    Family("sd2", ("SD20",), {"context": CROSS_ATTENTION}, **UNET, resolution=512, v_resolution=768),
+    Family("sdxl", ("SDXL",), {"context": CROSS_ATTENTION, "pooled": _sdxl_pooled(6)}, **UNET, resolution=1024),
     Family("sdxl-refiner", ("SDXLRefiner",), {"context": CROSS_ATTENTION, "pooled": _sdxl_pooled(5)}),
     Family("sd3", ("SD3",), {"pooled": SD3_POOLED}, has="context_processor", conditioning=True, clip_rows=True),
-    Family("sd3", ("SD3",), {"context": Reader(r"context_embedder"), "pooled": SD3_POOLED}, clip_rows=True),
+    Family(
+        "sd3",
+        ("SD3",),
+        {"context": Reader(r"context_embedder"), "pooled": SD3_POOLED},
+        clip_rows=True,
+        **MMDIT,
+        resolution=1024,
+    ),
     Family("ovis", ("Flux",), TXT_NORM, has="txt_norm"),
-    Family("flux", ("Flux",), {"context": Reader(r"txt_in"), "pooled": FLUX_POOLED}),
-    Family("flux2", ("Flux2",), {"context": Reader(r"txt_in")}),
+    # Distilled: guidance is an input of the network, or built into its weights
+    Family("flux", ("Flux",), FLUX_TEXT, **DOUBLE_STREAM, resolution=1024, cfg=1.0),
+    Family("flux", ("FluxSchnell",), FLUX_TEXT, **DOUBLE_STREAM, resolution=1024, cfg=1.0, steps=4),
+    Family("flux2", ("Flux2",), {"context": Reader(r"txt_in")}, **DOUBLE_STREAM, resolution=1024, cfg=1.0),
     Family("longcat-image", ("LongCatImage",), {"context": Reader(r"txt_in")}),
-    Family("chroma", ("Chroma",), {"context": Reader(r"txt_in")}),
-    Family("auraflow", ("AuraFlow",), {"context": Reader(r"cond_seq_linear")}),
-    Family("pixart", ("PixArtAlpha",), {"context": Reader(r"y_embedder\.y_proj\.fc1")}),
+    Family("chroma", ("ChromaRadiance",), {"context": Reader(r"txt_in")}),
+    Family("chroma", ("Chroma",), {"context": Reader(r"txt_in")}, **DOUBLE_STREAM, resolution=1024),
+    Family("auraflow", ("AuraFlow",), {"context": Reader(r"cond_seq_linear")}, **AURA, resolution=1024),
+    Family(
+        "pixart",
+        ("PixArtAlpha", "PixArtSigma"),
+        {"context": Reader(r"y_embedder\.y_proj\.fc1")},
+        **CROSS_KV_LINEAR,
+        resolution=1024,
+    ),
     Family(
         "hidream",
         ("HiDream",),
@@ -78,22 +163,37 @@ FAMILIES = (
             "pooled": Reader(r"p_embedder\.pooled_embedder\.linear_1"),
         },
         sequence="t5xxl",
+        untuned="reads its text from several encoders in several places",
     ),
     # Only the middle one of a block's three layers is cross-attention.
     Family("cosmos", ("CosmosT2V",), {"context": Reader(r"blocks\.block\d+\.blocks\.1\.block\.attn\.to_[kv]\.0")}),
-    Family("cosmos-predict2", ("CosmosT2IPredict2",), {"context": Reader(r"blocks\.\d+\.cross_attn\.[kv]_proj")}),
+    Family(
+        "cosmos-predict2",
+        ("CosmosT2IPredict2",),
+        {"context": Reader(r"blocks\.\d+\.cross_attn\.[kv]_proj")},
+        **CROSS_PROJ,
+        resolution=1024,
+    ),
     Family(
         "anima",
         ("Anima",),
         {"context": Reader(r"llm_adapter\.blocks\.\d+\.cross_attn\.[kv]_proj")},
         sequence="qwen3_06b",
         leaks="the T5 token ids that go into its adapter",
+        untuned="reads token ids beside the text",
     ),
-    Family("wan", ("WAN21_T2V",), {"context": Reader(r"text_embedding\.0")}),
-    Family("hunyuan-video", ("HunyuanVideo",), {"context": HUNYUAN, "pooled": FLUX_POOLED}),
+    Family("wan", ("WAN21_T2V", "WAN22_T2V"), {"context": Reader(r"text_embedding\.0")}, **WAN, resolution=512),
+    Family(
+        "hunyuan-video",
+        ("HunyuanVideo",),
+        {"context": HUNYUAN, "pooled": FLUX_POOLED},
+        **DOUBLE_STREAM,
+        resolution=512,
+        cfg=1.0,
+    ),
     Family("hunyuan-video-1.5", ("HunyuanVideo15", "HunyuanVideo15_SR_Distilled"), {"context": HUNYUAN}, leaks=BYT5),
     Family("hunyuan-image", ("HunyuanImage21", "HunyuanImage21Refiner"), {"context": HUNYUAN}, leaks=BYT5),
-    Family("ltxv", ("LTXV",), {"context": Reader(r"caption_projection\.linear_1")}),
+    Family("ltxv", ("LTXV",), {"context": Reader(r"caption_projection\.linear_1")}, untuned="masks its padding"),
     Family("mochi", ("GenmoMochi",), {"context": Reader(r"t5_yproj|t5_y_embedder\.to_(kv|q)")}),
     Family("ernie-image", ("ErnieImage",), {"context": Reader(r"text_proj")}),
     Family(
@@ -119,9 +219,10 @@ FAMILIES = (
         has="clip_text_pooled_proj",
         sequence="gemma",
     ),
-    Family("lumina2", ("Lumina2",), {"context": LUMINA}),
-    Family("z-image", ("ZImage",), {"context": LUMINA}),
-    Family("qwen-image", ("QwenImage",), TXT_NORM),
+    Family("lumina2", ("Lumina2",), {"context": LUMINA}, **SINGLE_STREAM, resolution=1024),
+    Family("z-image", ("ZImagePixelSpace",), {"context": LUMINA}),
+    Family("z-image", ("ZImage",), {"context": LUMINA}, **SINGLE_STREAM, resolution=1024, cfg=1.0, steps=8),
+    Family("qwen-image", ("QwenImage",), TXT_NORM, **DIFFUSERS_JOINT, resolution=1024),
     Family("mageflow", ("MageFlow",), TXT_NORM),
     Family("omnigen2", ("Omnigen2",), {"context": OMNIGEN}),
     Family("boogu", ("Boogu",), {"context": OMNIGEN}),
@@ -141,6 +242,11 @@ def family_of(config: object, modules: Iterable[str]) -> Family | None:
         if rows:
             return next(row for row in rows if not row.has or row.has in modules)
     return None
+
+
+def tuned_in_words() -> str:
+    """The names of the families that can be tuned, for messages."""
+    return ", ".join(dict.fromkeys(row.name for row in FAMILIES if row.trained))
 
 
 def families_in_words() -> str:

@@ -13,6 +13,8 @@ from comfy.sd1_clip import SDClipModel
 from comfy.weight_adapter.base import WeightAdapterBase
 from torch import Tensor
 
+from .weights import is_packed
+
 # Weights that do not affect the diffusion model. A checkpoint may lack them, and then they are uninitialised.
 UNREAD = ("logit_scale", "clip_l.transformer.text_projection.weight", "clip_h.transformer.text_projection.weight")
 SWITCHES = ("enable_attention_masks", "zero_out_masked", "layer_norm_hidden_state")
@@ -73,6 +75,7 @@ def hash_into(digest, value) -> None:
     if isinstance(value, QuantizedTensor):
         value = value.dequantize()
     if isinstance(value, Tensor):
+        value = value.as_subclass(Tensor) if is_packed(value) else value  # its bytes
         digest.update(str(tuple(value.shape)).encode())
         flat = value.detach().reshape(-1)
         sample = flat[:: max(1, len(flat) // SAMPLES)]

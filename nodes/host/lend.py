@@ -6,7 +6,7 @@ from functools import partial
 
 from ...trce_ops.text.learned_words import NO_WORDS, LearnedWords
 from .denoiser import tunable
-from .encoders import text_encoders
+from .encoders import ClipEncoder, fitted, text_encoders
 from .readers import POOLED, find_text_readers
 from .soft_prompts import open_encoder
 from .text_weights import metrics, text_weights
@@ -18,9 +18,10 @@ def lend(model, clip, resolution: int | None = None, learned: LearnedWords = NO_
     resolution: of training pictures, in pixels; None for the resolution in the method's settings. learned: words that
     concepts may name.
     """
-    readers = find_text_readers(model)
+    readers = fitted(find_text_readers(model), clip)
     encoders = text_encoders(clip, readers, learned)
-    soft = partial(open_encoder, clip, POOLED in readers.streams)
+    context = encoders["context"]
+    soft = partial(open_encoder, clip, POOLED in readers.streams, context) if isinstance(context, ClipEncoder) else None
     return {
         "encoder": encoders.pop("context"),
         "streams": encoders,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .denoiser import downscale
+from .denoiser import pixels_per_latent
 from .errors import HostError
 
 SAMPLES = "samples"  # where LATENT has its tensor
@@ -16,7 +16,7 @@ def as_latents(model, pictures, vae=None) -> tuple[Tensor, tuple[int, int]]:
 
     pictures: LATENT, or IMAGE (m, H, W, 3), which needs the VAE. Raises HostError for what MODEL does not draw.
     """
-    channels, ratio = model.model.latent_format.latent_channels, downscale(model)
+    channels, ratio = model.model.latent_format.latent_channels, pixels_per_latent(model)
     if isinstance(pictures, dict):
         latents = pictures[SAMPLES]
     elif vae is None:

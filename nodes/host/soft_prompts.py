@@ -14,9 +14,9 @@ from torch import Tensor
 from ...trce_ops.text.tokens import Ids, first_eot
 from ...trce_ops.tuning.soft_prompts import Row
 from ...trce_ops.tuning.text_batch import Texts
-from .denoiser import normal
-from .encoders import POOLS, ClipEncoder
+from .encoders import ClipEncoder
 from .prefix_tree import device_context
+from .training_weights import normal
 
 WORD = re.compile(r"[a-z]+</w>")  # a token that is a whole word; the others continue one
 
@@ -66,7 +66,7 @@ class HostSoftEncoder:
         return torch.tensor(list(found)), list(found.values())
 
     def encode(self, rows: Sequence[Row]) -> Texts:
-        sequences, pooled, start = [], None, 0
+        sequences, pooled, start = [], {}, 0
         for width, (name, encoder) in zip(self.widths, self.hard.encoders.items()):
             part = slice(start, start + width)
             start += width
@@ -74,8 +74,9 @@ class HostSoftEncoder:
             with torch.autograd.graph.saved_tensors_hooks(self._keep, lambda kept: kept):
                 z, one = torch.func.functional_call(encoder, self.weights[name], (given,))[:2]
             sequences.append(z.float())
-            pooled = one if self.pools and name == POOLS else pooled
-        return Texts(torch.cat(sequences, -1), pooled)
+            if self.pools and name in self.hard.pools:
+                pooled[name] = one
+        return Texts(torch.cat(sequences, -1), self.hard.join_pooled(pooled) if pooled else None)
 
     def _keep(self, saved: Tensor) -> Tensor:
         """CLIP's layers change their input in place, so autograd saves a copy of everything except the weights."""
@@ -92,9 +93,10 @@ class HostSoftEncoder:
 
 
 @contextmanager
-def open_encoder(clip, pools: bool) -> Iterator[HostSoftEncoder]:
-    """Load CLIP with its patches. pools: whether the diffusion model reads a pooled vector."""
-    hard = ClipEncoder(clip)
+def open_encoder(clip, pools: bool, hard: ClipEncoder | None = None) -> Iterator[HostSoftEncoder]:
+    """Load CLIP with its patches. pools: whether the diffusion model reads a pooled vector. hard: how the model reads
+    the CLIP, if not as it stands."""
+    hard = hard or ClipEncoder(clip)
     device = hard.load()
     with torch.inference_mode(False), torch.enable_grad(), device_context(device):
         weights = {

@@ -61,11 +61,11 @@ class ModelWeights:
         """Whether the weights are in fewer than 16 bits, which round small differences away."""
         return any(W.element_size() < 2 or isinstance(W, QuantizedTensor) for W in self.model.model.parameters())
 
-    def patched(self, key: str) -> Tensor:
-        """The weight with the patches of MODEL, float32 on the CPU; without patches in its own type and place."""
+    def patched(self, key: str, device: torch.device | str = "cpu") -> Tensor:
+        """The weight with the patches of MODEL, float32 on the device; without patches in its own type and place."""
         patches = self.model.patches.get(key)
         return (
-            comfy.lora.calculate_weight(patches, self.base(key).to("cpu", torch.float32, copy=True), key)
+            comfy.lora.calculate_weight(patches, self.base(key).to(device, torch.float32, copy=True), key)
             if patches
             else self.base(key)
         )

@@ -62,6 +62,7 @@ def erase_and_tune(job: Job, settings: TrceSettings) -> tuple[ErasedDelta, Repor
         model,
         settings.tuning,
         pooled=encoders.get("pooled"),
+        clip=encoders.get("clip"),
         cache_dir=job.cache_dir,
         retrain=job.retrain,
         progress=job.progress,

@@ -19,23 +19,34 @@ from ..delta.low_rank import Tuned, WeightChange
 
 # Sets of projections, by the end of their names: self-attention and the queries of cross-attention (paper), keys and
 # values of cross-attention (text), those with the queries (cross), all of these (wide), or all matrices of the
-# transformer blocks (blocks).
+# transformer blocks (blocks). Of transformers that have no cross-attention, text is what the text stream gives as keys
+# and values; they have no paper's set.
 TRAINED = {
-    "paper": re.compile(r"\.(attn1\.(to_[qkv]|to_out\.0)|attn2\.to_q)\.weight$"),
-    "text": re.compile(r"\.attn2\.to_[kv]\.weight$"),
-    "cross": re.compile(r"\.attn2\.to_[qkv]\.weight$"),
-    "wide": re.compile(r"\.(attn1\.(to_[qkv]|to_out\.0)|attn2\.to_[qkv])\.weight$"),
-    "blocks": re.compile(r"\.(attn[12]\.(to_[qkv]|to_out\.0)|ff\.net\.(0\.proj|2))\.weight$"),
+    "paper": r"attn1\.(to_[qkv]|to_out\.0)|attn2\.to_q",
+    "text": r"attn2\.to_[kv]",
+    "cross": r"attn2\.to_[qkv]",
+    "wide": r"attn1\.(to_[qkv]|to_out\.0)|attn2\.to_[qkv]",
+    "blocks": r"attn[12]\.(to_[qkv]|to_out\.0)|ff\.net\.(0\.proj|2)",
 }
+FUSED = re.compile(r"qkv\.weight$")  # queries, keys and values in one matrix, from above
 
 
-def choose(names: Iterable[str], trained: str) -> tuple[str, ...]:
-    """The parameters of one of the sets above."""
-    return tuple(name for name in names if TRAINED[trained].search(name))
+class TuningError(ValueError):
+    """The settings are invalid, or this model cannot be tuned with them."""
+
+
+def choose(names: Iterable[str], trained: str, sets: Mapping[str, str] = TRAINED) -> tuple[str, ...]:
+    """The parameters of one of the sets: regular expressions for the end of a module's name. Raises TuningError."""
+    if trained not in sets:
+        raise TuningError(f"'projections' is '{trained}', which this model has not; choose one of {', '.join(sets)}.")
+    found = re.compile(rf"\.({sets[trained]})\.weight$")
+    return tuple(name for name in names if found.search(name))
 
 
 class Trained:
     """The projections in training: W of the unedited model, and the change dW that is learned.
+
+    keys_and_values: of a fused matrix of queries, keys and values, train only the latter two.
 
     root: L (in, in) of closed_form/metric.py. The projections in `rooted` train low-rank factors on L^T z:
     dW = up @ down @ L^T. They share one copy of L, which in SDXL takes 16 MB and has 140 projections to serve.
@@ -48,9 +59,14 @@ class Trained:
         generator: Generator,
         root: Tensor | None = None,
         rooted: Collection[str] = (),
+        keys_and_values: bool = False,
     ):
         self.start = start  # (out, in) each
-        self.factors = {name: _initial_factors(W, rank, generator) for name, W in start.items()}
+        self.above = {  # rows of a fused matrix that are not trained
+            name: W.shape[1] if keys_and_values and FUSED.search(name) and W.shape[0] > W.shape[1] else 0
+            for name, W in start.items()
+        }
+        self.factors = {name: _initial_factors(W[self.above[name] :], rank, generator) for name, W in start.items()}
         self.rooted = frozenset(rooted) if rank else frozenset()
         self.root = root.to(start[next(iter(rooted))].device) if root is not None and self.rooted else None
         self.parameters = [factor for factors in self.factors.values() for factor in factors]
@@ -62,6 +78,9 @@ class Trained:
         return {name: WeightChange(self._read(name, factors)) for name, factors in self.factors.items()}
 
     def _read(self, name: str, factors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if above := self.above[name]:
+            up, *down = factors
+            factors = (torch.cat([up.new_zeros(above, up.shape[1]), up]), *down)
         if self.root is None or name not in self.rooted:
             return factors
         return (*factors[:-1], factors[-1] @ self.root.mT)

@@ -9,6 +9,8 @@ from itertools import chain, zip_longest
 
 import torch
 from torch import Generator, Tensor
+from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 
 from ..progress import StepProgress
 from ..text.captions import BENIGN_CAPTIONS, COMPARISONS
@@ -80,22 +82,31 @@ def draw_prompts(request: Request, settings: TuneSettings, generator: Generator)
 def encode_prompts(
     unwanted: Sequence[PromptPair], keep: Sequence[str], encoders: Mapping[str, TextEncoder], progress: StepProgress
 ) -> Contexts:
-    """encoders: by kind of text, `context` and, for models that read it, `pooled`. Raises TokenError."""
+    """encoders: by kind of text, `context` and, for models that read them, `pooled`, and `clip` for rows of CLIP before
+    the others. Raises TokenError."""
     columns = [[pair.source for pair in unwanted], [pair.target for pair in unwanted], [""], keep]
-    encoder, pooled = encoders["context"], encoders.get("pooled")
+    encoder, pooled, clip = encoders["context"], encoders.get("pooled"), encoders.get("clip")
     ids = [[encoder.tokenize(text) for text in column] for column in columns]
-    rows = dict.fromkeys((row for column in ids for row in column), CHUNK)
+    rows = {row: encoder.length(row) for column in ids for row in column}
     sequences: dict[Ids, Tensor] = {}
     vectors: dict[Ids, Tensor] = {}
     for batch, z in encode_batches(encoder, rows, partial(progress, "Prompts to tune on")):
-        sequences.update(zip(batch, z))
+        sequences.update((row, embeddings[: rows[row]]) for row, embeddings in zip(batch, z))
     if pooled:
         for batch, z in encode_batches(pooled, dict.fromkeys(rows, 1), lambda *_: None):
             vectors.update(zip(batch, z[:, 0]))
 
+    if clip:
+        tokens = {clip.tokenize(text): row for texts, part in zip(columns, ids) for text, row in zip(texts, part)}
+        for batch, z in encode_batches(clip, dict.fromkeys(tokens, CHUNK), lambda *_: None):
+            before = pad(z, (0, encoder.width - clip.width))
+            sequences.update((tokens[t], torch.cat([c, sequences[tokens[t]]])) for t, c in zip(batch, before))
+        rows = {row: len(sequences[row]) for row in rows}
+
     def gather(column: Sequence[Ids]) -> Texts:
-        sequence = torch.stack([sequences[row] for row in column])
-        return Texts(sequence, torch.stack([vectors[row] for row in column]) if pooled else None)
+        sequence = pad_sequence([sequences[row] for row in column], batch_first=True)
+        lengths = torch.tensor([rows[row] for row in column]) if len(set(rows.values())) > 1 else None
+        return Texts(sequence, torch.stack([vectors[row] for row in column]) if pooled else None, lengths)
 
     neg, safe, empty = map(gather, ids[:3])
     return Contexts(neg, safe, empty, gather(ids[3]) if keep else None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from .factors import TRAINED
+from .factors import TRAINED, TuningError
 
 LOSSES = ("tau", "hinge")
 CHOICES = {"loss": LOSSES, "projections": tuple(TRAINED)}
@@ -21,10 +21,6 @@ LEAST = {
 }
 LEAST |= dict.fromkeys(("learning_rate", "goal", "beta", "margin", "preserve"), 0)
 SHARES = ("reach", "unconditional", "early")
-
-
-class TuningError(ValueError):
-    """The settings are invalid, or this model cannot be tuned with them."""
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ..delta.low_rank import ContextMap
 
@@ -17,35 +18,59 @@ class Texts:
 
     sequence: Tensor  # (n, L, d)
     pooled: Tensor | None = None  # (n, p)
+    lengths: Tensor | None = None  # (n,) CPU, how many of the L embeddings a prompt has; None for all
 
     def __len__(self) -> int:
         return len(self.sequence)
 
     def __getitem__(self, rows: slice | Tensor) -> Texts:
-        return self.each(lambda z: z[rows])
+        return replace(self.each(lambda z: z[rows]), lengths=None if self.lengths is None else self.lengths[rows])
 
     def each(self, change: Callable[..., Tensor], *others: Texts) -> Texts:
-        """Apply `change` to the token embeddings of these and other texts, and to their pooled vectors."""
+        """Apply `change`, which leaves rows in their places, to the token embeddings of these and other texts, and to
+        their pooled vectors."""
         pooled = [texts.pooled for texts in (self, *others) if texts.pooled is not None]
         sequence = change(self.sequence, *(texts.sequence for texts in others))
-        return Texts(sequence, change(*pooled) if len(pooled) == 1 + len(others) else None)
+        return Texts(sequence, change(*pooled) if len(pooled) == 1 + len(others) else None, self.lengths)
 
     def to(self, device: torch.device) -> Texts:
         return self.each(lambda z: z.to(device))
 
     def repeat(self, n: int) -> Texts:
         """One prompt n times, without copying it."""
-        return self.each(lambda z: z.expand(n, *z.shape[1:]))
+        lengths = None if self.lengths is None else self.lengths.expand(n)
+        return replace(self.each(lambda z: z.expand(n, *z.shape[1:])), lengths=lengths)
+
+    def by_length(self) -> Iterator[tuple[Tensor, Texts]]:
+        """Rows (k,) of one length and these prompts without what stands behind it, for every length."""
+        whole = torch.full((len(self),), self.sequence.shape[1])
+        lengths = whole if self.lengths is None else self.lengths
+        for length in lengths.unique().tolist():
+            rows = (lengths == length).nonzero()[:, 0]
+            same = self.each(lambda z: z[rows])  # noqa: B023
+            yield rows, Texts(same.sequence[:, :length], same.pooled)
 
     def moved(self, maps: Mapping[str, ContextMap], share: Tensor | None = None) -> Texts:  # share (n,)
-        """c + share * D c, by the maps for `context` and `pooled`: the prompts mapped all or part of the way."""
+        """c + share * D c, by the maps for `context` and `pooled`: the prompts mapped all or part of the way.
+
+        With a map for `clip`, rows that are zero beyond its width are CLIP's, as SD3 has them, and moved by that.
+        """
         part = torch.ones(len(self)) if share is None else share
-        sequence = self.sequence + part[:, None, None] * maps["context"].shift(self.sequence)
+        shift = maps["context"].shift(self.sequence)
+        if "clip" in maps:
+            of_clip, beyond = self.sequence.split([maps["clip"].width, shift.shape[-1] - maps["clip"].width], -1)
+            its = pad(maps["clip"].shift(of_clip), (0, beyond.shape[-1]))
+            shift = torch.where((beyond == 0).all(-1, keepdim=True), its, shift)
+        sequence = self.sequence + part[:, None, None] * shift
         if self.pooled is None or "pooled" not in maps:
-            return Texts(sequence, self.pooled)
-        return Texts(sequence, self.pooled + part[:, None] * maps["pooled"].shift(self.pooled))
+            return replace(self, sequence=sequence)
+        return replace(self, sequence=sequence, pooled=self.pooled + part[:, None] * maps["pooled"].shift(self.pooled))
 
     @staticmethod
     def cat(texts: Sequence[Texts]) -> Texts:
         """The prompts of several batches in one."""
-        return texts[0].each(lambda *parts: torch.cat(parts), *texts[1:])
+        longest = max(part.sequence.shape[1] for part in texts)
+        sequence = torch.cat([pad(part.sequence, (0, 0, 0, longest - part.sequence.shape[1])) for part in texts])
+        pooled = [part.pooled for part in texts if part.pooled is not None]
+        lengths = [part.lengths for part in texts if part.lengths is not None]
+        return Texts(sequence, torch.cat(pooled) if pooled else None, torch.cat(lengths) if lengths else None)

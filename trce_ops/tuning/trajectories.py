@@ -33,7 +33,7 @@ class Denoiser(Protocol):
     e = (x - denoised) / sigma for every parameterisation, so that eps, v and flow models need no separate code.
     """
 
-    shape: tuple[int, int, int]  # (c, h, w) of x
+    shape: tuple[int, ...]  # (c, h, w) of x; with one frame, (c, 1, h, w), of models of videos
     dtype: torch.dtype  # that the network computes in
 
     @property

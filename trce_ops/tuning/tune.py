@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from time import perf_counter
 
@@ -26,7 +26,7 @@ from ..version import __version__
 from .adversary import Adversary
 from .cache import VERSION, from_tensors, to_tensors
 from .data import Contexts, collect, draw_plans
-from .factors import Trained, choose
+from .factors import TRAINED, Trained, choose
 from .objective import Objective, terms
 from .prompts import Request, draw_prompts, encode_prompts
 from .settings import QUICK, TuneSettings, check
@@ -48,14 +48,17 @@ class TunableModel:
     text_readers: Sequence[str]  # parameters that the context map applies to
     open: Callable[[], AbstractContextManager[Denoiser]]
     open_encoder: Callable[[], AbstractContextManager[SoftEncoder]] | None = None  # None: no adversarial words
+    sets: Mapping[str, str] = field(default_factory=TRAINED.copy)  # of projections that may be trained
+    sampled: Mapping[str, float] = field(default_factory=dict)  # settings for how this model is sampled
 
 
 @dataclass(frozen=True)
 class TuneReport:
-    """Figures of one tuning."""
+    """Figures of one tuning. without_words: adversarial words were asked for and could not be learned."""
 
     tuning: Tuning
     cached: bool
+    without_words: bool = False
 
     def text(self) -> str:
         """The report as lines for people."""
@@ -71,6 +74,8 @@ class TuneReport:
             f"UNet evaluations: {t.data_evaluations} for the data, {t.train_evaluations} in training"
             + (f", {t.word_evaluations} of them to learn adversarial words." if t.word_evaluations else "."),
         ]
+        if self.without_words:
+            lines.append("No adversarial words: only the text encoders of models that read CLIP alone can learn them.")
         seconds = ", ".join(f"{step} {value:.2f}" for step, value in t.seconds.items())
         lines.append(
             "Taken from the cache; turn on 'retrain' to train again." if self.cached else f"Seconds: {seconds}"
@@ -113,13 +118,14 @@ def tune(
 ) -> Tuning:
     """Train `model` on text after the maps of stage 1.
 
-    encoders: by kind of text, `context` and, for models that read it, `pooled`. rows: pictures predicted at a time.
+    encoders: by kind of text, see prompts.encode_prompts. rows: pictures predicted at a time.
     objective: the terms of every step; TRCE's by default. The same inputs give the same tuning, bit for bit, on one
     machine. Raises TuningError, OutOfMemory, and whatever `progress` raises to cancel, which it may before every step.
     """
     check(settings)
     if settings.steps == 0:
         return Tuning({}, (), (), ())
+    settings = replace(settings, **model.sampled)
     generator = Generator().manual_seed(settings.seed)
     start = perf_counter()
     unwanted, keep = draw_prompts(request, settings, generator)
@@ -135,10 +141,12 @@ def tune(
         plans = draw_plans(len(contexts.neg), 0 if contexts.keep is None else len(contexts.keep), settings, generator)
         data = collect(predict, contexts, plans, settings, generator, progress)
         sampled = perf_counter()
-        names = choose(denoise.weights, settings.projections)
+        names = choose(denoise.weights, settings.projections, model.sets)
         rooted = [name for name in model.text_readers if name in names] if settings.metric and settings.rank else []
         root = scaled_root(denoise, model, contexts) if rooted else None
-        trained = Trained({name: denoise.weights[name] for name in names}, settings.rank, generator, root, rooted)
+        W = {name: denoise.weights[name] for name in names}
+        keys_and_values = settings.projections == "text"
+        trained = Trained(W, settings.rank, generator, root, rooted, keys_and_values)
         learner = Predictor(denoise, min(in_graph, predict.rows))
         if settings.words and model.open_encoder and objective is terms:
             soft = stack.enter_context(model.open_encoder())
@@ -183,24 +191,27 @@ def tune_delta(
     settings: TuneSettings = QUICK,
     *,
     pooled: TextEncoder | None = None,
+    clip: TextEncoder | None = None,
     cache_dir: str | os.PathLike | None = None,
     retrain: bool = False,
     progress: StepProgress = lambda *_: None,
 ) -> tuple[ErasedDelta, TuneReport]:
     """Return the delta with its tuned part, from the cache in `cache_dir` unless `retrain`. Raises what `tune` does.
 
-    With 0 steps, returns `delta` unchanged.
+    encoder, pooled, clip: of the tokens, of the pooled vector, and of CLIP's rows before the tokens, where a model
+    reads those. With 0 steps, returns `delta` unchanged.
     """
     check(settings)
     request, maps = request_of(delta), {"context": delta.context_map, **delta.streams}
-    encoders = {"context": encoder} if pooled is None else {"context": encoder, "pooled": pooled}
+    given = {"context": encoder, "pooled": pooled, "clip": clip}
+    encoders = {kind: one for kind, one in given.items() if one is not None}
     cache = DiskCache(cache_dir if settings.steps else None, "tuned")
     key = cache_key(request, encoder, model, maps, settings)
     cached = None if retrain else cache.read(key, from_tensors)
     tuning = cached or tune(request, encoders, model, maps, settings, progress=progress)
     if not cached:
         cache.write(key, to_tensors(tuning))
-    report = TuneReport(tuning, bool(cached))
+    report = TuneReport(tuning, bool(cached), bool(settings.words and settings.steps and not model.open_encoder))
     log.info("%s", report.text())
     if not tuning.tuned:
         return delta, report

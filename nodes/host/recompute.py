@@ -1,0 +1,78 @@
+"""What changes in how a MODEL computes while it is open for training; undone at the end.
+
+Blocks are computed again in the backward pass (Chen et al. 2016, gradient checkpointing), so that only what goes into
+them is in memory. And the norms that a model's text passes first are left out, because maps act behind them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
+
+from .families import Family
+
+
+class OutOfPlace(TorchFunctionMode):
+    """Computes `x += y` as `x = x + y`: some models add to tensors that the backward pass still needs as they were."""
+
+    def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return OUT_OF_PLACE.get(func.__name__, func)(*args, **(kwargs or {}))
+
+
+OUT_OF_PLACE = {"add_": Tensor.add, "sub_": Tensor.sub, "mul_": Tensor.mul}
+
+
+class _Original(nn.Module):
+    """A module with the `forward` of its class, whatever stands in the place of it."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args, **kwargs) -> Any:
+        return type(self.module).forward(self.module, *args, **kwargs)
+
+
+def _again(module: nn.Module, *args, **kwargs) -> Any:
+    """The module's forward, computed again in the backward pass with the weights that it has now."""
+    if not torch.is_grad_enabled():
+        return type(module).forward(module, *args, **kwargs)
+    weights = {f"module.{name}": W for name, W in (*module.named_parameters(), *module.named_buffers())}
+    call = partial(torch.func.functional_call, _Original(module), weights)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with OutOfPlace():
+            return call(args, kwargs)
+
+    return checkpoint(run, *args, use_reentrant=False, **kwargs)
+
+
+def _same(module: nn.Module, x: Tensor, *args, **kwargs) -> Tensor:
+    return x
+
+
+@contextmanager
+def _replaced(modules: dict[str, nn.Module], pattern: str, forward: Callable) -> Iterator[None]:
+    with ExitStack() as stack:
+        for name, module in modules.items() if pattern else ():
+            if re.fullmatch(pattern, name) and "forward" not in vars(module):
+                module.forward = partial(forward, module)
+                stack.callback(vars(module).pop, "forward", None)
+        yield
+
+
+@contextmanager
+def open_for_training(network: nn.Module, row: Family, large: bool) -> Iterator[None]:
+    """The diffusion model with its text read as it is behind the first norm. large: its blocks are computed again."""
+    modules = dict(network.named_modules())
+    norms = "|".join(reader.norm for reader in row.readers.values() if reader.norm)
+    with _replaced(modules, row.blocks if large else "", _again), _replaced(modules, norms, _same):
+        yield
