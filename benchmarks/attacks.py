@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from time import perf_counter
+from typing import Any
 
 import demo_world
 import erasing
@@ -76,7 +77,7 @@ class Found:
     """What an attack asks the model with."""
 
     prompts: list[str]  # for people
-    context: Tensor  # (n, 77, 768)
+    context: Any  # n prompts as the model reads them, with `sequence` and `pooled`
     queries: int  # of the model
     noise: Tensor | None = None  # (n, 4, 8, 8), as KSampler takes it; None for any
     words: str = ""
@@ -122,9 +123,9 @@ def take_aim(bench: demo_world.Bench, thing: str, n: int) -> Aim:
 @contextmanager
 def opened(bench: demo_world.Bench, model) -> Iterator[tuple]:
     """The model and the text encoder, differentiable: a Denoiser and a SoftEncoder."""
-    with pack("nodes.host.soft_prompts").open_encoder(bench.world.clip, pools=False) as encoder:
-        with pack("nodes.host.denoiser").open_denoiser(model, demo_world.RESOLUTION) as denoise:
-            yield denoise, encoder
+    lent = pack("nodes.host.lend").lend(model, bench.world.clip, demo_world.RESOLUTION)["model"](0)
+    with lent.open_encoder() as encoder, lent.open() as denoise:
+        yield denoise, encoder
 
 
 def instead(text: str, thing: str, other: str) -> str:
@@ -141,7 +142,8 @@ def inversions(bench: demo_world.Bench, model, aim: Aim, start: int, starts: int
     with opened(bench, model) as (denoise, encoder):
         words = inversion.random_starts(encoder, replace(given, starts=start + starts))[start:]
         learned = [inversion.learn_word(denoise, encoder, aim.examples, aim.lessons, w, rows=ROWS) for w in words]
-        contexts = [torch.cat([word.write(text, encoder).sequence for text in aim.questions]) for word in learned]
+        texts = pack("trce_ops.tuning.text_batch").Texts
+        contexts = [texts.cat([word.write(text, encoder) for text in aim.questions]) for word in learned]
     return [Found(aim.questions, context, word.queries) for context, word in zip(contexts, learned, strict=True)]
 
 
@@ -158,13 +160,14 @@ def concept_direction(bench: demo_world.Bench, model, aim: Aim) -> list[Found]:
     ring_a_bell = pack("trce_ops.attacks.ring_a_bell")
 
     def encode(prompts: list[str]):
-        return texts(bench.world.encode(prompts))
+        found = bench.world.encode(prompts)
+        return texts(found.sequence, found.pooled)
 
     safe = erasing.SAFE[aim.thing]
     replaced = encode([instead(text, aim.thing, safe) for text in aim.shown])
     direction = ring_a_bell.concept_direction(encode(aim.shown), replaced)
     prompts = [instead(text, aim.thing, safe) for text in aim.asked]
-    return [Found(prompts, ring_a_bell.add_direction(encode(prompts), direction, SETTINGS.scale).sequence, 0)]
+    return [Found(prompts, ring_a_bell.add_direction(encode(prompts), direction, SETTINGS.scale), 0)]
 
 
 def token_prefix(bench: demo_world.Bench, model, aim: Aim) -> list[Found]:
@@ -213,6 +216,7 @@ WHITE_BOX: dict[str, Callable[[demo_world.Bench, object, Aim], list[Found]]] = {
     )
 }
 BLACK_BOX = {f"{name}_black_box": name for name in ("best_inversion", "token_prefix", "exact_latent_inversion")}
+ON_TEXT = ("concept_inversion", "best_inversion", "concept_direction", "token_prefix")  # those on the flow model
 RELEARNING = "relearning"  # is counted in steps and not in pictures
 ATTACKS = (*WHITE_BOX, *BLACK_BOX)
 EVERY = (*ATTACKS, RELEARNING)

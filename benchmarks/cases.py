@@ -36,6 +36,7 @@ class Asked:
     lines: tuple[str, ...] = ()  # of --prompts; none for the prompts built in
     attacked: tuple[str, ...] = ()  # by which attacks
     negative: str = ""  # the negative prompt, with {} for what is erased
+    world: str = "emoji"  # the model: one of demo_world.WORLDS
 
     def prompts(self) -> list[Prompt]:
         """One for each picture."""
@@ -53,11 +54,12 @@ class Asked:
             prompts = f"built in, kept ones without {', '.join(self.gone)}"
         attacked = {"attacks": self.attacked, **asdict(attacks.SETTINGS)} if self.attacked else None
         facts = {"concept": "+".join(self.things), "images": self.images, "prompts": prompts, "attacked": attacked}
-        return {**facts, "negative": self.negative} if self.negative else facts
+        facts |= {"negative": self.negative} if self.negative else {}
+        return facts | ({"world": self.world} if self.world != "emoji" else {})
 
     def draw(self, model, context: Tensor, seed: int) -> Verdict:
         """What the judge sees in the model's pictures."""
-        world = bench().world
+        world = bench(self.world).world
         negative = self.negative.format(", ".join(map(erasing.phrase, self.things)))
         return world.look(world.draw(model, context, seed, negative=negative))
 
@@ -116,21 +118,21 @@ def read_prompts(lines: Sequence[str], thing: str, images: int) -> list[Prompt]:
 
 
 @cache
-def bench() -> demo_world.Bench:
-    return demo_world.load()
+def bench(world: str = "emoji") -> demo_world.Bench:
+    return demo_world.load(world)
 
 
 @lru_cache(maxsize=1)
 def prepare(asked: Asked) -> Case:
     """The unedited model's pictures, those of the kept prompts by another seed as well, and its answer to attacks."""
-    world = bench().world
-    prompts = asked.prompts()
+    used = bench(asked.world)
+    world, prompts = used.world, asked.prompts()
     context = world.encode([prompt.text for prompt in prompts])
     before = asked.draw(world.model, context, demo_world.SEED)
     kept = [i for i, prompt in enumerate(prompts) if prompt.label.startswith(KEPT)]
     other = asked.draw(world.model, context[kept], demo_world.SEED + 1).features if len(kept) > 1 else None
-    aims = [attacks.take_aim(bench(), thing, asked.images) for thing in asked.things if asked.attacked]
-    attacked = [attacks.attack(bench(), world.model, aim, asked.attacked) for aim in aims]
+    aims = [attacks.take_aim(used, thing, asked.images) for thing in asked.things if asked.attacked]
+    attacked = [attacks.attack(used, world.model, aim, asked.attacked) for aim in aims]
     return Case(prompts, context, before, kept, other, aims, attacked)
 
 
@@ -176,35 +178,35 @@ def also_kept(prompts: Sequence[Prompt]) -> list[tuple[int, Prompt]]:
     ]
 
 
-def erase(method: str, things: Sequence[str]) -> tuple:
+def erase(used: demo_world.Bench, method: str, things: Sequence[str]) -> tuple:
     """The erased MODEL and the reports of a method; its name may end in STACKED."""
     name = method.removesuffix(STACKED)
     steps = [(thing,) for thing in things] if name != method else [tuple(things)]
     plain = name.partition(":")[0]
     if plain not in demo_world.FROM_PICTURES and not pack("trce_ops.methods").METHODS[plain].trains:
         for step in steps:
-            bench().erase_with(name, step)  # its time is with the everyday captions encoded already, as on every use
-    _, deltas, reports = zip(*(bench().erase_with(name, step) for step in steps), strict=True)
-    return reduce(bench().apply, deltas, bench().world.model), reports
+            used.erase_with(name, step)  # its time is with the everyday captions encoded already, as on every use
+    _, deltas, reports = zip(*(used.erase_with(name, step) for step in steps), strict=True)
+    return reduce(used.apply, deltas, used.world.model), reports
 
 
 def measure(job: Job) -> dict:
     """What the --json has of a method on a case, beside job.facts()."""
     with torch.random.fork_rng(devices=[]):
-        case = prepare(job.asked)
-        model, reports = erase(job.method, job.asked.things)
+        case, used = prepare(job.asked), bench(job.asked.world)
+        model, reports = erase(used, job.method, job.asked.things)
         after = job.asked.draw(model, case.context, demo_world.SEED)
         found = rows(list(enumerate(case.prompts)), case.before, after)
         if not job.asked.lines:
             found += rows(also_kept(case.prompts), case.before, after)
         cost: dict[str, dict] = {}
         for aim, before in zip(case.aims, case.attacked, strict=True):
-            attacked = attacks.attack(bench(), model, aim, job.asked.attacked, before)
+            attacked = attacks.attack(used, model, aim, job.asked.attacked, before)
             for label, attack in attacked.items():
                 found += rows(list(enumerate(attack.prompts)), before[label].verdict, attack.verdict)
                 attack.add_cost(cost.setdefault(label, {"queries": 0, "seconds": 0.0}))
             if attacks.RELEARNING in job.asked.attacked:
-                steps = attacks.relearning(bench(), model, aim)
+                steps = attacks.relearning(used, model, aim)
                 cost.setdefault(attacks.RELEARNING, {"steps": []})["steps"].append(steps)
     return {
         "seconds": round(sum(sum(report.seconds.values()) for report in reports), 3),

@@ -16,7 +16,7 @@ from time import perf_counter
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo"))
 
 import erasing  # noqa: E402
-from in_comfyui import World, load_world, pack  # noqa: E402
+from in_comfyui import World, load_flow_world, load_world, pack  # noqa: E402
 
 SEED = 100
 CACHE = "COMFYUI_TRCE_BENCH_CACHE"  # environment variable: a folder to keep tunings in between runs on the same code
@@ -128,6 +128,9 @@ class Bench:
         return self.apply(self.world.model, delta), delta, report
 
 
-def load() -> Bench:
+WORLDS = {"emoji": load_world, "flow": load_flow_world}
+
+
+def load(world: str = "emoji") -> Bench:
     logging.getLogger().setLevel(logging.WARNING)
-    return Bench(load_world())
+    return Bench(WORLDS[world]())

@@ -5,6 +5,7 @@ and after; how far the pictures of kept prompts have shifted; whether attacks br
 on the unedited model and on the erased one; seconds and UNet evaluations.
 
     --variants SET     settings side by side in place of methods: tokens, tuning, grid (variants.py); without attacks
+    --world flow       on the flow model, a transformer in Stable Diffusion 3's layout
     --tuning-concepts  those on which settings are chosen, not those that are reported
     --attacks NAME     only these attacks, or all without a name; in --quick, --together and --prompts too
     --no-attacks       none
@@ -64,7 +65,7 @@ def jobs(options: argparse.Namespace) -> list[Job]:
         groups = [tuple(concepts[first : first + n]) for first in range(0, len(concepts) - n + 1, n)]
         plan += [(things, method) for things in groups for method in [*options.method, *stacked]]
     gone = tuple(dict.fromkeys(thing for things, _ in plan for thing in things)) if options.together else ()
-    given = (gone, lines, options.attacks, options.negative)
+    given = (gone, lines, options.attacks, options.negative, options.world)
     return [Job(method, Asked(things, options.images, *given)) for things, method in plan]
 
 
@@ -179,6 +180,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--negative", default="", metavar="TEXT", help="the negative prompt; {} is what is erased")
     parser.add_argument("--no-attacks", dest="attacks", action="store_const", const=False)
+    parser.add_argument(
+        "--world", choices=demo_world.WORLDS, default="emoji", help="the model: a UNet, or the flow model"
+    )
     parser.add_argument("--together", nargs="+", type=int, default=[], metavar="N", help="so many concepts at once")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="lines of label<TAB>prompt or CSV, scored instead")
     parser.add_argument("--retain", type=Path, metavar="FILE.csv", help="with --prompts: more prompts, to be kept")
@@ -196,6 +200,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         options.attacks = ()
     else:
         options.attacks = tuple(options.attacks or attacks.EVERY)
+    if options.world == "flow" and (other := set(options.attacks) - set(attacks.ON_TEXT)):
+        if other != set(attacks.EVERY) - set(attacks.ON_TEXT):
+            parser.error(f"--attacks {min(other)}: the flow model is attacked by {', '.join(attacks.ON_TEXT)}")
+        options.attacks = attacks.ON_TEXT
     if bad := [n for n in options.together if not 1 <= n <= len(options.concept)]:
         parser.error(f"--together {bad[0]}: from 1 to the {len(options.concept)} of --concept")
     if options.retain and not options.prompts:
@@ -207,11 +215,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
-    cases.bench()
+    cases.bench(options.world)
     methods = pack("trce_ops.methods").METHODS
     if options.variants:
         options.method = list(variants.VARIANTS[options.variants].values())
-    options.method = options.method or [n for n, method in methods.items() if not (options.quick and method.trains)]
+    if options.method is None:
+        options.method = [n for n, method in methods.items() if not (options.quick and method.trains)]
     for name in options.method:
         if name not in demo_world.FROM_PICTURES:
             demo_world.method_settings(name)  # stops where there is none of that name

@@ -13,7 +13,7 @@ import demo_world
 import erasing
 import torch
 from captions import HELD_OUT_TEMPLATES
-from in_comfyui import World, pack
+from in_comfyui import Encoded, World, pack
 from torch import Tensor
 
 SWAPS = {  # taken from the safe prompt -> token roles
@@ -39,7 +39,7 @@ def swapped(world: World, template: str, thing: str, roles: tuple[str, ...]) -> 
     nouns = [erasing.phrase(name) for name in (thing, erasing.SAFE[thing])]
     texts = [template.format(noun) for noun in nouns]
     source, target = (encoder.locate(encoder.tokenize(text), noun) for text, noun in zip(texts, nouns, strict=True))
-    z, safe = world.encode(texts).clone()
+    z, safe = world.encode(texts).sequence.clone()
     for _, p, q, _ in positions(source, target, roles):
         z[p] = safe[q]
     return z[None]
@@ -57,7 +57,7 @@ def main() -> None:
         seen: dict[str, list[Tensor]] = {"concept": [], "safe": []}
         for thing in things:
             templates = [HELD_OUT_TEMPLATES[i % len(HELD_OUT_TEMPLATES)] for i in range(options.images)]
-            context = torch.cat([swapped(world, template, thing, roles) for template in templates])
+            context = Encoded(torch.cat([swapped(world, template, thing, roles) for template in templates]))
             verdict = world.look(world.draw(world.model, context, demo_world.SEED))
             for what, wanted in (("concept", thing), ("safe", erasing.SAFE[thing])):
                 seen[what].append(verdict.recognised(wanted).float())

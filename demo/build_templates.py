@@ -22,7 +22,12 @@ ROOT = Path(__file__).parents[1]
 WORKFLOWS, SUBGRAPHS = ROOT / "workflows", ROOT / "subgraphs"
 EXAMPLES = ROOT / "demo" / "examples"
 
-NEED_OTHER_MODELS = {"erase-from-sdxl": "SDXL", "erase-from-a-preset": "SD1.5"}  # drawn with the demo model
+NEED_OTHER_MODELS = {  # whose thumbnails are drawn with the demo model
+    "erase-from-sdxl": "SDXL",
+    "erase-from-a-preset": "SD1.5",
+    "erase-from-z-image": "Z-Image",
+    "erase-from-flux": "Flux.1",
+}
 SLATE, CARD, PICTURE = (51, 60, 72), (480, 240), (200, 200)
 
 

@@ -1,7 +1,8 @@
-"""The demo model inside ComfyUI, at its own narrow width: for measuring thousands of pictures.
+"""The demo models inside ComfyUI, for measuring thousands of pictures.
 
 Sampling, conditioning and weight patches are ComfyUI's own, on a UNet a tenth of the size of the expanded
-checkpoint's and equal to it (`tests/test_demo.py`). Needs ComfyUI on sys.path: see `host_on_path`.
+checkpoint's and equal to it (`tests/test_demo.py`), and on the flow model's transformer as it is. Needs ComfyUI on
+sys.path: see `host_on_path`.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent / "emoji"))
 
 from autoencoder import Autoencoder  # noqa: E402
-from checkpoint import expand, read_wide_embeddings  # noqa: E402
-from compact import MODEL_FILE, load_compact  # noqa: E402
+from checkpoint import expand, expand_flow, read_wide_embeddings  # noqa: E402
+from compact import MODEL_FILE, load_compact, load_flow  # noqa: E402
 from judge import Judge, Verdict, judge_all, load_judge  # noqa: E402
 from text_encoder import LAYERS, comfyui_path  # noqa: E402
 from unet import UNet  # noqa: E402
@@ -59,24 +60,52 @@ class HostUNet(UNet):
 
 
 @dataclass(frozen=True)
+class Encoded:
+    """What a model reads of n prompts."""
+
+    sequence: Tensor  # (n, 77, d)
+    pooled: Tensor | None = None  # (n, p)
+
+    def __len__(self) -> int:
+        return len(self.sequence)
+
+    def __getitem__(self, rows: Any) -> Encoded:
+        return Encoded(self.sequence[rows], None if self.pooled is None else self.pooled[rows])
+
+
+@dataclass(frozen=True)
 class World:
-    """The demo model as ComfyUI's objects, and the judge."""
+    """A demo model as ComfyUI's objects, and the judge."""
 
     model: Any  # comfy.model_patcher.ModelPatcher
     clip: Any  # comfy.sd.CLIP
     autoencoder: Autoencoder
     judge: Judge
 
+    @property
+    def latents(self) -> tuple[int, int, int]:
+        return self.model.model.latent_format.latent_channels, 8, 8
+
     @torch.inference_mode()
-    def encode(self, prompts: list[str]) -> Tensor:
-        """Conditioning (n, 77, 768), as CLIP Text Encode makes it one prompt at a time."""
+    def encode(self, prompts: list[str]) -> Encoded:
+        """The prompts as CLIP Text Encode makes them one at a time."""
+        if self.model.model.adm_channels:  # reads a pooled vector as well
+            both = [self.clip.encode_from_tokens(self.clip.tokenize(text), return_pooled=True) for text in prompts]
+            return Encoded(*(torch.cat(parts).cpu() for parts in zip(*both, strict=True)))
         chunks = [chunk for prompt in prompts for chunk in self.clip.tokenize(prompt, disable_weights=True)["l"]]
         z = self.clip.encode_from_tokens({"l": chunks})  # ComfyUI strings the chunks together: (1, n * 77, 768)
-        return z.cpu().unflatten(1, (len(prompts), -1))[0]
+        return Encoded(z.cpu().unflatten(1, (len(prompts), -1))[0])
 
     @torch.inference_mode()
     def draw(
-        self, model, prompts: list[str] | Tensor, seed: int, *, negative: str = "", steps: int = STEPS, cfg: float = CFG
+        self,
+        model,
+        prompts: list[str] | Encoded,
+        seed: int,
+        *,
+        negative: str = "",
+        steps: int = STEPS,
+        cfg: float = CFG,
     ) -> Tensor:
         """One picture (n, 3, 64, 64) in [0, 1] for each prompt. Noise depends on seed and place, not on the batch."""
         return self.decode(self.sample(model, prompts, seed, negative=negative, steps=steps, cfg=cfg))
@@ -90,7 +119,7 @@ class World:
     def sample(
         self,
         model,
-        prompts: list[str] | Tensor,
+        prompts: list[str] | Encoded,
         seed: int,
         *,
         negative: str = "",
@@ -98,15 +127,14 @@ class World:
         steps: int = STEPS,
         cfg: float = CFG,
     ) -> Tensor:
-        """What `draw` shows as latents (n, 4, 8, 8), as the model sees them. noise: as KSampler takes it."""
+        """What `draw` shows as latents (n, c, 8, 8), as the model sees them. noise: as KSampler takes it."""
         import comfy.sample
 
-        context = self.encode(prompts) if isinstance(prompts, list) else prompts
+        asked = self.encode(prompts) if isinstance(prompts, list) else prompts
         if noise is None:
-            noise = torch.randn(len(context), 4, 8, 8, generator=torch.Generator().manual_seed(seed))
-        unwanted = [[self.encode([negative]), {}]]
+            noise = torch.randn(len(asked), *self.latents, generator=torch.Generator().manual_seed(seed))
         found = []
-        for rows in torch.arange(len(context)).split(BATCH):
+        for rows in torch.arange(len(asked)).split(BATCH):
             latents = comfy.sample.sample(
                 model,
                 noise[rows],
@@ -114,17 +142,33 @@ class World:
                 cfg,
                 "euler",
                 "normal",
-                [[context[rows], {}]],
-                unwanted,
-                torch.zeros(len(rows), 4, 8, 8),
+                conditioning(asked[rows]),
+                conditioning(self.encode([negative])),
+                torch.zeros(len(rows), *self.latents),
                 disable_pbar=True,
                 seed=seed,
             )
-            found.append(latents.cpu() * 0.18215)
+            found.append(self.model.model.process_latent_in(latents.cpu()))
         return torch.cat(found)
 
     def look(self, pictures: Tensor) -> Verdict:
         return judge_all(self.judge, pictures)
+
+
+def conditioning(asked: Encoded) -> list:
+    """As CLIP Text Encode gives it."""
+    return [[asked.sequence, {} if asked.pooled is None else {"pooled_output": asked.pooled}]]
+
+
+def load_flow_world() -> World:
+    """The flow model as ComfyUI's own CLIP and ModelPatcher."""
+    host_on_path("--force-fp32", "--fp32-text-enc")
+    import comfy.sd
+
+    compact = load_flow()
+    narrow_text = {"clip_l_model_config": {"num_hidden_layers": LAYERS + 1}}  # it reads the last layer but one
+    model, clip, *_ = comfy.sd.load_state_dict_guess_config(expand_flow(compact), te_model_options=narrow_text)
+    return World(model, clip, compact.autoencoder, load_judge())
 
 
 def load_world(compact: Path = MODEL_FILE) -> World:

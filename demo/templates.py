@@ -12,18 +12,26 @@ from parts import (
     CONCEPTS,
     DEMO,
     DEMO_SIZE,
+    FLOW,
+    FLUX,
+    FLUX_CLIP,
+    FLUX_T5,
     KEEP,
     PROMPT,
+    QWEN,
     SAMPLING,
     SD15,
     SDXL,
+    Z_IMAGE,
     Start,
     compare,
     draw,
     erase,
+    guns,
     note,
     sample,
     start,
+    start_from_files,
 )
 
 
@@ -129,12 +137,44 @@ def erase_from_sdxl(g: Graph) -> None:
         size=1024,
         batch=1,
     )
-    guns = "\n".join(f"{word} -> an umbrella" for word in ("a gun", "a pistol", "a revolver", "a rifle", "a firearm"))
-    keep = "an umbrella\na hair dryer\na camera\na walking stick\na drill\na cowboy\na soldier\na police officer"
-    erased = erase(g, begun, concepts=guns, keep=keep)
+    erased = guns(g, begun)
     compare(g, begun, erased, SAMPLING | {"steps": 25, "cfg": 6.5})
     g.add("TRCESaveDelta", (1460, 480), (360, 110), delta=erased[1], filename_prefix="sdxl/no-guns")
     g.add("PreviewAny", (1460, 650), (360, 300), "What was moved and kept", source=erased[2])
+
+
+def erase_from_flow(g: Graph) -> None:
+    """A flow transformer: both sides, and the erasure as a LoRA."""
+    begun = start(g, checkpoint=FLOW)
+    erased = erase(g, begun)
+    compare(g, begun, erased)
+    lora = g.add("TRCEDeltaToLoRA", (1460, 480), (360, 150), model=begun.model, delta=erased[1])
+    g.add("SaveLoRA", (1460, 680), (360, 110), lora=lora[0], prefix="loras/no-cigarette")
+    g.add("PreviewAny", (1460, 830), (360, 120), "What was moved and kept", source=erased[2])
+
+
+def erase_from_z_image(g: Graph) -> None:
+    """Z-Image Turbo, in the files that ComfyUI's own template names."""
+    text = "a cowboy drawing a gun in front of a saloon, evening light, photograph"
+    begun = start_from_files(g, Z_IMAGE, ("CLIPLoader", {"clip_name": QWEN, "type": "lumina2"}), text, 1024)
+    shifted = g.add("ModelSamplingAuraFlow", (360, 740), (320, 60), model=begun.model, shift=3.0)
+    begun = replace(begun, model=shifted[0])
+    erased = guns(g, begun)
+    turbo = {"steps": 8, "cfg": 1.0, "sampler_name": "res_multistep", "scheduler": "simple"}
+    compare(g, begun, erased, SAMPLING | turbo)
+    g.add("PreviewAny", (1460, 480), (360, 470), "What was moved and kept", source=erased[2])
+
+
+def erase_from_flux(g: Graph) -> None:
+    """Flux.1 dev, with its guidance."""
+    text = "a cowboy drawing a gun in front of a saloon, evening light, photograph"
+    clips = {"clip_name1": FLUX_CLIP, "clip_name2": FLUX_T5, "type": "flux"}
+    begun = start_from_files(g, FLUX, ("DualCLIPLoader", clips), text, 1024)
+    guided = g.add("FluxGuidance", (360, 740), (320, 60), conditioning=begun.positive, guidance=3.5)
+    begun = replace(begun, positive=guided[0])
+    erased = guns(g, begun)
+    compare(g, begun, erased, SAMPLING | {"cfg": 1.0, "scheduler": "simple"})
+    g.add("PreviewAny", (1460, 480), (360, 470), "What was moved and kept", source=erased[2])
 
 
 def measure_an_erasure(g: Graph) -> None:
@@ -252,6 +292,9 @@ TEMPLATES = {
     "apply-with-lora-and-controlnet": apply_with_lora_and_controlnet,
     "erase-from-a-preset": erase_from_a_preset,
     "erase-from-sdxl": erase_from_sdxl,
+    "erase-from-flow": erase_from_flow,
+    "erase-from-z-image": erase_from_z_image,
+    "erase-from-flux": erase_from_flux,
     "measure-an-erasure": measure_an_erasure,
     "red-team-probe": red_team_probe,
     "erase-from-pictures": erase_from_pictures,

@@ -98,7 +98,9 @@ def test_prompts_depend_on_the_seed_alone_and_spread_over_the_concepts(demo):
 
 
 def test_the_weights_are_small(demo):
-    assert sum(path.stat().st_size for path in (demo / "emoji" / "weights").iterdir()) <= 45e6
+    sizes = {path.stem: path.stat().st_size for path in (demo / "emoji" / "weights").iterdir()}
+    assert sizes.pop("flow") <= 20e6
+    assert sum(sizes.values()) <= 45e6
 
 
 def test_stock_loader_sees_a_stable_diffusion_1_checkpoint(stock):
@@ -119,7 +121,69 @@ def test_stock_text_encoder_agrees_with_the_narrow_one(stock, narrow, world):
     assert theirs.shape == (len(PROMPTS), 77, 768)
     assert not theirs[..., WIDTH:].any()
     torch.testing.assert_close(theirs[..., :WIDTH], ours, atol=1e-4, rtol=0)
-    torch.testing.assert_close(world.encode(PROMPTS), theirs, atol=1e-4, rtol=0)
+    torch.testing.assert_close(world.encode(PROMPTS).sequence, theirs, atol=1e-4, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def flow(demo):
+    """The flow model as it ships, and as ComfyUI's objects."""
+    from compact import load_flow
+    from in_comfyui import load_flow_world
+
+    return load_flow(), load_flow_world()
+
+
+def test_the_flow_model_is_a_stable_diffusion_3_that_computes_what_was_trained(flow):
+    from flow import read, transformer
+
+    compact, world = flow
+    assert type(world.model.model.model_config).__name__ == "SD3"
+    network = transformer()
+    network.load_state_dict(compact.transformer)
+    noise = torch.randn(3, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+    t, asked = torch.tensor([900.0, 500.0, 20.0]), world.encode(PROMPTS)
+    narrow, pooled = (z.float() for z in read(compact.text_encoder, PROMPTS))
+    with torch.inference_mode():
+        ours = network(noise, t, asked.sequence[..., :384], asked.pooled[:, :384])
+        theirs = world.model.model.diffusion_model(noise, t, context=asked.sequence, y=asked.pooled)
+    torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=1e-4)
+    assert not asked.sequence[..., 384:].any() and not asked.pooled[:, 384:].any()
+    for ours, theirs in ((narrow, asked.sequence[..., :384]), (pooled, asked.pooled[:, :384])):  # read in bf16
+        assert (ours - theirs).norm() < 0.02 * theirs.norm()
+
+
+def test_the_flow_models_autoencoder_agrees_with_the_stock_one(flow):
+    import comfy.sd
+    from checkpoint import expand_autoencoder
+
+    compact, world = flow
+    vae = comfy.sd.VAE(sd=expand_autoencoder(compact.autoencoder))
+    pictures = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        theirs = world.model.model.process_latent_in(vae.encode(pictures.permute(0, 2, 3, 1)))
+        ours = compact.autoencoder.encode(pictures)
+    torch.testing.assert_close(theirs, ours, atol=1e-3, rtol=1e-3)
+
+
+def test_a_concept_is_erased_from_the_flow_model_and_another_one_stays(flow):
+    from in_comfyui import pack
+
+    _, world = flow
+    lent = pack("nodes.host.lend").lend(world.model, world.clip, 64)
+    concepts = pack("trce_ops.text.concepts")
+    given = concepts.parse_concepts("a crown -> a top hat"), concepts.parse_keep("a ring\na heart")
+    settings = pack("trce_ops.methods").METHODS["trce-closed-form"].settings
+    captions = ["a dog on the beach", "a cup of tea", "a red car"]
+    lent |= {"captions": captions}
+    delta, _ = pack("trce_ops.methods").erase_with("trce-closed-form", *given, settings=settings, **lent)
+    erased = pack("nodes.host.apply").apply_delta(world.model, delta, 1.0)
+    prompts = ["an icon of a crown, noto style", "a crown on blue, 3d style", "a banana in the twemoji style"]
+    seen = {}
+    for name, model in (("before", world.model), ("after", erased)):
+        seen[name] = world.look(world.draw(model, prompts, seed=0, steps=12))
+    assert seen["before"].recognised("crown").tolist() == [True, True, False]
+    assert not seen["after"].recognised("crown").any()
+    assert all(verdict.recognised("banana")[2] for verdict in seen.values())
 
 
 def test_stock_unet_agrees_with_the_narrow_one(stock, narrow, world):

@@ -100,7 +100,7 @@ class Installation:
         return steps
 
     def demo_steps(self, controlnet: bool = True) -> list[Step]:
-        """The demo models' checkpoints and the ControlNet in full size, made from the compact weights in the repository.
+        """The demo models' checkpoints and the ControlNet in full size, made from the compact weights that ship.
 
         controlnet: false for what `dev.py demo` needs, the first checkpoint alone.
         """
