@@ -149,7 +149,7 @@ def erase_from_flow(g: Graph) -> None:
     erased = erase(g, begun)
     compare(g, begun, erased)
     lora = g.add("TRCEDeltaToLoRA", (1460, 480), (360, 150), model=begun.model, delta=erased[1])
-    g.add("SaveLoRA", (1460, 680), (360, 110), lora=lora[0], prefix="loras/no-cigarette")
+    g.add("SaveLoRA", (1460, 680), (360, 110), lora=lora[0], prefix="loras/no-cigarette", steps=0)
     g.add("PreviewAny", (1460, 830), (360, 120), "What was moved and kept", source=erased[2])
 
 

@@ -20,7 +20,13 @@ WORKFLOWS = ROOT / "workflows"
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 DONE_ABOVE = ("erase-a-concept", "apply-a-saved-delta", "compare-before-after")
 NEED_OTHER_MODELS = {name for name in NAMES if '"models"' in (WORKFLOWS / f"{name}.json").read_text()}
-STOCK = ("trce_demo_sd15", "trce_demo_outline", "example_cigarette", "example_line_art")  # what dev.py puts in place
+STOCK = (
+    "trce_demo_sd15",
+    "trce_demo_flow",
+    "trce_demo_outline",
+    "example_cigarette",
+    "example_line_art",
+)  # what dev.py puts in place
 
 
 def api(name):
@@ -107,6 +113,32 @@ def test_the_preset_workflow_runs_on_another_checkpoint_of_sd15(server, deltas):
     assert done["status"]["completed"]
     texts = [text for output in done["outputs"].values() for text in output.get("text", ())]
     assert any("gun" in text for text in texts), texts
+
+
+@pytest.mark.parametrize("name", ["erase-from-z-image", "erase-from-flux"])
+def test_a_workflow_for_a_model_in_several_files_runs_on_the_flow_model(server, deltas, name):
+    prompt = quick(api(name))
+    loader = node_of(prompt, "UNETLoader")
+    files = {
+        node_id: slot
+        for slot, kind in enumerate(("UNETLoader", "CLIP", "VAELoader"))
+        for node_id in loaders(prompt, kind)
+    }
+    prompt[loader] = {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "trce_demo_flow.safetensors"}}
+    for node in prompt.values():
+        for key, value in node["inputs"].items():
+            if isinstance(value, list) and value[0] in files:
+                node["inputs"][key] = [loader, files[value[0]]]
+    prompt[node_of(prompt, "EmptySD3LatentImage")]["inputs"] |= {"width": 64, "height": 64}
+    for node_id in files.keys() - {loader}:
+        del prompt[node_id]
+    assert server.queue(prompt)["status"]["completed"]
+
+
+def loaders(prompt, kind):
+    return [
+        node_id for node_id, node in prompt.items() if kind in node["class_type"] and "Loader" in node["class_type"]
+    ]
 
 
 def test_the_settings_of_a_method_come_through_the_api(server, deltas):
