@@ -31,6 +31,7 @@ ENVIRONMENT = {
     "TORCHINDUCTOR_CACHE_DIR": str(RUNS / "inductor"),
 }
 UNET, MODEL, EVALUATION = RUNS / "unet.safetensors", WEIGHTS / "model.safetensors", HERE / "evaluation.json"
+FLOW = WEIGHTS / "flow.safetensors"
 PACKAGES = ("noto", "twemoji", "3d", "line_art", "cldr", "emojilib", "wordnet", "teacher")
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,10 @@ def unpacked() -> bool:
 def restored() -> bool:
     parts = [RUNS / "autoencoder.safetensors", RUNS / "text_encoder.safetensors"]
     return not MODEL.exists() or all(part.exists() for part in parts)
+
+
+def trained_flow(stem: str) -> bool:
+    return FLOW.exists() or (RUNS / f"{stem}.safetensors").exists()
 
 
 def trained(pictures: int) -> bool:
@@ -88,6 +93,15 @@ def stages(pictures: int) -> tuple[Stage, ...]:
         ),
         Stage("pack_model.py", "the model file", 1, packed),
         Stage("evaluate.py", "the rates, samples.png", 6, evaluated),
+        Stage(
+            "train_autoencoder.py",
+            "the flow autoencoder",
+            19,
+            lambda: trained_flow("autoencoder_flow"),
+            ("--flow",),
+        ),
+        Stage("train_flow.py", "the flow transformer", 1700, lambda: trained_flow("flow")),  # 6 on a GPU
+        Stage("pack_flow.py", "the flow model file", 1, FLOW.exists),
     )
 
 
