@@ -25,9 +25,10 @@ class TRCEEraseByMethod(io.ComfyNode):
             node_id="TRCEEraseByMethod",
             display_name="Erase by Another Method",
             category="model/trce",
-            description="Erases as other papers do, to compare with TRCE Erase: UCE, RECE, MACE, RealEra, SPEED, LEACE "
-            "and ESD, each written from its equations. Its delta works wherever one of TRCE Erase does.",
-            search_aliases=["UCE", "RECE", "MACE", "RealEra", "SPEED", "LEACE", "ESD", "unlearn", "baseline"],
+            description="Erases as other papers do, to compare with TRCE Erase: UCE, RECE, MACE, RealEra, SPEED, "
+            "LEACE, ESD and EraseAnything, each written from its equations. Its delta works wherever one of TRCE Erase "
+            "does.",
+            search_aliases=["UCE", "RECE", "MACE", "RealEra", "SPEED", "LEACE", "ESD", "EraseAnything", "unlearn"],
             inputs=[
                 MODEL,
                 CLIP,
@@ -38,8 +39,9 @@ class TRCEEraseByMethod(io.ComfyNode):
                     options=OFFERED,
                     default="uce",
                     optional=True,
-                    tooltip="How to erase. ESD trains, which takes minutes, and ignores 'keep'; all others take "
-                    "seconds. LEACE and ESD ignore the safe targets.",
+                    tooltip="How to erase. ESD and EraseAnything train, which takes minutes; all others take seconds. "
+                    "ESD ignores 'keep', and LEACE, ESD and EraseAnything ignore the safe targets. EraseAnything is "
+                    "for SD3, Flux, Chroma, Qwen-Image and HunyuanVideo.",
                 ),
                 STRENGTH,
                 MethodSettingsType.Input(

@@ -37,6 +37,7 @@ class MethodSettings:
 EVERYDAY = "lambda_1. Weight of everyday captions and 'keep'. Raise it when kept things change."
 LISTED = "lambda_1. Weight of each line of 'keep'. Raise it when kept things change."
 RIDGE = "lambda_2. How strongly all weights resist change. Raise it when pictures break."
+RESOLUTION = "Size of the pictures to train on, in pixels. 0 takes what the model family draws."
 SEED = "Seed of everything that is random. The same seed gives the same delta."
 
 TOOLTIPS = {  # by method; a method without settings is left out
@@ -83,11 +84,25 @@ TOOLTIPS = {  # by method; a method without settings is left out
         "learning_rate": "Size of a training step; the right one depends on the model. The paper's is 5e-5.",
         "projections": "'text': keys and values of cross-attention (ESD-x-strict). 'cross': its queries too.",
         "trajectories": "How many trajectories of the concept to learn from.",
-        "resolution": "Size of the pictures to train on, in pixels. 0 takes what the model family draws.",
+        "resolution": RESOLUTION,
+        "seed": SEED,
+    },
+    "erase-anything": {
+        "negative_guidance": "eta. How far to push away from the concept.",
+        "attention": "lambda_attn. Weight of how much the picture attends to the concept's words. Raising it erases "
+        "harder.",
+        "preserve": "lambda_fm. Weight of everyday captions and 'keep'. Raise it when kept things change.",
+        "contrast": "lambda_rsc. Weight of attending to the concept as to irrelevant words instead of its synonym.",
+        "steps": "Steps of training, half of which erase and half preserve. More take longer.",
+        "learning_rate": "Size of a training step; the right one depends on the model. The paper's is 1e-3.",
+        "rank": "Rank of the change of each weight.",
+        "trajectories": "How many trajectories to learn from, of the concept and of kept prompts each.",
+        "resolution": RESOLUTION,
         "seed": SEED,
     },
 }
 NUMBERS = ("erase", "preserve", "ridge", "reach", "beyond", "threshold", "shrinkage", "negative_guidance")
+NUMBERS += ("attention", "contrast")
 LIMITS = {
     **dict.fromkeys(NUMBERS, (0.0, 1000.0, 0.001, 0.000001)),
     **dict.fromkeys(("rounds", "neighbours", "augment"), (0, 100)),
@@ -97,6 +112,7 @@ LIMITS = {
     "steps": (0, 10000),
     "learning_rate": (0.0, 1.0, 1e-6, False),
     "projections": ("text", "cross"),
+    "rank": (0, 256),
     "trajectories": (1, 1000),
     "resolution": (0, 2048, 8),
     "seed": (0, 2**32 - 1),
@@ -117,7 +133,7 @@ class TRCEMethodSettings(io.ComfyNode):
             category="model/trce",
             description="Settings for Erase by Another Method, which works without this node, with the values of each "
             "paper. Choose the same method in both nodes.",
-            search_aliases=["UCE", "RECE", "MACE", "RealEra", "SPEED", "LEACE", "ESD", "unlearn", "erase settings"],
+            search_aliases=["UCE", "RECE", "MACE", "RealEra", "SPEED", "LEACE", "ESD", "EraseAnything", "unlearn"],
             inputs=[
                 io.DynamicCombo.Input(
                     "method",

@@ -8,6 +8,7 @@ import torch
 from trce_ops.methods.registry import METHODS
 
 OFFERED = [name for name in METHODS if name not in ("trce", "trce-robust", "trce-closed-form")]
+ON_UNETS = [name for name in OFFERED if name != "erase-anything"]
 CONCEPTS, KEEP = "a gun -> an umbrella\nblood", "a dog\na water pistol"
 pytestmark = pytest.mark.usefixtures("few_captions")
 TRAINING = {"steps": 2, "trajectories": 2, "resolution": 64}
@@ -63,7 +64,7 @@ def test_settings_for_another_method_are_refused(pack, run, make_model, make_cli
     assert not model.patches
 
 
-@pytest.mark.parametrize("name", OFFERED)
+@pytest.mark.parametrize("name", ON_UNETS)
 def test_every_method_erases_and_its_delta_does_the_same(run, make_model, make_clip, sample, choice, name):
     model, clip = make_model(), make_clip()
     gun, empty = conditioning(clip, "a gun"), conditioning(clip, "")
@@ -92,7 +93,7 @@ def test_methods_that_look_at_the_weights_see_them_with_their_loras(run, make_mo
     assert all(torch.equal(plain.tuned[m].dense(), other.tuned[m].dense()) for m in plain.tuned if m != module)
 
 
-@pytest.mark.parametrize("name", OFFERED)
+@pytest.mark.parametrize("name", ON_UNETS)
 def test_the_same_inputs_give_the_same_file(pack, run, make_model, make_clip, tmp_path, choice, name):
     inputs = dict(concepts=CONCEPTS, keep=KEEP, **choice(name))
     for i in range(2):
@@ -101,7 +102,7 @@ def test_the_same_inputs_give_the_same_file(pack, run, make_model, make_clip, tm
     assert (tmp_path / "0").read_bytes() == (tmp_path / "1").read_bytes()
 
 
-@pytest.mark.parametrize("name", OFFERED)
+@pytest.mark.parametrize("name", ON_UNETS)
 def test_cancel_leaves_model_and_clip_as_they_were(
     pack, make_model, make_clip, monkeypatch, tmp_path, choice, name, listen
 ):
@@ -149,3 +150,9 @@ def test_the_report_shows_every_concept_as_it_was_read_and_what_contradicts_it(r
     report = run("TRCEEraseByMethod", concepts="a gun -> an umbrella\ngun -> a kite", **inputs)[2]
     assert "  a gun -> an umbrella" in report
     assert "'a gun' in 'keep' mentions the concept" in report and "two safe targets" in report
+
+
+def test_erase_anything_is_refused_on_a_unet_by_what_it_lacks(pack, run, make_model, make_clip, choice):
+    inputs = dict(model=make_model(), clip=make_clip(), concepts=CONCEPTS, keep=KEEP, **choice("erase-anything"))
+    with pytest.raises(Exception, match="trains the queries and keys of a text stream .* for SD3, Flux"):
+        run("TRCEEraseByMethod", **inputs)

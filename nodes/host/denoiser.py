@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -21,7 +22,6 @@ import comfy.model_management
 import comfy.model_sampling
 import comfy.samplers
 import torch
-from comfy.ldm.modules.attention import attention_pytorch
 from comfy.quant_ops import QuantizedTensor
 from torch import Generator, Tensor
 from torch.nn.functional import pad
@@ -30,6 +30,7 @@ from ...trce_ops.tuning.factors import TRAINED
 from ...trce_ops.tuning.text_batch import Texts
 from ...trce_ops.tuning.trajectories import Overrides
 from ...trce_ops.tuning.tune import GRAPH, TunableModel
+from .attention import Watch, with_gradient
 from .errors import HostError
 from .families import tuned_in_words
 from .fingerprint import model_fingerprint
@@ -54,10 +55,13 @@ class Network(torch.nn.Module):
         super().__init__()
         self.base = base
 
-    def forward(self, x: Tensor, sigma: Tensor, options: dict, **texts) -> Tensor:
+    def forward(self, x: Tensor, sigma: Tensor, watch: Watch | None, **texts) -> Tensor:
         """texts: what a sampler gives to the model beside x and sigma; the model makes its inputs of them."""
         given = self.base.extra_conds(noise=x, device=x.device, **texts)
         conditions = {name: cond.process_cond(batch_size=len(x), device=x.device).cond for name, cond in given.items()}
+        if watch:
+            watch.fit(conditions["c_crossattn"].shape[1])
+        options = {"optimized_attention_override": watch or with_gradient}
         return self.base.apply_model(x, sigma, transformer_options=options, **conditions)
 
 
@@ -74,8 +78,6 @@ class HostDenoiser:
         self.size = {"width": width, "height": height}
         self.shape = tuple(latent_shape(model, width, height)[1:])
         self.text_width = text_width
-        # Some faster attention functions have no gradient; this one always has.
-        self.options = {"optimized_attention_override": lambda _, *args, **kwargs: attention_pytorch(*args, **kwargs)}
 
     def close(self) -> None:
         """Release the weights. The denoiser cannot be called any more."""
@@ -89,23 +91,35 @@ class HostDenoiser:
         return self.sampling.noise_scaling(sigma, noise, torch.zeros_like(noise), True)
 
     def __call__(self, x: Tensor, sigma: Tensor, texts: Texts, overrides: Overrides) -> Tensor:
+        (e,) = self._predictions(x, sigma, replace(texts, marks=None), overrides)
+        return e
+
+    def attending(self, x: Tensor, sigma: Tensor, texts: Texts, overrides: Overrides) -> tuple[Tensor, Tensor]:
+        """For families that have the set "added"."""
+        e, attention = self._predictions(x, sigma, texts, overrides)
+        return e, attention
+
+    def _predictions(self, x: Tensor, sigma: Tensor, texts: Texts, overrides: Overrides) -> tuple[Tensor, ...]:
+        """e and, if the texts have marks, the attention to these."""
         x, sigma, texts = x.to(self.device), sigma.to(self.device), texts.to(self.device)
         weights = {BASE + name: W for name, W in {**self.weights.tensors, **overrides}.items()}
         if texts.lengths is None:
             return self._predict(x, sigma, texts, weights)
         # Prompts of one length at a time: what stands behind a prompt would be read as text
-        groups = [(rows, self._predict(x[rows], sigma[rows], same, weights)) for rows, same in texts.by_length()]
-        order = torch.cat([rows for rows, _ in groups]).argsort()
-        return torch.cat([e for _, e in groups])[order]
+        groups = [(rows, *self._predict(x[rows], sigma[rows], same, weights)) for rows, same in texts.by_length()]
+        rows, *found = map(torch.cat, zip(*groups))
+        return tuple(part[rows.argsort()] for part in found)
 
-    def _predict(self, x: Tensor, sigma: Tensor, texts: Texts, weights: dict[str, Tensor]) -> Tensor:
+    def _predict(self, x: Tensor, sigma: Tensor, texts: Texts, weights: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        watch = None if texts.marks is None else Watch(texts.marks.to(self.device))
         sequence = pad(texts.sequence, (0, self.text_width - texts.sequence.shape[-1]))  # SD3 has CLIP's rows so
-        given = {"cross_attn": sequence, "options": self.options, **self.size}
+        given = {"cross_attn": sequence, "watch": watch, **self.size}
         if texts.pooled is not None:
             given["pooled_output"] = texts.pooled
         with OutOfPlace():
             denoised = torch.func.functional_call(self.network, weights, (x, sigma), given)
-        return (x - denoised) / sigma.view(-1, *[1] * (x.ndim - 1))
+        e = (x - denoised) / sigma.view(-1, *[1] * (x.ndim - 1))
+        return (e, watch.end()) if watch else (e,)
 
 
 def pixels_per_latent(model) -> int:

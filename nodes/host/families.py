@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from ...trce_ops.tuning.factors import TRAINED
+from ...trce_ops.tuning.factors import ADDED, TRAINED
 
 
 @dataclass(frozen=True)
@@ -53,24 +53,32 @@ def _sdxl_pooled(numbers: int) -> Reader:
     return Reader(r"label_emb\.0\.0", tail=256 * numbers)
 
 
-# What tuning trains: `text`, the keys and values of the text stream; `wide`, all attention; `blocks`, all matrices
+# What tuning trains: `text`, the keys and values of the text stream; `wide`, all attention; `blocks`, all matrices;
+# `added`, the queries and keys of a text stream that has matrices of its own
 UNET_BLOCKS = r"(input_blocks|output_blocks)\.\d+\.\d+|middle_block\.\d+"
 UNET = {"trained": TRAINED, "blocks": UNET_BLOCKS}
 
 
-def _sets(text: str, attention: str, others: str) -> dict[str, str]:
-    return {"text": text, "wide": attention, "blocks": f"{attention}|{others}"}
+def _sets(text: str, attention: str, others: str, added: str = "") -> dict[str, str]:
+    sets = {"text": text, "wide": attention, "blocks": f"{attention}|{others}"}
+    return sets | {ADDED: added} if added else sets
 
 
 MMDIT = {
     "trained": _sets(
-        r"context_block\.attn\.qkv", r"(context|x)_block\.attn2?\.(qkv|proj)", r"(context|x)_block\.mlp\.fc[12]"
+        r"context_block\.attn\.qkv",
+        r"(context|x)_block\.attn2?\.(qkv|proj)",
+        r"(context|x)_block\.mlp\.fc[12]",
+        r"context_block\.attn\.qkv",
     ),
     "blocks": r"joint_blocks\.\d+",
 }
 DOUBLE_STREAM = {  # its single-stream blocks have queries, keys, values and the rest of a block in one matrix
     "trained": _sets(
-        r"txt_attn\.qkv", r"(txt|img)_attn\.(qkv|proj)", r"(txt|img)_mlp\.[02]|single_blocks\.\d+\.linear[12]"
+        r"txt_attn\.qkv",
+        r"(txt|img)_attn\.(qkv|proj)",
+        r"(txt|img)_mlp\.[02]|single_blocks\.\d+\.linear[12]",
+        r"txt_attn\.qkv",
     ),
     "blocks": r"(double|single)_blocks\.\d+",
 }
@@ -87,6 +95,7 @@ DIFFUSERS_JOINT = {
         r"attn\.add_[kv]_proj",
         r"attn\.(to_[qkv]|add_[qkv]_proj|to_out\.0|to_add_out)",
         r"(img|txt)_mlp\.net\.(0\.proj|2)",
+        r"attn\.add_[qk]_proj",
     ),
     "blocks": r"transformer_blocks\.\d+",
 }

@@ -2,7 +2,7 @@
 
 Each module is one method, written from its paper's equations, and names the parts of the paper that it leaves out. UCE,
 RECE, MACE's refinement and RealEra give closed_form/solve.py other pairs, weights and moments; LEACE is another
-map; SPEED and ESD change each projection separately. All of them take any number of concepts.
+map; SPEED, ESD and EraseAnything change each projection separately. All of them take any number of concepts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..text.concepts import ConceptPair, format_concepts
 from ..text.embeddings import TextEncoder
 from ..tuning.tune import TunableModel
 from ..version import __version__
-from . import esd, leace, mace, realera, rece, speed, trce, uce
+from . import erase_anything, esd, leace, mace, realera, rece, speed, trce, uce
 from .job import Edit, Job, MethodError, TextWeights
 
 __all__ = ["METHODS", "Method", "MethodError", "MethodReport", "erase_with"]
@@ -60,6 +60,9 @@ METHODS: Mapping[str, Method[Any]] = MappingProxyType(
         "speed": Method("SPEED, ICLR 2026", speed.SpeedSettings(), speed.erase),
         "leace": Method("LEACE, NeurIPS 2023, on the text", leace.LeaceSettings(), leace.erase),
         "esd": Method("ESD, ICCV 2023", esd.EsdSettings(), esd.erase, trains=True),
+        "erase-anything": Method(
+            "EraseAnything, ICML 2025", erase_anything.EraseAnythingSettings(), erase_anything.erase, trains=True
+        ),
     }
 )
 

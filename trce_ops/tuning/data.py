@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Generator, Tensor
 
 from ..progress import StepProgress
@@ -21,6 +22,7 @@ class Contexts:
     safe: Texts  # the same prompts with the safe target
     empty: Texts  # the empty prompt
     keep: Texts | None
+    others: Texts | None = None  # k for each unwanted prompt, in order: the same prompt with another word; marked
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Data:
     e_safe: Tensor  # (m, c, h, w), for the points of `erase`
     empty: Points
     keep: Points | None
+    attention: Tensor = torch.zeros(0, 0, 0)  # (m, k, N) to the other words, for the points of `erase`
 
 
 def collect(
@@ -80,4 +83,18 @@ def collect(
     e_safe = predict(erase.x, erase.sigma, contexts.safe[erase.prompts])
     empty = sample("empty prompt", plans.empty, contexts.empty)
     keep = sample("kept", plans.keep, contexts.keep) if plans.keep and contexts.keep else None
-    return Data(erase, e_safe, empty, keep)
+    return Data(erase, e_safe, empty, keep, attention_to_others(predict, erase, contexts, progress))
+
+
+def attention_to_others(
+    predict: Predictor, points: Points, contexts: Contexts, progress: StepProgress
+) -> Tensor:  # (m, k, N)
+    """How much the picture attends to each of k other words when that word is in the concept's place."""
+    if contexts.others is None:
+        return torch.zeros(len(points), 0, 0)
+    k = len(contexts.others) // len(contexts.neg)
+    found = []
+    for j in range(k):
+        progress("Attention to other words", j, k)
+        found.append(predict.attention(points.x, points.sigma, contexts.others[k * points.prompts + j]))
+    return torch.stack(found, 1)

@@ -14,13 +14,15 @@ from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import Generator, Tensor
+from torch.nn.functional import pad
 
 from ..delta.low_rank import Tuned, WeightChange
 
 # Sets of projections, by the end of their names: self-attention and the queries of cross-attention (paper), keys and
 # values of cross-attention (text), those with the queries (cross), all of these (wide), or all matrices of the
 # transformer blocks (blocks). Of transformers that have no cross-attention, text is what the text stream gives as keys
-# and values; they have no paper's set.
+# and values; they have no paper's set. Those whose text stream has matrices of its own also have its queries and keys
+# (added).
 TRAINED = {
     "paper": r"attn1\.(to_[qkv]|to_out\.0)|attn2\.to_q",
     "text": r"attn2\.to_[kv]",
@@ -28,7 +30,9 @@ TRAINED = {
     "wide": r"attn1\.(to_[qkv]|to_out\.0)|attn2\.to_[qkv]",
     "blocks": r"attn[12]\.(to_[qkv]|to_out\.0)|ff\.net\.(0\.proj|2)",
 }
+ADDED = "added"
 FUSED = re.compile(r"qkv\.weight$")  # queries, keys and values in one matrix, from above
+PARTS = {"text": slice(1, None), ADDED: slice(0, 2)}  # of the three, what a set trains; otherwise all
 
 
 class TuningError(ValueError):
@@ -46,7 +50,7 @@ def choose(names: Iterable[str], trained: str, sets: Mapping[str, str] = TRAINED
 class Trained:
     """The projections in training: W of the unedited model, and the change dW that is learned.
 
-    keys_and_values: of a fused matrix of queries, keys and values, train only the latter two.
+    parts: of a fused matrix of queries, keys and values, train only these of the three.
 
     root: L (in, in) of closed_form/metric.py. The projections in `rooted` train low-rank factors on L^T z:
     dW = up @ down @ L^T. They share one copy of L, which in SDXL takes 16 MB and has 140 projections to serve.
@@ -59,14 +63,11 @@ class Trained:
         generator: Generator,
         root: Tensor | None = None,
         rooted: Collection[str] = (),
-        keys_and_values: bool = False,
+        parts: slice = slice(None),
     ):
         self.start = start  # (out, in) each
-        self.above = {  # rows of a fused matrix that are not trained
-            name: W.shape[1] if keys_and_values and FUSED.search(name) and W.shape[0] > W.shape[1] else 0
-            for name, W in start.items()
-        }
-        self.factors = {name: _initial_factors(W[self.above[name] :], rank, generator) for name, W in start.items()}
+        self.rows = {name: _trained_rows(name, W, parts) for name, W in start.items()}
+        self.factors = {name: _initial_factors(W[self.rows[name]], rank, generator) for name, W in start.items()}
         self.rooted = frozenset(rooted) if rank else frozenset()
         self.root = root.to(start[next(iter(rooted))].device) if root is not None and self.rooted else None
         self.parameters = [factor for factors in self.factors.values() for factor in factors]
@@ -78,9 +79,10 @@ class Trained:
         return {name: WeightChange(self._read(name, factors)) for name, factors in self.factors.items()}
 
     def _read(self, name: str, factors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        if above := self.above[name]:
+        rows, height = self.rows[name], len(self.start[name])
+        if rows.stop - rows.start < height:
             up, *down = factors
-            factors = (torch.cat([up.new_zeros(above, up.shape[1]), up]), *down)
+            factors = (pad(up, (0, 0, rows.start, height - rows.stop)), *down)
         if self.root is None or name not in self.rooted:
             return factors
         return (*factors[:-1], factors[-1] @ self.root.mT)
@@ -103,6 +105,14 @@ class Trained:
             name.removesuffix(".weight"): WeightChange(tuple(factor.detach().cpu().clone() for factor in dW.factors))
             for name, dW in self.changes.items()
         }
+
+
+def _trained_rows(name: str, W: Tensor, parts: slice) -> slice:
+    """The rows of W that `parts` means, if W is fused: there are as many queries as W has columns."""
+    height, width = W.shape
+    if not FUSED.search(name) or height <= width:
+        return slice(0, height)
+    return slice((parts.start or 0) * width, height if parts.stop is None else parts.stop * width)
 
 
 def _initial_factors(W: Tensor, rank: int, generator: Generator) -> tuple[Tensor, ...]:

@@ -25,13 +25,14 @@ class Term:
     sigma: Tensor  # (n,)
     texts: Texts  # n of them
     references: tuple[Tensor, ...]  # (n, ...) each
-    loss: Callable[..., Tensor]  # (e, *references) -> (n,)
+    loss: Callable[..., Tensor]  # (e, *references) -> (n,), or (e, attention, *references) if the texts have marks
     weight: float
 
-    def value(self, e: Tensor, first: int) -> Tensor:
-        """Its part of the loss for e (k, c, h, w), the predictions of its rows from `first` on."""
+    def value(self, e: Tensor, first: int, attention: Tensor | None = None) -> Tensor:
+        """Its part of the loss for e (k, c, h, w) and attention (k, N), those of its rows from `first` on."""
         references = (reference[first : first + len(e)].to(e.device) for reference in self.references)
-        return self.weight / len(self.x) * self.loss(e, *references).sum()
+        given = (e,) if self.texts.marks is None else (e, attention)
+        return self.weight / len(self.x) * self.loss(*given, *references).sum()
 
 
 class PredictionGaps:

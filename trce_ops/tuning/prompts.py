@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, zip_longest
 
@@ -17,6 +18,7 @@ from ..text.captions import BENIGN_CAPTIONS, COMPARISONS
 from ..text.concepts import ConceptPair
 from ..text.embeddings import TextEncoder, encode_batches
 from ..text.prompts import PromptPair, expand, fill, in_company, is_quality, mentions, sentences
+from ..text.spelling import bare
 from ..text.tokens import CHUNK, Ids
 from .data import Contexts
 from .settings import TuneSettings
@@ -30,13 +32,15 @@ class Request:
     """What to erase and what to keep.
 
     templates: use sentences around the concepts and the keep list. captions: groups of captions to keep; those that
-    mention a concept are left out.
+    mention a concept are left out. others: by concept, equally many words each whose attention the objective compares
+    with the concept's.
     """
 
     pairs: Sequence[ConceptPair]
     keep: Sequence[str] = ()
     templates: bool = True
     captions: Sequence[Sequence[str]] = CAPTIONS
+    others: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def concepts(self) -> list[str]:
@@ -79,12 +83,43 @@ def draw_prompts(request: Request, settings: TuneSettings, generator: Generator)
     return unwanted, draw_kept(request, settings.keep_count, generator) if settings.keep else []
 
 
+def with_others(unwanted: Sequence[PromptPair], others: Mapping[str, Sequence[str]]) -> list[PromptPair]:
+    """Every unwanted prompt with each of the other words in the concept's place, without its article if the concept
+    has none there."""
+    found = []
+    for prompt in unwanted:
+        place = re.compile(rf"(?<!\w){re.escape(prompt.keyword)}(?!\w)")
+        for word in others.get(prompt.concept, ()):
+            keyword = bare(word) if bare(prompt.keyword) == prompt.keyword else word
+            source = keyword.join(place.split(prompt.source))
+            found.append(replace(prompt, source=source, keyword=keyword))
+    return found
+
+
+def marked(texts: Texts, prompts: Sequence[PromptPair], encoders: Mapping[str, TextEncoder]) -> Texts:
+    """The texts with marks on the tokens of their keywords, among CLIP's rows too. Raises TokenError."""
+    marks = torch.zeros(texts.sequence.shape[:2])
+    for row, prompt in zip(marks, prompts, strict=True):
+        start = 0
+        for kind in ("clip", "context"):
+            if encoder := encoders.get(kind):
+                ids = encoder.tokenize(prompt.source)
+                row[[start + position for position in encoder.locate(ids, prompt.keyword).keyword]] = 1
+                start += CHUNK
+    return replace(texts, marks=marks)
+
+
 def encode_prompts(
-    unwanted: Sequence[PromptPair], keep: Sequence[str], encoders: Mapping[str, TextEncoder], progress: StepProgress
+    unwanted: Sequence[PromptPair],
+    keep: Sequence[str],
+    encoders: Mapping[str, TextEncoder],
+    progress: StepProgress,
+    others: Sequence[PromptPair] = (),
 ) -> Contexts:
     """encoders: by kind of text, `context` and, for models that read them, `pooled`, and `clip` for rows of CLIP before
-    the others. Raises TokenError."""
+    the others. others: see with_others; with them the concepts and these words are marked. Raises TokenError."""
     columns = [[pair.source for pair in unwanted], [pair.target for pair in unwanted], [""], keep]
+    columns.append([pair.source for pair in others])
     encoder, pooled, clip = encoders["context"], encoders.get("pooled"), encoders.get("clip")
     ids = [[encoder.tokenize(text) for text in column] for column in columns]
     rows = {row: encoder.length(row) for column in ids for row in column}
@@ -109,4 +144,7 @@ def encode_prompts(
         return Texts(sequence, torch.stack([vectors[row] for row in column]) if pooled else None, lengths)
 
     neg, safe, empty = map(gather, ids[:3])
-    return Contexts(neg, safe, empty, gather(ids[3]) if keep else None)
+    kept = gather(ids[3]) if keep else None
+    if not others:
+        return Contexts(neg, safe, empty, kept)
+    return Contexts(marked(neg, unwanted, encoders), safe, empty, kept, marked(gather(ids[4]), others, encoders))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from .factors import TRAINED, TuningError
+from .factors import ADDED, TRAINED, TuningError
 
 LOSSES = ("tau", "hinge")
-CHOICES = {"loss": LOSSES, "projections": tuple(TRAINED)}
+CHOICES = {"loss": LOSSES, "projections": (*TRAINED, ADDED)}
 LEAST = {
     "steps": 0,
     "rank": 0,
@@ -38,7 +38,7 @@ class TuneSettings:
     descriptions that do not name the concept end up there. 0 trains only on fully mapped prompts.
     unconditional: share of the loss that is on the prediction for the empty prompt instead of the unwanted one.
     early: share of the sampling steps to train on, from the noisy end.
-    projections: one of factors.TRAINED. rank: of the trained factors; 0 trains whole matrices.
+    projections: one of factors.TRAINED, or ADDED. rank: of the trained factors; 0 trains whole matrices.
     metric: low-rank factors that read text first learn directions to which the model responds (closed_form/metric.py).
     batch: unwanted points per step. resolution: of the pictures, in pixels.
     words: how many adversarial words are learned in turn (adversary.py); 0 for none. word_batch: points of a prompt

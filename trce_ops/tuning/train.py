@@ -51,13 +51,15 @@ def backward(predict: Predictor, step: Sequence[Term], trained: Trained, scale: 
     value, predictions = 0.0, []
     for start in range(0, len(x), predict.rows):
         part = slice(start, start + predict.rows)
-        e = predict.denoise(x[part], sigma[part], texts[part], trained.overrides(predict.denoise.dtype))
+        given = x[part], sigma[part], texts[part], trained.overrides(predict.denoise.dtype)
+        e, attention = (predict.denoise(*given), None) if texts.marks is None else predict.attending(*given)
         loss, first = torch.zeros((), device=e.device), -start  # first: of the term, counted in rows of e
         for term in step:
             last = first + len(term.x)
             if rows := len(e[max(first, 0) : max(last, 0)]):
                 begin = max(first, 0)
-                loss = loss + term.value(e[begin : begin + rows], begin - first)
+                own = slice(begin, begin + rows)
+                loss = loss + term.value(e[own], begin - first, None if attention is None else attention[own])
             first = last
         (scale * loss).backward()
         value += loss.item()

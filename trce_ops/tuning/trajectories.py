@@ -8,7 +8,7 @@ predicted twice.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +16,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..progress import Progress
+from .factors import TuningError
 from .text_batch import Texts
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,15 @@ class Denoiser(Protocol):
         ...
 
 
+class AttendingDenoiser(Denoiser, Protocol):
+    """A denoiser of a model with joint attention, which also tells how much its picture attends to marked tokens."""
+
+    def attending(self, x: Tensor, sigma: Tensor, texts: Texts, overrides: Overrides) -> tuple[Tensor, Tensor]:
+        """e as above, and (n, N) float32, with its graph: the share of its attention that each of the N tokens of a
+        picture pays to all text tokens in texts.marks together, as a mean over the joint attentions and their heads."""
+        ...
+
+
 class Predictor:
     """Calls a denoiser on `rows` pictures at a time, and counts evaluations.
 
@@ -72,14 +82,29 @@ class Predictor:
         self.rows = (self.rows + 1) // 2
         log.warning("Out of memory; continuing with %d pictures at a time.", self.rows)
 
-    @torch.no_grad()
     def __call__(self, x: Tensor, sigma: Tensor, texts: Texts) -> Tensor:
         """e (n, c, h, w) on the CPU, without a graph."""
+        return self._in_parts(self.denoise, x, sigma, texts)
+
+    def attention(self, x: Tensor, sigma: Tensor, texts: Texts) -> Tensor:
+        """Attention (n, N) to the marked tokens, on the CPU, without a graph. Raises TuningError."""
+        return self._in_parts(lambda *given: self.attending(*given)[1], x, sigma, texts)
+
+    @property
+    def attending(self) -> Callable[..., tuple[Tensor, Tensor]]:
+        """See AttendingDenoiser. Raises TuningError if the model does not tell."""
+        found = getattr(self.denoise, "attending", None)
+        if found is None:
+            raise TuningError("This model does not tell how much its picture attends to which word.")
+        return found
+
+    @torch.no_grad()
+    def _in_parts(self, predict: Callable[..., Tensor], x: Tensor, sigma: Tensor, texts: Texts) -> Tensor:
         done, start = [], 0
         while start < len(x):
             part = slice(start, start + self.rows)
             try:
-                done.append(self.denoise(x[part], sigma[part], texts[part], self.overrides).cpu())
+                done.append(predict(x[part], sigma[part], texts[part], self.overrides).cpu())
                 start += len(done[-1])
                 continue
             except torch.OutOfMemoryError:

@@ -26,9 +26,9 @@ from ..version import __version__
 from .adversary import Adversary
 from .cache import VERSION, from_tensors, to_tensors
 from .data import Contexts, collect, draw_plans
-from .factors import TRAINED, Trained, choose
+from .factors import PARTS, TRAINED, Trained, choose
 from .objective import Objective, terms
-from .prompts import Request, draw_prompts, encode_prompts
+from .prompts import Request, draw_prompts, encode_prompts, with_others
 from .settings import QUICK, TuneSettings, check
 from .soft_prompts import SoftEncoder
 from .train import Tuning, train
@@ -129,7 +129,7 @@ def tune(
     generator = Generator().manual_seed(settings.seed)
     start = perf_counter()
     unwanted, keep = draw_prompts(request, settings, generator)
-    contexts = encode_prompts(unwanted, keep, encoders, progress)
+    contexts = encode_prompts(unwanted, keep, encoders, progress, with_others(unwanted, request.others))
     encoded = perf_counter()
     with ExitStack() as stack:
         denoise = stack.enter_context(model.open())
@@ -145,8 +145,8 @@ def tune(
         rooted = [name for name in model.text_readers if name in names] if settings.metric and settings.rank else []
         root = scaled_root(denoise, model, contexts) if rooted else None
         W = {name: denoise.weights[name] for name in names}
-        keys_and_values = settings.projections == "text"
-        trained = Trained(W, settings.rank, generator, root, rooted, keys_and_values)
+        parts = PARTS.get(settings.projections, slice(None))
+        trained = Trained(W, settings.rank, generator, root, rooted, parts)
         learner = Predictor(denoise, min(in_graph, predict.rows))
         if settings.words and model.open_encoder and objective is terms:
             soft = stack.enter_context(model.open_encoder())
