@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -64,8 +63,7 @@ class ClipEncoder(EotEncoder):
         self.eot_id = self.encoders[names[0]].special_tokens["end"]
         self.pads = {name: encoder.special_tokens["pad"] for name, encoder in self.encoders.items()}
         self.pooled: dict[Ids, Tensor] = {}
-        present = pools if len(pools) > 1 else set(pools).intersection(names)
-        self.pools = {name: self._pools(name) for name in present}
+        self.pools = {name: self._pools(name) for name in pools if name in names or pools != POOLS}
         self.pooled_width = sum(self.pools.values())
         self.fingerprint = encoder_fingerprint(clip)
 
@@ -102,8 +100,8 @@ class ClipEncoder(EotEncoder):
 
     def join_pooled(self, parts: Mapping[str, Tensor]) -> Tensor:  # (n, ...) by encoder -> (n, pooled_width)
         """The pooled vectors of all encoders side by side."""
-        n, like = len(next(iter(parts.values()))), next(iter(parts.values()))
-        return torch.cat([parts.get(name, like.new_zeros(n, width)) for name, width in self.pools.items()], 1)
+        like = next(iter(parts.values()))
+        return torch.cat([parts.get(name, like.new_zeros(len(like), width)) for name, width in self.pools.items()], 1)
 
     def load(self) -> torch.device:
         """Load the encoders on their device, with this CLIP's clip skip."""
@@ -196,14 +194,6 @@ def without_t5(clip) -> bool:
 def sd3_clips(clip) -> tuple[str, ...]:
     """Which of the two CLIPs of SD3 were loaded."""
     return tuple(name for name in SD3_POOLS if _clip(clip.cond_stage_model, name) is not None)
-
-
-def fitted(readers: TextReaders, clip) -> TextReaders:
-    """The readers for what this CLIP gives: SD3 without its T5 reads CLIP's channels, and zeros beside them."""
-    if not (readers.row.clip_rows and without_t5(clip) and CONTEXT in readers.streams):
-        return readers
-    width = ClipEncoder(clip, sd3_clips(clip)).width
-    return replace(readers, streams={**readers.streams, CONTEXT: replace(readers.streams[CONTEXT], width=width)})
 
 
 def clip_streams(clip) -> list[str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from ...trce_ops.text.learned_words import NO_WORDS, LearnedWords
 from .denoiser import tunable
-from .encoders import ClipEncoder, fitted, text_encoders
-from .readers import POOLED, find_text_readers
+from .encoders import ClipEncoder, sd3_clips, text_encoders, without_t5
+from .readers import CONTEXT, POOLED, TextReaders, find_text_readers
 from .soft_prompts import open_encoder
 from .text_weights import metrics, text_weights
 
@@ -31,3 +32,11 @@ def lend(model, clip, resolution: int | None = None, learned: LearnedWords = NO_
         "metrics": partial(metrics, model, readers),
         "model": lambda asked: tunable(model, resolution or asked, soft),
     }
+
+
+def fitted(readers: TextReaders, clip) -> TextReaders:
+    """The readers for what this CLIP gives: SD3 without its T5 reads CLIP's channels, and zeros beside them."""
+    if not (readers.row.clip_rows and without_t5(clip) and CONTEXT in readers.streams):
+        return readers
+    width = ClipEncoder(clip, sd3_clips(clip)).width
+    return replace(readers, streams={**readers.streams, CONTEXT: replace(readers.streams[CONTEXT], width=width)})
