@@ -207,6 +207,82 @@ def test_what_is_not_understood_is_said_and_never_a_concept(answer, texts, left)
     assert any(left in piece for piece in not_understood(answer))
 
 
+ERASE = (
+    "To erase",
+    "Words to remove",
+    "Concepts to erase:",
+    "Zu löschende Begriffe",
+    "Mots à supprimer",
+    "要删除的概念",
+)
+ERASE += ("消去する概念", "지울 개념", "Synonyms for a gun", "Blood")
+STAY = ("Allowed", "Behalten", "À garder", "要保留的概念", "残す概念", "유지할 개념", "Unproblematisch", "Neighbours")
+STAY += (
+    "Not to be erased",
+    "These may stay",
+    "Never erase",
+    "Do-not-erase",
+    "Concepts that aren't guns",
+    "Allowed concepts",
+)
+LAYOUTS = (
+    *("{0}:\n- {1}\n\n{2}:\n- {3}", "## {0}\n{1}\n## {2}\n{3}", "**{0}**\n- {1}\n**{2}**\n- {3}"),
+    *("{0}：\n- {1}\n\n{2}：\n- {3}", "**{0}**\n{1}\n\n**{2}**\n{3}", "{0}\n1. {1}\n\n{2}\n1. {3}"),
+    *(
+        "【{0}】\n・{1}\n【{2}】\n・{3}",
+        "Sure! Here they are:\n\n[{0}]\n{1}\n[{2}]\n{3}",
+        "- {0}:\n  - {1}\n- {2}:\n  - {3}",
+    ),
+    *('{0}:\n- {1}\n\n{2}:\n["{3}"]', "{0}:\n- {1}\n\n{2}:\n```\n{3}\n```"),
+)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_of_several_lists_only_the_one_that_was_asked_for_is_read(layout):
+    """In either order, with the other list's items said not to be understood."""
+    for i, stay in enumerate(STAY):
+        goes, stays = (ERASE[i % len(ERASE)], "pistol"), (stay, "water pistol")
+        for first, second in ((goes, stays), (stays, goes)):
+            answer = layout.format(*first, *second)
+            if not answer.endswith(("]", "```")):
+                assert [item.text for item in read_answer(answer, NAMES)] == ["pistol"], answer
+            elif second is stays:
+                assert read_answer(answer, NAMES) == ()  # a list in another form is read alone
+            assert any("water pistol" in piece for piece in not_understood(answer, NAMES)), answer
+
+
+@pytest.mark.parametrize("erase", ERASE)
+def test_the_list_that_was_asked_for_is_known_in_every_language(erase):
+    answer = f"{erase}:\n- pistol\n\nUnproblematisch:\n- water pistol"
+    assert [item.text for item in read_answer(answer, NAMES)] == ["pistol"]
+
+
+def test_an_object_a_line_is_read_like_a_list_of_them():
+    rows = [{"concept": "gun", "safe": "umbrella"}, {"concept": "knife", "safe": "spoon"}]
+    for joined in ("\n", ",\n", "\n\n"):
+        lines = joined.join(map(json.dumps, rows))
+        for answer in (lines, f"```jsonl\n{lines}\n```", f"Sure:\n{lines}"):
+            assert read_answer(answer) == PAIRS and not_understood(answer) in ((), ("Sure:",)), answer
+    assert read_answer(f"Keep:\n{lines}") == read_answer(f"{lines}\nand [more]") == ()
+
+
+@pytest.mark.parametrize("stay", [name for name in STAY if name not in ("Unproblematisch", "Neighbours")])
+def test_the_one_list_of_an_answer_is_not_read_where_it_stays(stay):
+    for answer in (f"{stay}:\n- water pistol", f'{stay}:\n["water pistol"]', f"# {stay}\nwater pistol"):
+        assert read_answer(answer, NAMES) == () and "water pistol" in " ".join(not_understood(answer, NAMES))
+
+
+def test_a_list_before_the_first_heading_is_one_of_several():
+    for answer in ("- pistol\n- rifle\n\nUnproblematisch:\n- camera", "pistol\nrifle\n# Unproblematisch\ncamera"):
+        assert [item.text for item in read_answer(answer)] == ["pistol", "rifle"]
+
+
+def test_of_several_lists_of_captions_only_what_stays_is_read():
+    for keep, erase in zip(("Keep", "Zu behalten", "要保留"), ("Erase", "Löschen", "删除")):
+        answer = f"{erase}:\n- a pistol\n\n{keep}:\n- a dog\n\nOther:\n- a cat"
+        assert [item.text for item in read_answer(answer, captions=True)] == ["a dog"]
+
+
 @pytest.mark.parametrize("answer", ["", "\n \n", "[]", "{}", "```\n```", "<think>hm</think>", "---"])
 def test_an_answer_without_words_is_an_empty_list(answer):
     assert read_answer(answer) == not_understood(answer) == ()

@@ -14,8 +14,10 @@ from trce_ops.text.concepts import (
     ConceptPair,
     format_concepts,
     format_keep,
+    full_width,
     parse_concepts,
     parse_keep,
+    read_as_one,
 )
 from trce_ops.text.prompts import PLAIN, TEMPLATES, expand, in_company, is_quality
 
@@ -316,6 +318,140 @@ def test_what_is_not_understood_is_a_sentence(text, says):
     with pytest.raises(ConceptError, match=says) as error:
         parse_concepts(text)
     assert str(error.value).endswith(".") and "\n" not in str(error.value)
+
+
+ORDERS = (
+    *("a gun becomes an umbrella", "please replace a gun with an umbrella", "guns are replaced by umbrellas"),
+    *("Pistole durch Regenschirm ersetzen", "Ersetze Pistole durch Regenschirm", "die Pistole wird zu einem Schirm"),
+    *("eine Pistole wird durch einen Schirm ersetzt", "Schirm statt Pistole", "Pistole entfernen"),
+    *("remplacer un pistolet par un parapluie", "un parapluie au lieu d'un pistolet", "supprimez le pistolet"),
+    *(
+        "un pistolet devient un parapluie",
+        "transformer un pistolet en parapluie",
+        "un parapluie à la place du pistolet",
+    ),
+    *(
+        "把枪换成雨伞",
+        "枪 替换为 雨伞",
+        "將槍替換成雨傘",
+        "用雨伞代替枪",
+        "请把枪变成雨伞",
+        "枪改为雨伞",
+        "删除 枪",
+        "把枪去掉",
+    ),
+    *("銃を傘に置き換える", "銃を傘に変えてください", "銃を傘と入れ替える", "銃の代わりに傘", "銃を削除", "銃を消して"),
+    *("총을 우산으로 바꾸기", "총을 우산으로 교체해줘", "총 대신 우산", "총을 삭제"),
+)
+SEVERAL = (
+    "枪/手枪",
+    "枪／手枪",
+    "銃/拳銃",
+    "총/권총",
+    "총 / 권총",
+    "枪/gun",
+    "gun/枪",
+    "銃・拳銃",
+    "ナイフ・銃",
+    "ﾅｲﾌ･銃",
+    "ปืน/มีด",
+)
+
+
+@pytest.mark.parametrize(("lines", "says"), [(ORDERS, "like an order"), (SEVERAL, "several names|between spaces")])
+def test_orders_and_several_names_are_no_concept_in_any_language(lines, says):
+    for line in lines:
+        for written in (line, f"- {line}", f"a cat -> {line}"):
+            with pytest.raises(ConceptError, match=says):
+                parse_concepts(written)
+        assert parse_concepts(f'"{line}"') == (ConceptPair(unicodedata.normalize("NFC", clean(line))),)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("Mädchen mit dem Perlenohrring", "der Herr der Ringe", "Stadt mit Turm", "Mann mit Hut", "Löschzug", "Statt"),
+        *("la Liberté guidant le peuple", "un homme en noir", "une place de marché", "La Place", "lieu de culte"),
+        *(
+            "将军",
+            "把手",
+            "用户",
+            "以色列",
+            "删除线",
+            "请柬",
+            "替身",
+            "改革",
+            "换装",
+            "变形金刚",
+            "文森特·梵谷",
+            "消除游戏",
+        ),
+        *(
+            "銃を持つ少女",
+            "世界を変える少女",
+            "涙を消す魔法",
+            "水を飲む猫",
+            "フィンセント・ファン・ゴッホ",
+            "ハンド・ガン",
+            "代わり",
+        ),
+        *("총을 든 소녀", "길로 가는 남자", "물을 포도주로 바꾸는 예수", "대신", "로봇", "삭제 버튼"),
+        *("AC/DC", "24/7", "What If...?", "wait...what", "a boy who came home", "becoming", "changeling", "Turner"),
+    ],
+)
+def test_ordinary_names_in_any_language_are_no_orders(name):
+    assert parse_concepts(f"{name} -> a circle") == (ConceptPair(name, "a circle"),)
+
+
+def test_columns_of_spaces_and_dots_between_words_are_no_name():
+    for spaces in ("   ", " " * 10, "\u3000\u3000\u3000", "\u00a0 \u2003 "):
+        for line in ("gun{}umbrella", "gun{}an umbrella # a thing", "C++{}Rust", "1. gun{}umbrella", "'gun'{}umbrella"):
+            with pytest.raises(ConceptError, match="many spaces"):
+                parse_concepts(line.format(spaces))
+        for line in (
+            "gun{0}->{0}umbrella",
+            "gun{0}| gun ->{0}umbrella{0}# a{0}b",
+            "1.{0}gun -> 'umbrella'{0}",
+            "-{0}gun{0}-> umbrella",
+        ):
+            assert parse_concepts(line.format(spaces)) == (ConceptPair("gun", "umbrella"),)
+        assert parse_keep(f"a{spaces}dog") == ("a dog",)
+        assert parse_concepts(f'"a{spaces}gun"') == (ConceptPair("a gun"),)
+    for line in ("gun ... umbrella", "gun .. umbrella", "gun …… umbrella"):
+        with pytest.raises(ConceptError, match="between spaces"):
+            parse_concepts(line)
+
+
+def test_a_long_line_without_a_safe_target_is_shown():
+    for line in (
+        "a man who holds a gun",
+        "1girl, holding gun",
+        "AC/DC",
+        "a gun...a rifle",
+        "在雨中拿着手枪站在桥上的女孩",
+    ):
+        assert read_as_one(f"blood\n- {line}  # so\ngun -> a kite") == [
+            f"No safe target, read as one concept: '{line}'"
+        ]
+        assert read_as_one(f"{line} -> a cat") == []
+    for line in (
+        "Vincent van Gogh",
+        "the girl with pearls",
+        "C++",
+        "R2-D2",
+        "Yu-Gi-Oh!",
+        "フィンセント・ファン・ゴッホ",
+        "拿着手枪的女孩",
+    ):
+        assert read_as_one(line) == []
+    assert read_as_one("\n".join(f"1girl, thing {i}" for i in range(9)))[0].endswith("thing 4', ...")
+
+
+def test_what_is_read_of_full_width_letters():
+    assert full_width("ＧＵＮ -> 傘\n１９８４　ＢＯＯＫ | a gun # ＣＯＭＭＥＮＴ\n（銃） － a ！") == {
+        "ＧＵＮ": "GUN",
+        "１９８４　ＢＯＯＫ": "1984 BOOK",
+    }
 
 
 def test_nothing_in_its_place():

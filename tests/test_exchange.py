@@ -289,6 +289,21 @@ def test_a_file_made_from_another_checkpoint_is_pointed_out(pack, run, make_mode
     assert "another checkpoint" in report
 
 
+@pytest.mark.parametrize(("size", "text", "suspect"), [(0.02, False, False), (0.2, False, True), (0.02, True, False)])
+def test_small_changes_of_everything_are_no_other_checkpoint(pack, run, make_model, folders, size, text, suspect):
+    """ESD-u trains all but cross-attention, other methods all."""
+    model, noise = make_model(), torch.Generator().manual_seed(1)
+    file = published(pack, model, {})
+    file = {
+        name: W + size * W * torch.randn(W.shape, generator=noise)
+        for name, W in file.items()
+        if text or "attn2" not in name
+    }
+    save_file(file, folders / "weights" / "esd-u.safetensors")
+    *_, report = run("TRCELoadWeights", model=make_model(), weights_name="esd-u.safetensors")
+    assert ("another checkpoint" in report) == suspect and "The changes are" in report
+
+
 def test_the_size_of_a_change_is_said_and_that_a_large_one_is_no_erasure(run, make_model, folders):
     model = make_model()
     key = next(iter(changes_of(model)))

@@ -252,6 +252,91 @@ def test_other_ways_to_run_the_model_are_named(report, make_model, make_clip):
     assert "a hook on layers that read the text" in report(model, clip)
 
 
+def named(pack, model):
+    """What is said of other nodes on MODEL."""
+    return pack.host.others.ways_of_others(model, pack.host.readers.find_text_readers(model))
+
+
+def test_hooks_on_whatever_is_around_a_layer_that_reads_text_are_named(pack, make_model):
+    model = make_model()
+    block = "diffusion_model.middle_block.1.transformer_blocks.0"
+    assert named(pack, model) == []
+    for place in ("", "diffusion_model", "diffusion_model.middle_block", block, f"{block}.attn2"):
+        module = model.model.get_submodule(place)
+        for put in ("register_forward_hook", "register_forward_pre_hook"):
+            handle = getattr(module, put)(lambda *_: None)
+            assert named(pack, model) == [f"a hook on {place or 'the model'}"]
+            handle.remove()
+        own, module.forward = module.forward, lambda *a, **k: None
+        assert named(pack, model) == [f"a hook on {place or 'the model'}"]
+        module.forward = own  # as ComfyUI leaves it behind after a LoRA in bypass mode
+        assert named(pack, model) == []
+    model.model.get_submodule(f"{block}.attn1").register_forward_hook(lambda *_: None)
+    assert named(pack, model) == []
+
+
+def test_every_kind_of_wrapper_and_callback_of_other_nodes_is_named(pack, make_model):
+    from comfy.patcher_extension import CallbacksMP, WrappersMP, add_callback, add_wrapper
+
+    kinds = [value for name, value in vars(WrappersMP).items() if name.isupper()]
+    for kind in kinds:
+        one, other = make_model(), make_model()
+        one.add_wrapper(kind, lambda executor, *a, **k: executor(*a, **k))
+        one.add_wrapper_with_key(pack.host.apply.WRAPPER, "mine", print)
+        add_wrapper(kind, lambda executor, *a, **k: executor(*a, **k), other.model_options["transformer_options"])
+        assert named(pack, one) == named(pack, other) == [f"a wrapper of {kind}"]
+    for kind in (CallbacksMP.ON_LOAD, CallbacksMP.ON_PRE_RUN, CallbacksMP.ON_APPLY_HOOKS):
+        one, other = make_model(), make_model()
+        one.add_callback(kind, lambda *a: None)
+        add_callback(kind, lambda *a: None, other.model_options["transformer_options"])
+        assert named(pack, one) == named(pack, other) == [f"a callback of {kind}"]
+    model = make_model()
+    model.set_model_sampler_calc_cond_batch_function(lambda args: None)
+    model.add_object_patch("apply_model", lambda *a, **k: None)
+    assert named(pack, model) == ["apply_model", "sampler_calc_cond_batch_function"]
+
+
+def test_what_stock_nodes_put_on_a_model_is_not_named(pack, comfy_host, make_model):
+    from comfy_extras import nodes_easycache, nodes_model_advanced, nodes_slg
+
+    model = make_model()
+    model = nodes_easycache.EasyCacheNode.execute(model, 0.2, 0.15, 0.95, False).args[0]
+    model = nodes_easycache.LazyCacheNode.execute(model, 0.2, 0.15, 0.95, False).args[0]
+    model = nodes_slg.SkipLayerGuidanceDiTSimple.execute(model, 0.0, 1.0, "0").args[0]
+    (model,) = nodes_model_advanced.ModelSamplingDiscrete().patch(model, "v_prediction", False)
+    assert model.wrappers and named(pack, model) == []
+
+
+def test_hooks_on_the_encoder_make_it_another(pack, comfy_host, report, make_model, make_clip):
+    model, clip = make_model(), make_clip()
+    prints = [pack.host.fingerprint.encoder_fingerprint(clip)]
+    layer = clip.cond_stage_model.clip_l.transformer.text_model.encoder.layers[1].mlp.fc1
+    for put in (layer.register_forward_hook, layer.register_forward_pre_hook):
+        for _ in range(2):
+            handle = put(lambda *_: None)
+            prints.append(pack.host.fingerprint.encoder_fingerprint(clip))
+            assert pack.host.fingerprint.encoder_fingerprint(clip.clone()) == prints[-1]
+            handle.remove()
+    own = layer.forward
+    layer.forward = lambda x: own(2 * x)
+    prints.append(pack.host.fingerprint.encoder_fingerprint(clip))
+    assert len({*prints}) == 6
+    assert "cannot be checked" in report(model, clip)
+    layer.forward = own
+    assert pack.host.fingerprint.encoder_fingerprint(clip) == prints[0]
+
+
+def test_full_width_letters_that_the_encoder_reads_as_another_text_are_named(pack, run, make_model, make_clip):
+    model, concepts = make_model(), "ＧＵＮ -> 傘"
+    _, delta, *_ = run("TRCEErase", model=model, clip=make_clip(), **ERASE)
+    for kind, differ in (("z-image", True), ("qwen-image", True), ("sd1", None)):
+        clip = make_clip(kind=kind)
+        differ = clip.tokenize("ＧＵＮ") != clip.tokenize("GUN") if differ is None else differ
+        lines = pack.host.limits.limits(model, delta, clip, concepts)
+        assert any("full-width 'ＧＵＮ' was read as 'GUN'" in line for line in lines) == differ
+        assert not any("full-width" in line for line in pack.host.limits.limits(model, delta, clip, "GUN -> 傘"))
+
+
 def attention(model):
     return model.model.diffusion_model.middle_block[1].transformer_blocks[0].attn2
 

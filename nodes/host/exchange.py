@@ -37,10 +37,25 @@ def import_weights(model, name: str, strength: float, progress: Progress):
 LARGE = 0.5  # share of the weights from which on the report asks whether this is an erasure; by judgement
 
 
+# Share from which on a change of nearly everything is suspected to be between checkpoints, also by judgement: less
+# where cross-attention differs too, which methods that train everything else (ESD-u) leave alone.
+SUSPECT, SUSPECT_WITH_TEXT = 0.1, 0.03
+
+
+def share_of(model, changes: dict[str, Tensor]) -> float:
+    """How large the changes are, of the weights that they change."""
+    weights = ModelWeights(model)
+    sizes = [(dW.float().norm().item(), weights.base(key).float().norm().item()) for key, dW in changes.items()]
+    change, whole = (sum(size**2 for size in column) ** 0.5 for column in zip(*sizes))
+    return change / max(whole, 1e-12)
+
+
 def from_another_checkpoint(model, changes: dict[str, Tensor], total: int) -> bool:
-    """Whether 9 in 10 weights of a file differ from MODEL's, norms among them, which methods of erasing leave alone."""
+    """Whether 9 in 10 weights of a file differ from MODEL's by much, norms among them, which few methods change."""
     modules = (model.model.get_submodule(key.rpartition(".")[0]) for key in changes)
-    return len(changes) >= 0.9 * total and any("Norm" in type(module).__name__ for module in modules)
+    if len(changes) < 0.9 * total or not any("Norm" in type(module).__name__ for module in modules):
+        return False
+    return share_of(model, changes) > (SUSPECT_WITH_TEXT if any("attn2" in key for key in changes) else SUSPECT)
 
 
 def what_differs(model, changes: dict[str, Tensor]) -> str:
@@ -52,10 +67,7 @@ def what_differs(model, changes: dict[str, Tensor]) -> str:
     )
     if not changes:
         return rounded
-    weights = ModelWeights(model)
-    sizes = [(dW.float().norm().item(), weights.base(key).float().norm().item()) for key, dW in changes.items()]
-    change, whole = (sum(size**2 for size in column) ** 0.5 for column in zip(*sizes))
-    share = change / max(whole, 1e-12)
+    share = share_of(model, changes)
     says = f" The changes are {share:.1%} of these weights.{rounded}"
     if share > LARGE:
         says += (

@@ -13,13 +13,12 @@ from comfy.sd1_clip import SDClipModel
 from comfy.weight_adapter.base import WeightAdapterBase
 from torch import Tensor
 
+from .others import KEYED, put_on
 from .weights import is_packed
 
 # Weights that do not affect the diffusion model. A checkpoint may lack them, and then they are uninitialised.
 UNREAD = ("logit_scale", "clip_l.transformer.text_projection.weight", "clip_h.transformer.text_projection.weight")
 SWITCHES = ("enable_attention_masks", "zero_out_masked", "layer_norm_hidden_state")
-# Objects that enter a fingerprint by what they hold, or not at all
-KEYED = ("model_sampling", "manual_cast_dtype")
 SAMPLES = 256  # values of every weight that enter a fingerprint in their order, besides a sum over all of them
 
 _opaque: WeakKeyDictionary[object, bytes] = WeakKeyDictionary()  # a name for each, that no other will ever have
@@ -57,9 +56,12 @@ def hash_patches(digest, patcher) -> None:
     for key, patches in sorted(patcher.patches.items()):
         digest.update(key.encode())
         hash_into(digest, patches)
-    # LoRAs in bypass mode, functions on weights and objects of other nodes are opaque: equal to themselves alone
+    # LoRAs in bypass mode, functions on weights, hooks and objects of other nodes are opaque: equal to themselves alone
     opaque = chain(patcher.injections.values(), patcher.weight_wrapper_patches.values())
     objects = (thing for name, thing in sorted(patcher.object_patches.items()) if name not in KEYED)
+    for name, things in put_on(patcher).items():
+        digest.update(f"on {name}".encode())
+        objects = chain(objects, things)
     for thing in chain(chain.from_iterable(opaque), objects):
         try:
             digest.update(_opaque.setdefault(thing, secrets.token_bytes()))

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import logging
 
-import comfy.utils
-from comfy.patcher_extension import WrappersMP
-
 from ...trce_ops.delta.file import ErasedDelta
-from ...trce_ops.text.concepts import unlike_prompts
-from .apply import WRAPPER, maps_on_text
-from .fingerprint import KEYED
-from .readers import TextReaders, find_text_readers
+from ...trce_ops.text.concepts import full_width, read_as_one, unlike_prompts
+from .apply import maps_on_text
+from .others import KEYED, put_on, ways_of_others
+from .readers import find_text_readers
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +46,8 @@ def limits(model, delta: ErasedDelta, clip=None, concepts: str = "") -> list[str
             "erasure may not be reached. Look at pictures before you trust it."
         )
     patcher = None if clip is None else clip.patcher
-    if patcher and (patcher.injections or patcher.weight_wrapper_patches or patcher.object_patches.keys() - {*KEYED}):
+    changes = patcher and (patcher.injections or patcher.weight_wrapper_patches or put_on(patcher))
+    if patcher and (changes or patcher.object_patches.keys() - {*KEYED}):
         lines.append(
             "The CLIP has a LoRA loaded in bypass mode or another node's changes, which a delta cannot be checked "
             "against: on another day it is taken for another text encoder. Load a LoRA with the node Load LoRA."
@@ -64,29 +62,13 @@ def limits(model, delta: ErasedDelta, clip=None, concepts: str = "") -> list[str
             f"The map{part} acts on the conditioning, because a {readers.family} model has no weights for it: Save "
             "Model, merges and LoRAs cannot hold it. Save the delta, and apply it after loading."
         )
-    lines += unlike_prompts(concepts)
+    lines += [*unlike_prompts(concepts), *read_as_one(concepts)]
+    lines += [
+        f"In 'concepts' the full-width '{typed}' was read as '{read}', which is another text to this text encoder: "
+        f"type '{read}' in prompts too."
+        for typed, read in full_width(concepts).items()
+        if clip is not None and clip.tokenize(typed) != clip.tokenize(read)
+    ]
     for line in lines:
         log.warning("%s", line)
     return lines
-
-
-def ways_of_others(model, readers: TextReaders) -> list[str]:
-    """What other nodes have put around the layers that read the text, or around the whole model."""
-    found = set()
-    for key in (key for stream in readers.streams.values() for key in stream.keys):
-        name = key.rpartition(".")[0]
-        layer = comfy.utils.get_attr(model.model, name)
-        if "forward" in vars(layer) or layer._forward_hooks or layer._forward_pre_hooks:
-            found.add("a hook on layers that read the text")
-        found |= {
-            name_of_patch
-            for name_of_patch in model.object_patches
-            if name.startswith(f"{name_of_patch.rpartition('.')[0]}.") and callable(model.object_patches[name_of_patch])
-        }
-    if "model_function_wrapper" in model.model_options:
-        found.add("model_function_wrapper")
-    wrappers = model.model_options.get("transformer_options", {}).get("wrappers", {}) | model.wrappers
-    for kind in (WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL):
-        if any(key != WRAPPER for key, given in wrappers.get(kind, {}).items() if given):
-            found.add(f"a wrapper of {kind}")
-    return sorted(found)

@@ -1,10 +1,10 @@
 """Reads the list in a language model's answer, and says what of the answer it does not understand.
 
 Understood are lines as the widgets have them, also with bullets or numbers and in one code fence, and JSON: a list of
-texts, of pairs, or of objects with fields of KEYS, and one such object. In a list with bullets or numbers, lines
-without one are talk; elsewhere a line that ends or begins like a sentence is. Not understood are tables, CSV, YAML,
-bullets under a bullet, heads of columns, and what stands under a heading of the other list. Nothing is guessed, because
-a misread line would be erased silently.
+texts, of pairs, or of objects with fields of KEYS, one such object, and one in every line. In a list with bullets or
+numbers, lines without one are talk; elsewhere a line that ends or begins like a sentence is. Not understood are tables,
+CSV, YAML, bullets under a bullet, heads of columns, and, of several lists, those whose heading names neither a concept
+asked about nor what was asked for (headings.py). Nothing is guessed, because a misread line would be erased silently.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from ..text.concept_line import NOTHING, LineError, clean, content, read_captions, read_pair, read_safe
 from ..text.marks import without_bullet
-from ..text.spelling import mentions
+from .headings import is_talk, places
 
 MAX_ANSWER = 100_000  # characters that are read
 MAX_LINES = 2000
@@ -30,23 +30,10 @@ CAPTION = {*"keep caption text prompt sentence".split()}
 OTHER = {*"item description definition explanation reason note category type id number score color colour".split()}
 KEYS = CONCEPT | SAFE | CAPTION | OTHER
 
-# Words in the heading of a list that is not the one wanted
-KEPT = "keep kept preserve preserved retain safe alternative replacement substitute replace exclude leave harmless not"
-ERASED = "erase erased remove delete ban banned unsafe forbidden harmful concept"
-
 THINKING = re.compile(r"<(think|thinking|reasoning)>.*?(?:</\1>|\Z)|\A.*</(?:think|thinking|reasoning)>", re.S | re.I)
 FENCE = re.compile(r"^[ \t]*(?:```|~~~)[^\n]*\n(.*?)(?:^[ \t]*(?:```|~~~)[ \t]*$|\Z)", re.S | re.M)
 JSON = re.compile(r'[\[{](?=[\[{\s]{0,100}")')
 BRACKET = re.compile(r"[\[\]{}]")  # beside a JSON value: it is part of something else, or one of several
-HEADING = re.compile(
-    r"#{1,6}\s.*|.*[:\uff1a][\s*_]*|\[{1,2}[^\[\]\"',()\u201c\u201d]*\]{1,2}"
-)  # also [a section] of INI and TOML
-BOLD = re.compile(r"(\*\*|__)[^*_]+\1")
-SENTENCE = re.compile(r".*[.!?\u3002\uff01\uff1f][\s*_\"'\u201d\u2019)]*")
-TALK = re.compile(
-    r"(?i)(?:i|i'm|i\u2019m|here|sure|certainly|of course|okay|let me|below|the user|note|these|the following)\b.*"
-    r"|(?:assistant|user|system|thought|thinking|output|answer|result|list)"
-)
 COLUMNS = re.compile(r"\S(?:\t| {2,})\S|\\[\"']|[\u25c1<]/?think\W")  # also JSON in JSON, and marks of a model's own
 ENTRY = re.compile(r"\s*(?:-\s+)?[\"']?([A-Za-z][\w -]{0,30})[\"']?:\s+\S.*")  # of YAML
 NESTED = re.compile(r"\s*-\s+-\s.*")  # a list in a list of YAML
@@ -79,7 +66,7 @@ class _Reader:
 
     def __init__(self, answer: str, names: Sequence[str], captions: bool):
         self.names, self.captions = names, captions
-        self.wanted, self.foreign = (CAPTION, ERASED) if captions else (CONCEPT, KEPT)
+        self.wanted = CAPTION if captions else CONCEPT
         self.items: dict[str, Item] = {}
         self.rest: dict[str, None] = {}
         text = "\n".join(answer[:MAX_ANSWER].splitlines()[:MAX_LINES])
@@ -91,13 +78,16 @@ class _Reader:
         text = THINKING.sub("", text)
         fences = list(FENCE.finditer(text))
         if len(fences) == 1:
+            before = text[: fences[0].start()]
             self.reject_lines(FENCE.sub("", text))
             text = fences[0][1]
+            if not self.is_wanted_after(before):
+                return self.reject_lines(text)
         found = JSON.search(text)
         head = text[: found.start() + 1] if found else text
         if len(fences) > 1 or any(map(_in_columns, head.splitlines())):
             self.reject_lines(text)
-        elif found and not BRACKET.search(text[: found.start()]):
+        elif found and not BRACKET.search(text[: found.start()]) and self.is_wanted_after(text[: found.start()]):
             self.reject_lines(text[: found.start()])
             self.read_json(text[found.start() :])
         elif found:
@@ -116,9 +106,9 @@ class _Reader:
             if re.search(r"\w", line):
                 self.reject(line)
 
-    def about(self, text: str) -> str:
-        """The longest of the names asked about that the text mentions."""
-        return max((name for name in self.names if mentions(text, [name])), key=len, default="")
+    def is_wanted_after(self, text: str) -> bool:
+        """Whether a list that follows the text, in a fence or as JSON, is the one asked for."""
+        return places([*_lines(text), "- x"], self.names, self.captions)[-1].wanted
 
     def line(self, line: object, of: str = "") -> None:
         """A line as the widgets have them."""
@@ -153,31 +143,33 @@ class _Reader:
 
     def read_lines(self, text: str, sure: bool) -> None:
         """Lines as the widgets have them. sure: all of them belong to the list."""
-        lines = [line[:2000].rstrip() for line in text.splitlines() if re.search(r"\w", line)]
+        lines = _lines(text)
         marked = [without_bullet(clean(line)) != clean(line) for line in lines]
         if len(lines) > 1 and all("|" in line for line in lines):
             return self.reject_lines(text)  # a table
-        about, foreign, parent = "", False, None  # parent: how far the first item since the last heading is indented
-        for line, mark in zip(lines, marked):
+        parent = None  # how far the first item since the last heading is indented
+        for line, mark, place in zip(lines, marked, places(lines, self.names, self.captions)):
             indent, line = len(line) - len(line.lstrip()), line.strip()
-            stray = any(marked) and not mark
-            if HEADING.fullmatch(line) or stray and BOLD.fullmatch(line):
-                about, parent = self.about(line), None
-                foreign = bool(re.search(rf"(?i)\b(?:{self.foreign.replace(' ', 's?|')}s?)\b", line))
-                if not about and not line.startswith("#") or foreign:
+            if place.heading:
+                parent = None
+                if not place.of and not line.startswith("#") or not place.wanted:
                     self.reject(line)
                 continue
             parent = indent if parent is None else parent
-            talk = SENTENCE.fullmatch(line) or TALK.fullmatch(line)
-            if foreign or stray or mark and indent > parent or COLUMNS.search(line) or not sure and not mark and talk:
+            stray = any(marked) and not mark
+            talk = not sure and not mark and is_talk(line)
+            if not place.wanted or stray or mark and indent > parent or COLUMNS.search(line) or talk:
                 self.reject(line)
             else:
-                self.line(line.rstrip(" .;,"), about)
+                self.line(line.rstrip(" .;,"), place.of)
 
     def read_json(self, text: str) -> None:
-        """One JSON value, and the talk after it."""
+        """One JSON value and the talk after it, or an object a line."""
+        lines, decode = _lines(text), json.JSONDecoder(object_pairs_hook=_object)
         try:
-            value, end = json.JSONDecoder(object_pairs_hook=_object).raw_decode(text)
+            if len(lines) > 1 and all(re.fullmatch(r"\s*\{.*\},?", line) for line in lines):
+                return self.read_list([decode.decode(line.rstrip(",")) for line in lines])
+            value, end = decode.raw_decode(text)
             if BRACKET.search(text[end:]):
                 raise ValueError
             self.read_list(value if isinstance(value, list) else [value])
@@ -219,6 +211,11 @@ def _object(fields: list[tuple[str, object]]) -> dict[str, object]:
     if len(dict(fields)) < len(fields):
         raise ValueError
     return dict(fields)
+
+
+def _lines(text: str) -> list[str]:
+    """The lines with words in them."""
+    return [line[:2000].rstrip() for line in text.splitlines() if re.search(r"\w", line)]
 
 
 def _one_line(value: object) -> str:

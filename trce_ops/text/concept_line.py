@@ -52,8 +52,11 @@ def clean(text: str) -> str:
 
 
 def content(line: str) -> str:
-    """The line without comment. Raises LineError for one that is too long or holds control characters."""
-    text = clean(line)
+    """The line without comment, with two spaces where it has many: they may stand between two columns.
+
+    Raises LineError for one that is too long or holds control characters.
+    """
+    text = "  ".join(map(clean, marks.COLUMNS.split(line)))
     if len(text) <= MAX_COMMENT:
         text = marks.COMMENT.sub("", text).strip()
     if len(text) > MAX_LINE_LENGTH:
@@ -100,7 +103,7 @@ def read_captions(line: str) -> tuple[str, ...]:
         raise LineError("is a list in JSON; write one caption per line, without brackets and quotation marks.")
     if marks.SEVERAL.search(line):
         raise LineError("has several captions in it; write a line for each.")
-    text = _marked(line)
+    text = _marked(line.replace("  ", " "))
     if re.search(marks.SPLIT, text):
         raise LineError("has an arrow in it; captions to keep have no safe target. Write one caption per line.")
     captions = _alternatives(text)
@@ -129,7 +132,7 @@ def _marked(line: str) -> str:
     text = marks.without_bullet(text)
 
     def quoted(found: re.Match) -> str:
-        inner = found[2] or found[3] or found[4]
+        inner = (found[2] or found[3] or found[4]).replace("  ", " ")
         if re.search(marks.SPLIT, inner):
             return found[0]
         return found[1] + re.sub(r"[^\s()\[\]{}|\U00020000-\U0010ffff]", lambda c: chr(PLAIN + ord(c[0])), inner)

@@ -7,10 +7,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from .concept_line import ARROW, LineError, content, read_captions, read_pair, read_safe, write_text
+from .concept_line import ARROW, LineError, clean, content, read_captions, read_pair, read_safe, write_text
 from .concept_line import MAX_LINE_LENGTH as MAX_LINE_LENGTH
+from .spelling import UNSPACED
 
 MAX_LINES = 256
+WIDE = "[\uff10-\uff19\uff21-\uff3a\uff41-\uff5a]"
+# For lines that may have been meant as more than one name: words (in scripts without spaces three
+# letters, or a run of katakana) and marks
+WORD = rf"[\u30a1-\u30fe]+|[{UNSPACED}]{{1,3}}|[^\W{UNSPACED}]+(?:[-'\u2019.][^\W{UNSPACED}]+)*"
+MARK = r"[,;:~\u2026\u3001\uff0c\uff1b]|[/+]\s?\w|\.\."
+MANY_WORDS = 5
 Read = TypeVar("Read")
 
 
@@ -86,6 +93,26 @@ def unlike_prompts(text: str) -> list[str]:
         "the name there without it."
         for sign in dict.fromkeys(escaped)
     ]
+
+
+def full_width(text: str) -> dict[str, str]:
+    """What the concepts have in full-width letters, and what it was read as."""
+    words = [
+        (word, content(line)) for line in text.splitlines() for word in re.findall(rf"{WIDE}+(?:\s{WIDE}+)*", line)
+    ]
+    return {word: clean(word) for word, line in words if clean(word) in line}
+
+
+def read_as_one(text: str) -> list[str]:
+    """A sentence for the report about lines without a safe target that may have been meant as more than one name."""
+    found = [
+        name
+        for _, (names, safe) in _read_lines(text, "concepts", read_pair)
+        for name in names
+        if safe is None and (len(re.findall(WORD, name)) >= MANY_WORDS or re.search(MARK, name))
+    ]
+    shown = [f"'{name[:60]}'" for name in found[:5]] + (["..."] if len(found) > 5 else [])
+    return [f"No safe target, read as one concept: {', '.join(shown)}"] if found else []
 
 
 def parse_keep(text: str) -> tuple[str, ...]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from .orders import ORDER
+from .spelling import HANGUL, UNSPACED
+
 _NAMES = {
     chr(c): unicodedata.name(chr(c), "")
     for first, last in ((0x2190, 0x2200), (0x2794, 0x27C0), (0x27F0, 0x2C00), (0xFFE9, 0xFFED), (0x1F800, 0x1F900))
@@ -40,6 +43,9 @@ WEIGHT = re.compile(rf"\(([^()\[\]]*?)\s*[:\uff1a]\s*{NUMBER}\)|\[([^()\[\]:]*?)
 EMPHASIS = re.compile(rf"\(\(([^()]*)\)\s*[:\uff1a]\s*{NUMBER}\)|\({{2,}}([^()]*)\){{2,}}|\[{{2,}}([^\[\]]*)\]{{2,}}")
 WRAPPED = re.compile(r"\s*(?:\(([^()]*)\)|\[([^\[\]]*)\])\s*")
 
+EAST = f"{UNSPACED}{HANGUL}"
+KANJI = "\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+
 JOINED = (r"\b(?:AND|OR|BREAK)\b(?=.*[a-z])|[a-z].*\b(?:AND|OR|BREAK)\b", "joins prompts; write a line for each")
 # What is refused in any text, in captions to keep, in names of concepts and safe targets: (pattern, what to say).
 REFUSED = (
@@ -67,10 +73,10 @@ REFUSED_IN_NAMES = (
         rf"(?<!\d)[{HEAD}](?=\w)|[\U0001f449\u261e\u261b]|[^\W\d][\u2013-\u2015]|[\u2013-\u2015](?=[^\W\d])|\s--?\w",
         "has a sign that could be an arrow; write '->', or put the name in quotation marks",
     ),
-    (r"\t", "has a tab in it; write '->' between a concept and its safe target"),
+    (r"\t| {2}", "has a tab or many spaces in it; write '->' between a concept and its safe target"),
     (r"[<>=]", r"has '<', '>' or '=' in it; write '->' as the arrow, or put the name in quotation marks"),
     (
-        rf"\s[{DASH}+/:\u2026]+\s",
+        rf"\s(?:[{DASH}+/:\u2026]|\.{{2,}})+\s",
         "has punctuation between spaces; write '|' between names and '->' before a safe target, or put the name in "
         "quotation marks",
     ),
@@ -81,12 +87,12 @@ REFUSED_IN_NAMES = (
     ),
     JOINED,
     (
-        r"(?i)^(?:replace|erase|remove|delete|unlearn|forget)\s+\S|\s(?:instead of|rather than)\s"
-        r"|^(?:turn|change|convert|swap|transform)\s.*\s(?:in)?to\s|^(?:an?|the)\s.*\sto\s(?:an?|the)\s",
+        ORDER,
         "reads like an order; write 'concept -> safe', or put the name in quotation marks",
     ),
     (
-        r"(?i)[^\W\d_]{3}[/\uff0f][^\W\d_]{3}|\s(?:or|aka|a\.k\.a\.)\s|\s\d{1,2}[.)]\s",
+        rf"(?i)[^\W\d_]{{3}}[/\uff0f][^\W\d_]{{3}}|[{EAST}]\s?[/\uff0f]\s?[^\W\d_]|[^\W\d_]\s?[/\uff0f]\s?[{EAST}]"
+        rf"|[\u30fb\uff65]\s?[{KANJI}]|\s(?:or|aka|a\.k\.a\.)\s|\s\d{{1,2}}[.)]\s",
         "has several names in it; write '|' between names, or put the whole in quotation marks where it is one concept",
     ),
     (
@@ -98,6 +104,7 @@ REFUSED_IN_NAMES = (
         "begins or ends with punctuation; leave it out, or put the name in quotation marks",
     ),
 )
+COLUMNS = re.compile(r"(?<=[\w.!?+%'\")])[^\S\t]{3,}(?=[\w'\"(])")  # spaces between two words
 LIST = re.compile(r"[,;\uff0c\uff1b\u3001\u060c\u061b]")
 TAGGED = re.compile(r"\d\+?(?:girl|boy|other)s?\b")  # begins a prompt in tags, "1girl, holding gun": one concept
 

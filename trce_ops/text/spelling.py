@@ -57,7 +57,7 @@ BRITISH = [
     )
 ]
 NO_SINGULAR = re.compile(r"\b(?:news|shorts|glasses|pants|jeans|goods|arms)$")
-ARTICLES = re.compile(r"^(?:une?|una|uno|uma?|le|les|la|el|los|las|il|eine?n?|der|das|l'|d')\s?(?=\w\w)")
+ARTICLES = re.compile(r"^(?:une?|una|uno|uma?|le|les|la|el|los|las|il|eine?n?|der|das|die|des|l'|d')\s?(?=\w\w)")
 IRREGULAR = dict(child="children", person="people", mouse="mice", louse="lice", foot="feet", tooth="teeth")
 IRREGULAR |= dict(goose="geese", ox="oxen")
 
@@ -94,8 +94,8 @@ def _forms(text: str) -> tuple[str, str]:
 
 
 def mentions(text: str, concepts: Iterable[str], plurals: bool = True) -> bool:
-    """Whether the text names one of the concepts as a word of its own, in English singular or plural, or in a Cyrillic
-    case. plurals: False when only the concept's own form counts.
+    """Whether the text names one of the concepts as a word of its own, in singular or plural (English, German, French),
+    or in a Cyrillic case. plurals: False when only the concept's own form counts.
     """
     pattern = _pattern(tuple(concepts), plurals)
     return pattern is not None and any(map(pattern.search, _forms(text)))
@@ -108,7 +108,26 @@ def _pattern(concepts: tuple[str, ...], plurals: bool) -> re.Pattern[str] | None
     if plurals:
         names |= {singular for name in names for singular in _singulars(name)}
     words = [_word(name, plurals) for name in sorted(names) if name]
+    words += _plurals_abroad(concepts, names) if plurals else []
     return re.compile("|".join(words)) if words else None
+
+
+def _plurals_abroad(concepts: tuple[str, ...], names: set[str]) -> list[str]:
+    """Patterns for German and French plurals of names, and for what names in such a plural may be the plural of.
+
+    German endings are words of their own in English ("star", "stare"), so a name has to have an article or a capital.
+    """
+    german = {ARTICLES.sub("", name) for name in names if ARTICLES.match(name)}
+    german |= {fold(concept) for concept in concepts if re.fullmatch(r"[^\W\d_a-z]\w+", concept)}
+    found = [(name, r"(?:er?n?|n)") for name in german] + [(re.sub(r"(?:er?n?|n)$", "", name), "e?") for name in german]
+    found += [(name, "n") for name in names if name.endswith("e")]
+    found += [(re.sub("ai?l$", "", name), "aux") for name in names if name.endswith(("al", "ail"))]
+    found += [(name.removesuffix("aux"), "ai?l") for name in names if name.endswith("aux") and len(name) > 5]
+    return [
+        rf"(?<!{LETTER}){re.escape(name)}{ending}(?!{LETTER})"
+        for name, ending in sorted({*found})
+        if re.search("[a-z]{4}$", name) or ending in ("aux", "ai?l") and re.search("[a-z]{2}$", name)
+    ]
 
 
 def _word(name: str, plurals: bool) -> str:
