@@ -6,9 +6,11 @@ asked about, or that is known to name the list, is wanted: any other may be a li
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..text.concept_line import clean
 from ..text.marks import without_bullet
@@ -27,43 +29,9 @@ SENTENCE = re.compile(r".*[.!?\u3002\uff01\uff1f][\s*_\"'\u201d\u2019)]*")
 
 # Words in the heading of a list of what stays, and of what goes, in the languages of the pack, and words that say
 # nothing beside them. SIGNS are found without spaces around them.
-KEPT_WORDS = {
-    *(
-        "keep kept keeping preserve preserved preserving retain retained retaining safe alternative replacement "
-        "substitute replace exclude excluded leave harmless not cannot never unlike except exception allow allowed "
-        "permitted acceptable stay unaffected untouched unchanged spare spared protect protected whitelist "
-        "behalten beizubehalten beizubehaltende bleiben bewahren erhalten erlaubt erlaubte ausnahme ausnahmen ersatz "
-        "alternativen harmlos harmlose nicht kein keine garder conserver préserver maintenir autorisé autorisée permis "
-        "remplacement substitut inoffensif sauf sans pas ne"
-    ).split()
-}
-KEPT_SIGNS = (
-    "保留 保持 保存 维持 維持 允许 允許 許可 替代 代替 替换 替換 置換 置き換え 安全 无害 無害 不 除外 例外 残す 残し "
-    "除く ない 유지 보존 남길 남겨 남기 허용 대체 대안 안전 무해 제외 예외 않 지우지"
-).split()
-ERASED_WORDS = {
-    *(
-        "erase erased erasing erasure remove removed removing removal delete deleted deleting ban banned unsafe "
-        "forbidden prohibited disallowed harmful unlearn concept synonym löschen löschende gelöscht entfernen "
-        "entfernende entfernt verboten verbotene konzept konzepte synonyme effacer effacé effacée supprimer supprimé "
-        "supprimée retirer enlever interdit interdite"
-    ).split()
-}
-ERASED_SIGNS = (
-    "擦除 删除 刪除 移除 消除 去除 抹除 禁止 概念 同义词 同義詞 同義語 類義語 消去 削除 除去 消す 取り除く 지우기 "
-    "지울 지워야 삭제 제거 금지 개념 동의어"
-).split()
-OTHER_WORDS = {
-    *(
-        "a an the of for to from and be must should that which this these following here is are my your model image "
-        "prompt list word term name thing item text die der das den dem des zu zum aus modell liste wörter begriffe "
-        "begriff namen dinge und les la le l de du d à au mot terme nom chose modèle doivent doit être et"
-    ).split()
-}
-OTHER_SIGNS = (
-    "要 需要 应 應 该 該 被 的 之 列表 清单 清單 词语 词 詞 名称 名稱 内容 內容 する すべき される べき の を "
-    "リスト 単語 言葉 もの 名前 対象 一覧 할 해야 될 의 는 은 을 를 이름 단어 목록 대상 항목"
-).split()
+_WORDS = json.loads((Path(__file__).parent / "data" / "headings.json").read_text(encoding="utf-8"))
+KEPT_WORDS, ERASED_WORDS, OTHER_WORDS = ({*_WORDS[f"{kind}_words"].split()} for kind in ("kept", "erased", "other"))
+KEPT_SIGNS, ERASED_SIGNS, OTHER_SIGNS = (_WORDS[f"{kind}_signs"].split() for kind in ("kept", "erased", "other"))
 
 
 @dataclass(frozen=True)
