@@ -15,7 +15,6 @@ from typing import Any
 
 import comfy.patcher_extension
 from comfy.patcher_extension import CallbacksMP, WrappersMP
-from comfy.weight_adapter.bypass import BypassForwardHook
 from torch import nn
 
 from .apply import WRAPPER
@@ -32,6 +31,7 @@ CALLBACKS = (  # that run before the model does
     *(CallbacksMP.ON_LOAD, CallbacksMP.ON_PRE_RUN, CallbacksMP.ON_PREPARE_STATE, CallbacksMP.ON_INJECT_MODEL),
     *(CallbacksMP.ON_APPLY_HOOKS, CallbacksMP.ON_REGISTER_ALL_HOOK_PATCHES),
 )
+BYPASS = "BypassForwardHook"  # ComfyUI's class around the `forward` of a layer with a LoRA in bypass mode
 FUNCTIONS = ("model_function_wrapper", "sampler_calc_cond_batch_function")  # among the model options
 
 
@@ -45,7 +45,7 @@ def put_on(patcher) -> dict[str, list[Any]]:
     for name, module in patcher.model.named_modules():
         things = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
         forward = patcher.object_patches_backup.get(f"{name}.forward".lstrip("."), vars(module).get("forward"))
-        while isinstance(bypass := getattr(forward, "__self__", None), BypassForwardHook):
+        while type(bypass := getattr(forward, "__self__", None)).__name__ == BYPASS:
             forward = getattr(bypass, "original_forward", None)
         if forward is not None and forward != type(module).forward.__get__(module):
             things.append(forward)
