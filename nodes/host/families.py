@@ -133,6 +133,8 @@ OMNIGEN = Reader(r"time_caption_embed\.caption_embedder\.1", norm=r"time_caption
 SD3_POOLED = Reader(r"y_embedder\.mlp\.0")
 HIDREAM = r"caption_projection\.\d+\.linear"  # one per layer of Llama, then one for T5
 
+PIXELS = "draws pixels and not latents"
+
 FAMILIES = (
     Family("sd1", ("SD15",), {"context": CROSS_ATTENTION}, **UNET, resolution=512),
     Family("sd2", ("SD20",), {"context": CROSS_ATTENTION}, **UNET, resolution=512, v_resolution=768),
@@ -153,7 +155,7 @@ FAMILIES = (
     Family("flux", ("FluxSchnell",), FLUX_TEXT, **DOUBLE_STREAM, resolution=1024, cfg=1.0, steps=4),
     Family("flux2", ("Flux2",), {"context": Reader(r"txt_in")}, **DOUBLE_STREAM, resolution=1024, cfg=1.0),
     Family("longcat-image", ("LongCatImage",), {"context": Reader(r"txt_in")}),
-    Family("chroma", ("ChromaRadiance",), {"context": Reader(r"txt_in")}),
+    Family("chroma", ("ChromaRadiance",), {"context": Reader(r"txt_in")}, untuned=PIXELS),
     Family("chroma", ("Chroma",), {"context": Reader(r"txt_in")}, **DOUBLE_STREAM, resolution=1024),
     Family("auraflow", ("AuraFlow",), {"context": Reader(r"cond_seq_linear")}, **AURA, resolution=1024),
     Family(
@@ -229,7 +231,7 @@ FAMILIES = (
         sequence="gemma",
     ),
     Family("lumina2", ("Lumina2",), {"context": LUMINA}, **SINGLE_STREAM, resolution=1024),
-    Family("z-image", ("ZImagePixelSpace",), {"context": LUMINA}),
+    Family("z-image", ("ZImagePixelSpace",), {"context": LUMINA}, untuned=PIXELS),
     Family("z-image", ("ZImage",), {"context": LUMINA}, **SINGLE_STREAM, resolution=1024, cfg=1.0, steps=8),
     Family("qwen-image", ("QwenImage",), TXT_NORM, **DIFFUSERS_JOINT, resolution=1024),
     Family("mageflow", ("MageFlow",), TXT_NORM),
