@@ -34,7 +34,7 @@ def draw(methods: Sequence[str], thing: str, path: Path, unedited: str) -> None:
     context = world.encode([prompt.text for prompt in prompts])
     columns = [(unedited, world.draw(world.model, context, demo_world.SEED))]
     for method in methods:
-        model, _ = cases.erase(method, (thing,))
+        model, _ = cases.erase(cases.bench(), method, (thing,))
         columns.append((method, world.draw(model, context, demo_world.SEED)))
     sheet([f"{prompt.label.replace('_', ' ')}: {prompt.text}" for prompt in prompts], columns).save(path)
 

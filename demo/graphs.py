@@ -118,7 +118,7 @@ class Graph:
             for name, sort in zip(known["output_name"], known["output"], strict=True)
         ]
         self._place(node_id, kind, at, size, title, inputs, outputs, properties, values, GREEN if pack else {})
-        meta = {"title": title or known["display_name"]}
+        meta = {"title": title or known["display_name"] or kind}
         self.api[str(node_id)] = {"class_type": kind, "inputs": sent, "_meta": meta}
         return Node(node_id)
 

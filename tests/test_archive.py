@@ -11,7 +11,7 @@ FOLDERS = {  # what may be in a folder of the pack
     "locales": {".json"},
     "nodes": {".py", ".md", ".jpg", ".png"},
     "subgraphs": {".json"},
-    "trce_ops": {".py", ".txt"},
+    "trce_ops": {".py", ".txt", ".json"},
     "workflows": {".json", ".jpg"},
 }
 
