@@ -186,7 +186,7 @@ def test_the_denoiser_predicts_what_the_sampler_is_given(build, pack, monkeypatc
         e = denoise(x, sigma, Texts(norm(c) if norm else c, pooled, lengths), {}).detach()
     with torch.inference_mode():
         for i, length in enumerate(lengths):
-            given = {} if pooled is None else {"pooled_output": pooled[i : i + 1]}
+            given = {"pooled_output": None if pooled is None else pooled[i : i + 1]}
             given |= {"cross_attn": c[i : i + 1, :length], "noise": x[i : i + 1], "device": "cpu", "width": size}
             conds = model.model.extra_conds(height=size, **given)
             conds = {key: cond.process_cond(batch_size=1, device="cpu", area=None).cond for key, cond in conds.items()}

@@ -113,9 +113,7 @@ class HostDenoiser:
     def _predict(self, x: Tensor, sigma: Tensor, texts: Texts, weights: dict[str, Tensor]) -> tuple[Tensor, ...]:
         watch = None if texts.marks is None else Watch(texts.marks.to(self.device))
         sequence = pad(texts.sequence, (0, self.text_width - texts.sequence.shape[-1]))  # SD3 has CLIP's rows so
-        given = {"cross_attn": sequence, "watch": watch, **self.size}
-        if texts.pooled is not None:
-            given["pooled_output"] = texts.pooled
+        given = {"cross_attn": sequence, "pooled_output": texts.pooled, "watch": watch, **self.size}
         with OutOfPlace():
             denoised = torch.func.functional_call(self.network, weights, (x, sigma), given)
         e = (x - denoised) / sigma.view(-1, *[1] * (x.ndim - 1))
