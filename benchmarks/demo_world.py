@@ -76,9 +76,9 @@ def from_pictures(bench: Bench, thing: str, tuned: bool):
     latents = world.model.model.process_latent_out(world.sample(world.model, texts, SEED + SHOWN))
     start, templates = perf_counter(), pack("trce_ops.attacks.inversion").TEMPLATES
     given = (world.model, world.clip, {"samples": latents}, None, templates, node.LEARNING, lambda *_: None)
-    found, lines = node.learn(*given)
-    print("\n".join(lines))
-    vectors = {words.name_of(word.vectors): word.vectors for word in found}
+    learned = node.learn(*given)
+    print("\n".join(learned.lines))
+    vectors = {words.name_of(word.vectors): word.vectors for word in learned.words}
     lent = pack("nodes.host.lend").lend(world.model, world.clip, RESOLUTION, words.LearnedWords(vectors))
     delta, report = pack("trce_ops.methods").erase_with(
         "trce" if tuned else "trce-closed-form",
@@ -88,8 +88,8 @@ def from_pictures(bench: Bench, thing: str, tuned: bool):
         cache_dir=bench.cache,
         **lent,
     )
-    queries = report.evaluations + sum(word.queries for word in found)
-    return delta, replace(report, seconds={"all": perf_counter() - start}, evaluations=queries)
+    cost = {"seconds": {"all": perf_counter() - start}, "evaluations": report.evaluations + learned.queries}
+    return delta, replace(report, **cost)
 
 
 @dataclass

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from comfy_api.latest import io
 
 from ..trce_ops.attacks.inversion import TEMPLATES, InversionSettings, LearnedWord, learn_words
-from ..trce_ops.attacks.nearest_words import Agreement, nearest_words
+from ..trce_ops.attacks.nearest_words import Agreement, Nearest, nearest_words
 from ..trce_ops.lists.words import WORDS
 from ..trce_ops.methods.trce import erase_and_tune
 from ..trce_ops.text.concepts import ConceptPair, is_blank, parse_concepts
@@ -125,8 +125,7 @@ class TRCEEraseFromPictures(io.ComfyNode):
             learned = None  # refused below, where the traceback no longer holds the tensors
         if learned is None:
             raise HostError("The device has not enough memory to learn the words; connect smaller 'pictures'.")
-        words, explained = learned
-        vectors = {name_of(word.vectors): word.vectors for word in words}
+        vectors = {name_of(word.vectors): word.vectors for word in learned.words}
         pairs = (*(ConceptPair(name, " ".join(safe.split())) for name in vectors), *written)
         job = job_of(lend(model, clip, learned=LearnedWords(vectors)), pairs, keep, settings, cls.hidden.unique_id)
         delta, report, tuned = erase_and_tune(job, chosen(model, mode, settings))
@@ -134,23 +133,30 @@ class TRCEEraseFromPictures(io.ComfyNode):
         known = tuple(replace(pair, concept=named.get(pair.concept, pair.concept)) for pair in delta.info.concepts)
         delta = replace(delta, info=replace(delta.info, concepts=known))
         text = NAME.sub(lambda found: named[found[0]], report.text())
-        lines = [*explained, text, *limits(model, delta, clip, concepts)]
+        lines = [*learned.lines, text, *limits(model, delta, clip, concepts)]
         return shown(cls, apply_delta(model, delta, strength), delta, lines, tuned)
 
 
-def learn(
-    model, clip, pictures, vae, templates: Sequence[str], settings: InversionSettings, progress
-) -> tuple[list[LearnedWord], list[str]]:
-    """The words for the pictures, best first, and lines that say how much of the pictures they explain."""
+@dataclass(frozen=True)
+class Learned:
+    words: list[LearnedWord]  # best first
+    queries: int  # of the model, to find and to learn them
+    lines: list[str]  # for people: how much of the pictures they explain
+
+
+def learn(model, clip, pictures, vae, templates: Sequence[str], settings: InversionSettings, progress) -> Learned:
+    """The words for the pictures."""
     pools = POOLED in check_differentiable(model, "erasing from pictures", "use TRCE Erase").streams
     latents, size = as_latents(model, pictures, vae)
     if len(latents) > MOST:
         raise HostError(f"'pictures' are {len(latents)}; at most {MOST} are accepted.")
     with open_encoder(clip, pools) as encoder, open_denoiser(model, *size) as denoise:
         given = [word.strip() for word in settings.initial_word.split(",") if word.strip()]
-        near = [(word, 1.0) for word in given] or nearest_words(
-            denoise, encoder, latents, WORDS, seed=settings.seed, rows=ROWS, progress=progress
-        )
+        seen = {"seed": settings.seed, "rows": ROWS}
+        nearest = Nearest([(word, 1.0) for word in given], 0)
+        if not given:
+            nearest = nearest_words(denoise, encoder, latents, WORDS, **seen, progress=progress)
+        near = nearest.words
         starts = [
             replace(settings, initial_word=word, seed=settings.seed + i)
             for i, (word, cosine) in enumerate(near[: settings.starts])
@@ -158,15 +164,17 @@ def learn(
         ]
         words = learn_words(denoise, encoder, latents, templates, starts, rows=ROWS, progress=progress)
         texts = Texts.cat([word.write(templates[0], encoder) for word in words])
-        agree = Agreement(denoise, encoder, latents, seed=settings.seed, rows=ROWS)(texts)
+        agreement = Agreement(denoise, encoder, latents, **seen)
+        agree = agreement(texts)
+    queries = nearest.queries + sum(word.queries for word in words) + agreement.predict.evaluations
     found = []
     if not given:
         found.append("Nearest words: " + ", ".join(f"{word} {cosine:.2f}" for word, cosine in near[:5]))
     cosines = ", ".join(f"{cosine:.2f}" for cosine in agree.tolist())
     found.append(
-        f"Learned {len(words)} word{'' if len(words) == 1 else 's'} from {len(latents)} pictures. How well they say "
-        f"what the pictures show (cosine, 0 = not at all): {cosines}"
+        f"Learned {len(words)} word{'' if len(words) == 1 else 's'} from {len(latents)} pictures by {queries} evaluations "
+        f"of the model. How well they say what the pictures show (cosine, 0 = not at all): {cosines}"
     )
     if agree.max() < LITTLE:
         found.append("The words say little of the pictures: this model hardly draws such pictures, or 'steps' is low.")
-    return words, found
+    return Learned(words, queries, found)

@@ -67,7 +67,8 @@ TUNING_WIDGETS = setting_inputs(
         "erases harder and changes details too.",
         "projections": "Which weights are trained. 'text': keys and values of cross-attention; erases more and keeps "
         "more on the demo model. 'cross': its queries too. 'paper': self-attention and the queries of "
-        "cross-attention. 'wide': all of these. 'blocks': all matrices of the transformer blocks, as in mode 'robust'.",
+        "cross-attention. 'wide': all of these. 'blocks': all matrices of the transformer blocks, as in mode 'robust'. "
+        "'cross' and 'paper' are for UNets.",
         "rank": "Rank of the change of each weight. Low ranks make small files and keep the rest better; 0 trains "
         "whole matrices, as the paper does.",
         "metric": "On: low-rank changes learn first along the directions of the text embedding that this model "

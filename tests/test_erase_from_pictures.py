@@ -1,12 +1,15 @@
 """Erase from Pictures, run in process as ComfyUI runs it, on a small SD1.x model."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 
 
 @pytest.fixture(autouse=True)
 def small(pack, monkeypatch, few_captions, tmp_path):
-    monkeypatch.setattr(pack.ops.attacks.evidence, "LEVELS", 2)
+    for module in (pack.ops.attacks.evidence, pack.ops.attacks.inversion):
+        monkeypatch.setattr(module, "LEVELS", 2)
     monkeypatch.setattr(pack.host.folders.folder_paths, "get_system_user_directory", lambda _: str(tmp_path))
 
 
@@ -73,6 +76,29 @@ def test_a_word_goes_where_the_closed_form_sends_a_name(pack, stock, erase, monk
     inputs = dict(model=stock[0], clip=stock[1], concepts="gun -> a pencil", keep="a dog")
     expected = run("TRCEErase", **inputs)[1].context_map.dense()
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+
+
+def test_the_report_counts_the_evaluations_of_the_model(pack, erase, monkeypatch):
+    module, seen = pack.module.nodes.erase_from_pictures, []
+    open_denoiser = module.open_denoiser
+
+    @contextmanager
+    def counted(*given):
+        with open_denoiser(*given) as denoise:
+
+            class Counted:
+                def __getattr__(self, name):
+                    return getattr(denoise, name)
+
+                def __call__(self, x, *others):
+                    seen.append(len(x))
+                    return denoise(x, *others)
+
+            yield Counted()
+
+    monkeypatch.setattr(module, "open_denoiser", counted)
+    report = erase()[2]
+    assert seen and f"by {sum(seen)} evaluations of the model" in report
 
 
 def test_names_beside_the_pictures_are_erased_as_well(erase):

@@ -146,7 +146,8 @@ def test_of_several_starts_the_word_that_explains_the_pictures_best_comes_first(
 def test_the_nearest_word_is_the_one_that_names_the_pictures(probes, toy):
     words = [f"w{i}" for i in range(20)]
     found = probes.nearest_words.nearest_words(ToyDenoiser(words=1), toy, pictures(toy, 7), words)
-    assert found[0][0] == "w7" and found[0][1] > 0.9
+    (nearest, cosine), *_ = found.words
+    assert nearest == "w7" and cosine > 0.9
     assert found == probes.nearest_words.nearest_words(ToyDenoiser(words=1), toy, pictures(toy, 7), words)
 
 

@@ -8,6 +8,7 @@ classifier, Li et al., ICCV 2023, with the direction in place of the loss.)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
@@ -24,6 +25,12 @@ STEPS = 13
 BATCH = 8  # words encoded at a time
 
 
+@dataclass(frozen=True)
+class Nearest:
+    words: list[tuple[str, float]]  # with their cosines, best first; most words were dropped after a short look
+    queries: int  # of the model
+
+
 def nearest_words(
     denoise: Denoiser,
     encoder: SoftEncoder,
@@ -33,9 +40,9 @@ def nearest_words(
     seed: int = 0,
     rows: int = 8,
     progress: StepProgress = lambda *_: None,
-) -> list[tuple[str, float]]:
-    """The nearest words with their cosines, best first; most words are dropped after a short look."""
-    ranked = [(word, 0.0) for word in words]
+) -> Nearest:
+    """Which of the words are nearest to what the pictures show."""
+    ranked, queries = [(word, 0.0) for word in words], 0
     for number, (points, share) in enumerate(ROUNDS):
         left, found = [word for word, _ in ranked], []
         agreement = Agreement(denoise, encoder, pictures, points, seed=seed, rows=rows)
@@ -43,8 +50,8 @@ def nearest_words(
             progress(f"Nearest words, round {number + 1}", start, len(left))
             found.append(agreement(encode(encoder, left[start : start + BATCH])))
         ranked = sorted(zip(left, torch.cat(found).tolist()), key=lambda near: -near[1])
-        ranked = ranked[: max(1, len(ranked) // share)]
-    return ranked
+        ranked, queries = ranked[: max(1, len(ranked) // share)], queries + agreement.predict.evaluations
+    return Nearest(ranked, queries)
 
 
 def encode(encoder: SoftEncoder, prompts: Sequence[str]) -> Texts:
