@@ -1,6 +1,7 @@
 """Load Erased Model Weights: erased models that others published, as a patch on the model in the graph."""
 
 import logging
+import re
 from functools import partial
 
 from comfy_api.latest import io
@@ -12,6 +13,8 @@ from .inputs import output, strength_input
 from .ui.bounds import within_bounds
 
 log = logging.getLogger(__name__)
+
+PART = re.compile(r"-\d{5}-of-\d{5}\b")  # in the names of a model that was saved in parts
 
 
 class TRCELoadWeights(io.ComfyNode):
@@ -74,6 +77,11 @@ class TRCELoadWeights(io.ComfyNode):
                 "differences between the checkpoints are included. Connect the checkpoint that it was made from."
             )
         report += what_differs(model, changes)
+        if PART.search(weights_name):
+            report += (
+                " The file is one part of several: load the others on the model that comes out, or the erasure is "
+                "incomplete."
+            )
         log.info("%s", report)
         show_text(cls.hidden.unique_id, report)
         return io.NodeOutput(patched, lora_of(changes), report)

@@ -73,6 +73,20 @@ def hooked(clip, seed):
     return stock.SetClipHooks().apply_hooks(clip, False, True, group)[0]
 
 
+@pytest.mark.parametrize("kind", ["sd1", "sdxl"])
+def test_a_merge_is_encoded_as_the_prompts_are(pack, make_clip, kind):
+    """Before it is loaded and after, and a plain encoder while a merge of it is loaded."""
+    import comfy_extras.nodes_model_merging as stock
+
+    plain, other = make_clip(seed=0, kind=kind), make_clip(seed=1, kind=kind)
+    merged = stock.CLIPMergeSimple().merge(plain, other, 0.5)[0]
+    with torch.inference_mode():
+        for clip in (merged, plain, merged):
+            encoder = pack.host.encoders.ClipEncoder(clip)
+            z = encoder.encode([encoder.tokenize("a gun")], 77)
+            assert torch.equal(z, clip.encode_from_tokens(clip.tokenize("a gun")).float())
+
+
 def test_a_lora_by_hooks_is_cached_apart(pack, moment, make_clip):
     encoder = pack.host.encoders.ClipEncoder
     clip = make_clip()

@@ -15,6 +15,7 @@ from trce_ops.text.concepts import (
     format_concepts,
     format_keep,
     full_width,
+    left_out_numbers,
     parse_concepts,
     parse_keep,
     read_as_one,
@@ -431,9 +432,11 @@ def test_a_long_line_without_a_safe_target_is_shown():
         "在雨中拿着手枪站在桥上的女孩",
     ):
         assert read_as_one(f"blood\n- {line}  # so\ngun -> a kite") == [
-            f"No safe target, read as one concept: '{line}'"
+            f"Read as one concept: '{line}'"
         ]
         assert read_as_one(f"{line} -> a cat") == []
+    for line in ("gun and pistol -> umbrella", "Messer und Gabel -> Tisch", "rock & roll", "枪 刀 血", "枪②刀"):
+        assert read_as_one(line) == [f"Read as one concept: '{line.partition(' ->')[0]}'"]
     for line in (
         "Vincent van Gogh",
         "the girl with pearls",
@@ -448,10 +451,40 @@ def test_a_long_line_without_a_safe_target_is_shown():
 
 
 def test_what_is_read_of_full_width_letters():
-    assert full_width("ＧＵＮ -> 傘\n１９８４　ＢＯＯＫ | a gun # ＣＯＭＭＥＮＴ\n（銃） － a ！") == {
+    assert full_width("ＧＵＮ -> 傘\n１９８４　ＢＯＯＫ | a gun # ＣＯＭＭＥＮＴ\n（銃） －＞ 箱") == {
         "ＧＵＮ": "GUN",
         "１９８４　ＢＯＯＫ": "1984 BOOK",
     }
+    assert full_width("初音　ミク -> 傘\nゴジラ＆コング\nVincent\u00a0van\u00a0Gogh－＞ a house　# ＸＹ") == {
+        "初音　ミク": "初音 ミク",
+        "ゴジラ＆コング": "ゴジラ&コング",
+        "Vincent\u00a0van\u00a0Gogh": "Vincent van Gogh",
+    }
+
+
+def test_numbers_that_do_not_count_the_lines_are_shown():
+    assert left_out_numbers("2. Weltkrieg -> eine Wiese") == ["Read without the number: '2. Weltkrieg -> eine Wiese'"]
+    assert left_out_numbers("gun\n3. Reich") == ["Read without the number: '3. Reich'"]
+    assert left_out_numbers("1. gun\n# so\n2. knife\n3) sword") == left_out_numbers('"2. Weltkrieg"') == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *["gun replaced by umbrella", "gun to umbrella", "don't draw guns", "no nudity", "never a gun", "gun 80%"],
+        *["keine Waffen", "ohne Waffen", "pas de fusil", "不要枪", "銃なし", "총 없이", "Pistole oder Messer", "a. gun"],
+        *["gun \u23e9 umbrella"],
+    ],
+)
+def test_orders_and_lists_of_other_kinds_are_refused(line):
+    with pytest.raises(ConceptError, match="Line 1"):
+        parse_concepts(line)
+    assert parse_concepts(f'"{line}"')[0].concept == line
+
+
+def test_an_arrow_from_an_emoji_keyboard():
+    assert parse_concepts("gun \u25b6\ufe0f umbrella") == (ConceptPair("gun", "umbrella"),)
+    assert parse_concepts("a stop sign -> no hat") == (ConceptPair("a stop sign", "no hat"),)
 
 
 def test_nothing_in_its_place():

@@ -98,6 +98,24 @@ def test_weights_for_diffusers_of_a_quantised_model_are_dequantised(
     assert torch.allclose(saved, W + W @ delta.context_map.dense(), atol=1e-5)
 
 
+def test_weights_for_diffusers_of_a_model_in_eight_bits_keep_a_small_erasure(
+    run, pack, make_model, delta, comfy_host, tmp_path, monkeypatch
+):
+    from safetensors.torch import load_file
+
+    monkeypatch.setattr(comfy_host.folder_paths, "output_directory", str(tmp_path))
+    model = make_model(dtype=torch.float8_e4m3fn)
+    up, down = delta.context_map.factors
+    small = pack.ops.delta.file.ErasedDelta(pack.ops.delta.low_rank.ContextMap((0.01 * up, down)), delta.info)
+    W = model.model.get_parameter(KEY).data.float()
+    run("TRCESaveDiffusers", model=model, delta=small, filename_prefix="unet")
+    (path,) = tmp_path.iterdir()
+    saved = load_file(path)["mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"].float()
+    change = W @ small.context_map.dense()
+    assert 0 < change.norm() < 0.05 * W.norm()
+    assert (saved - W - change).norm() < 0.02 * change.norm()
+
+
 def test_a_quantised_text_encoder_has_a_fingerprint(quantised, pack, make_model, make_clip):
     """As the fp8 T5 that most people load."""
     readers = pack.host.readers.find_text_readers(make_model())

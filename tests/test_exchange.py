@@ -281,6 +281,22 @@ def test_comfyuis_own_names_are_read_too_and_loras_stay(pack, run, make_model, f
     assert torch.allclose(weights(loaded)[key], weights(lora_on(model))[key] + change, atol=1e-5)
 
 
+def test_one_part_of_a_file_in_several_is_pointed_out(pack, run, make_model, make_delta, folders):
+    erased = pack.host.apply.apply_delta(make_model(), make_delta(), 1.0)
+    before = weights(make_model())
+    whole = published(pack, make_model(), {key: W - before[key] for key, W in weights(erased).items()})
+    parts = [dict(part) for part in (list(whole.items())[::2], list(whole.items())[1::2])]
+    loaded = make_model()
+    for number, part in enumerate(parts, 1):
+        name = f"model-0000{number}-of-00002.safetensors"
+        save_file(part, folders / "weights" / name)
+        loaded, _, report = run("TRCELoadWeights", model=loaded, weights_name=name)
+        assert "one part of several" in report
+    assert_same_weights(loaded, erased, make_model(), 1e-5)
+    save_file(whole, folders / "weights" / "whole.safetensors")
+    assert "one part of several" not in run("TRCELoadWeights", model=make_model(), weights_name="whole.safetensors")[2]
+
+
 def test_a_file_made_from_another_checkpoint_is_pointed_out(pack, run, make_model, folders):
     other, alike = make_model(seed=4), next(iter(changes_of(make_model())))  # of thousands, a weight may be the same
     other.model.state_dict()[alike].copy_(make_model().model.state_dict()[alike])

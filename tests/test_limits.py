@@ -160,6 +160,26 @@ def test_functions_of_other_nodes_on_weights_and_text_are_named(report, make_mod
     patched = model.clone()
     patched.set_model_attn2_patch(lambda q, k, v, options: (q, k, v))
     assert "attn2_patch" in report(patched, clip) and "attn2_patch" not in report(model, clip)
+    ways = {"attn2_output_patch": model.clone(), "another attn2": model.clone(), "double_block": model.clone()}
+    ways["attn2_output_patch"].set_model_attn2_output_patch(lambda n, options: n)
+    ways["another attn2"].set_model_attn2_replace(lambda q, k, v, options: v, "middle", 0)
+    ways["double_block"].set_model_double_block_patch(lambda given: given)
+    for name, changed in ways.items():
+        assert name in report(changed, clip) and name not in report(model, clip)
+
+
+def test_a_lora_that_the_clips_hooks_put_on_the_model_is_named(report, make_model, make_clip):
+    import comfy.hooks
+    import comfy_extras.nodes_hooks as stock
+
+    model, clip = make_model(), make_clip()
+    key = next(key for key in model.model.state_dict() if key.endswith("attn2.to_k.weight"))
+    lora = {key.replace(".weight", ".diff"): torch.ones_like(model.model.state_dict()[key])}
+    for strength in (1.0, 0.0):
+        hooks = comfy.hooks.create_hook_lora(lora=lora, strength_model=strength, strength_clip=0.0)
+        hooked = stock.SetClipHooks().apply_hooks(clip, False, True, hooks)[0]
+        assert ("the CLIP's hooks" in report(model, hooked)) == bool(strength)
+    assert "the CLIP's hooks" not in report(model, clip)
 
 
 def test_a_function_on_the_encoders_weights_makes_it_another(pack, report, make_model, make_clip):
@@ -333,7 +353,7 @@ def test_full_width_letters_that_the_encoder_reads_as_another_text_are_named(pac
         clip = make_clip(kind=kind)
         differ = clip.tokenize("ＧＵＮ") != clip.tokenize("GUN") if differ is None else differ
         lines = pack.host.limits.limits(model, delta, clip, concepts)
-        assert any("full-width 'ＧＵＮ' was read as 'GUN'" in line for line in lines) == differ
+        assert any("'ＧＵＮ' was read as 'GUN'" in line for line in lines) == differ
         assert not any("full-width" in line for line in pack.host.limits.limits(model, delta, clip, "GUN -> 傘"))
 
 

@@ -54,9 +54,7 @@ class ClipEncoder(EotEncoder):
                 f"The connected 'clip' is a {type(model).__name__} without the CLIP text encoders that 'model' reads; "
                 "connect the CLIP of the same checkpoint."
             )
-        tables = [t.text_model.embeddings.position_embedding.weight for t in transformers]
-        self.tables = dict(zip(names, tables))
-        widths = [table.shape[1] for table in tables]
+        widths = [t.text_model.embeddings.position_embedding.weight.shape[1] for t in transformers]
         self.width = sum(widths)
         ends = list(accumulate(widths, initial=0))
         self.parts = {name: slice(*part) for name, part in zip(names, pairwise(ends))}  # of a vector, by encoder
@@ -118,8 +116,8 @@ class ClipEncoder(EotEncoder):
         with device_context(device):
             for name, encoder in self.encoders.items():
                 # CLIPTextModel adds its whole position table to its input, whatever the length. For this call it
-                # is given a shorter table; the module is not changed.
-                table = {POSITIONS: self.tables[name][:length]}
+                # is given a shorter table; the module is not changed. Loading a merge puts another table in its place.
+                table = {POSITIONS: encoder.get_parameter(POSITIONS)[:length]}
                 chunks = [self.learned.placed(self._in_stream(ids, name)[:length], self.parts[name]) for ids in rows]
                 z, pooled = torch.func.functional_call(encoder, table, (chunks,))[:2]
                 embeddings.append(z.float().cpu())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import folder_paths
 from safetensors.torch import save
+import torch
 from torch import Tensor
 
 from ...trce_ops.delta.file import ErasedDelta
@@ -86,7 +87,8 @@ def lora_of(changes: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def write_diffusers(model, delta: ErasedDelta, prefix: str, progress: StepProgress) -> str:
-    """Save the changed weights alone, under diffusers' names and in MODEL's types, and return the name of the file.
+    """Save the changed weights alone, under diffusers' names and in MODEL's types (fp16 for fp8), and return the name of
+    the file.
 
     The file goes into the output folder. Raises HostError and FileNameError.
     """
@@ -96,6 +98,7 @@ def write_diffusers(model, delta: ErasedDelta, prefix: str, progress: StepProgre
     for key, W, changed, done, total in changed_weights(model, delta):
         progress("Projections", done, total)
         dtype = weights.base(key).dtype
+        dtype = dtype if dtype.itemsize > 1 else torch.float16  # eight bits would round most of an erasure away
         if difference(changed.to(dtype), W.to(dtype)) is not None:
             tensors[names[key]] = changed.to("cpu", dtype).contiguous()
     if not tensors:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from ...trce_ops.delta.file import ErasedDelta
-from ...trce_ops.text.concepts import full_width, read_as_one, unlike_prompts
+from ...trce_ops.text.concepts import full_width, left_out_numbers, read_as_one, unlike_prompts
 from .apply import maps_on_text
 from .others import KEYED, put_on, ways_of_others
 from .readers import find_text_readers
@@ -52,6 +52,12 @@ def limits(model, delta: ErasedDelta, clip=None, concepts: str = "") -> list[str
             "The CLIP has a LoRA loaded in bypass mode or another node's changes, which a delta cannot be checked "
             "against: on another day it is taken for another text encoder. Load a LoRA with the node Load LoRA."
         )
+    hooks = () if clip is None or not clip.apply_hooks_to_conds else clip.apply_hooks_to_conds.hooks
+    if any(getattr(hook, "strength_model", 0) for hook in hooks):
+        lines.append(
+            "Not reached: a LoRA that the CLIP's hooks put on the model while it runs (Set CLIP Hooks). It may draw the "
+            "concept again. Load a LoRA with the node Load LoRA, before the erasure."
+        )
     if clip is not None and clip.patcher.forced_hooks and clip.use_clip_schedule:
         lines.append(
             "The CLIP changes during sampling (Set CLIP Hooks with a schedule); the erasure fits its first state."
@@ -62,10 +68,10 @@ def limits(model, delta: ErasedDelta, clip=None, concepts: str = "") -> list[str
             f"The map{part} acts on the conditioning, because a {readers.family} model has no weights for it: Save "
             "Model, merges and LoRAs cannot hold it. Save the delta, and apply it after loading."
         )
-    lines += [*unlike_prompts(concepts), *read_as_one(concepts)]
+    lines += [*unlike_prompts(concepts), *read_as_one(concepts), *left_out_numbers(concepts)]
     lines += [
-        f"In 'concepts' the full-width '{typed}' was read as '{read}', which is another text to this text encoder: "
-        f"type '{read}' in prompts too."
+        f"In 'concepts' '{typed}' was read as '{read}' in ordinary letters and spaces, which is another text to this "
+        f"text encoder: type '{read}' in prompts too."
         for typed, read in full_width(concepts).items()
         if clip is not None and clip.tokenize(typed) != clip.tokenize(read)
     ]

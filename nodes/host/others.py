@@ -32,6 +32,8 @@ CALLBACKS = (  # that run before the model does
     *(CallbacksMP.ON_APPLY_HOOKS, CallbacksMP.ON_REGISTER_ALL_HOOK_PATCHES),
 )
 BYPASS = "BypassForwardHook"  # ComfyUI's class around the `forward` of a layer with a LoRA in bypass mode
+PATCHES = ("attn2_output_patch", "double_block")  # on what attention to the text gives
+REPLACED = ("attn2", "dit")  # attention to the text, and blocks of transformers
 FUNCTIONS = ("model_function_wrapper", "sampler_calc_cond_batch_function")  # among the model options
 
 
@@ -68,6 +70,9 @@ def ways_of_others(model, readers: TextReaders) -> list[str]:
     options = model.model_options
     transformer = options.get("transformer_options", {})
     found |= {name for name in FUNCTIONS if name in options and not _is_stock(options[name])}
+    patches, replaced = transformer.get("patches", {}), transformer.get("patches_replace", {})
+    found |= {kind for kind in PATCHES if not all(map(_is_stock, patches.get(kind, ())))}
+    found |= {f"another {kind}" for kind in REPLACED if not all(map(_is_stock, replaced.get(kind, {}).values()))}
     for given in (transformer.get("wrappers", {}), model.wrappers):
         found |= {f"a wrapper of {kind}" for kind in WRAPPERS if _of_others(given.get(kind, {}))}
     for given in (transformer.get("callbacks", {}), model.callbacks):

@@ -22,7 +22,7 @@ from ..text.embeddings import TextEncoder, encode_batches
 from ..text.prefix_tree import PrefixEncoder
 from ..text.tokens import Ids
 
-VERSION = 5  # part of the cache's key; raise it when something else is computed
+VERSION = 6  # part of the cache's key; raise it when something else is computed
 
 POSITIONS = 24  # of a caption that count in a causal encoder, more if it is longer: its words and some padding
 

@@ -21,7 +21,7 @@ HEADING = re.compile(
     r"#{1,6}\s.*|.*[:\uff1a][\s*_]*|\[{1,2}(?:[^\[\]\"'\u201c\u201d]|(?<=\w)'(?=\w))*\]{1,2}|[\u3010\u3014\u300a].*[\u3011\u3015\u300b]"
 )  # also [a section] of INI and TOML, and East Asian brackets
 TALK = re.compile(
-    r"(?i)(?:i|i'm|i\u2019m|here|sure|certainly|of course|okay|let me|below|the user|note|these|the following)\b.*"
+    r"(?i)(?:i|i'm|i\u2019m|here|sure|certainly|of course|okay|let me|below|hope|the user|note|these|the following)\b.*"
     r"|(?:assistant|user|system|thought|thinking|output|answer|result|list)"
 )
 BOLD = re.compile(r"(\*\*|__)[^*_]+\1")
@@ -32,6 +32,8 @@ SENTENCE = re.compile(r".*[.!?\u3002\uff01\uff1f][\s*_\"'\u201d\u2019)]*")
 _WORDS = json.loads((Path(__file__).parent / "data" / "headings.json").read_text(encoding="utf-8"))
 KEPT_WORDS, ERASED_WORDS, OTHER_WORDS = ({*_WORDS[f"{kind}_words"].split()} for kind in ("kept", "erased", "other"))
 KEPT_SIGNS, ERASED_SIGNS, OTHER_SIGNS = (_WORDS[f"{kind}_signs"].split() for kind in ("kept", "erased", "other"))
+
+NOT = {*"not never nicht kein keine ne pas".split()}
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,8 @@ def _is_named(line: str, kept: bool) -> bool:
     if len(line) > MAX_HEADING or not _mentions(line, kept):
         return False
     words, signs = (KEPT_WORDS, KEPT_SIGNS) if kept else (ERASED_WORDS, ERASED_SIGNS)
+    if kept and NOT & {*_words(line)}:
+        words = words | ERASED_WORDS  # "Do not erase"
     known = re.compile("|".join(sorted((*signs, *OTHER_SIGNS), key=len, reverse=True)))
     return all(_one(word) & (words | OTHER_WORDS) or not known.sub("", word) for word in _words(line))
 

@@ -36,6 +36,7 @@ JSON = re.compile(r'[\[{](?=[\[{\s]{0,100}")')
 BRACKET = re.compile(r"[\[\]{}]")  # beside a JSON value: it is part of something else, or one of several
 COLUMNS = re.compile(r"\S(?:\t| {2,})\S|\\[\"']|[\u25c1<]/?think\W")  # also JSON in JSON, and marks of a model's own
 ENTRY = re.compile(r"\s*(?:-\s+)?[\"']?([A-Za-z][\w -]{0,30})[\"']?:\s+\S.*")  # of YAML
+NO_ITEM = re.compile(r"(?i)no (?:synonyms?|results?|items?|other|others|further|more|additional|such)\b")
 NESTED = re.compile(r"\s*-\s+-\s.*")  # a list in a list of YAML
 
 
@@ -134,7 +135,7 @@ class _Reader:
 
     def add(self, names: Sequence[str], safe: str | None, of: str = "") -> None:
         for name in names:
-            if not re.search(r"[^\W\d_]", name) or safe and _is_head(name, safe):
+            if not _is_item(name) or safe and _is_head(name, safe):
                 self.reject(f"{name} -> {safe}" if safe else name)
             elif len(self.items) >= MAX_ITEMS and name.lower() not in self.items:
                 self.reject(f"{name} (after the first {MAX_ITEMS})")
@@ -157,8 +158,9 @@ class _Reader:
                 continue
             parent = indent if parent is None else parent
             stray = any(marked) and not mark
+            below = mark or not any(marked)  # in a list without bullets, what is indented may be a safe target
             talk = not sure and not mark and is_talk(line)
-            if not place.wanted or stray or mark and indent > parent or COLUMNS.search(line) or talk:
+            if not place.wanted or stray or below and indent > parent or COLUMNS.search(line) or talk:
                 self.reject(line)
             else:
                 self.line(line.rstrip(" .;,"), place.of)
@@ -228,6 +230,11 @@ def _key(name: str) -> str:
     """The name of a field as KEYS has it: "Safe Targets" is "safe_target"."""
     name = re.sub(r"[\s_-]+", "_", name.strip().lower())
     return name if name in KEYS else name.removesuffix("s")
+
+
+def _is_item(name: str) -> bool:
+    """Whether the name has letters, and is not "None" or "No synonyms found"."""
+    return bool(re.search(r"[^\W\d_]", name)) and name.lower() not in NOTHING and not NO_ITEM.match(name)
 
 
 def _is_head(*cells: str) -> bool:

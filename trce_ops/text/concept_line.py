@@ -179,7 +179,7 @@ def _unweighted(text: str) -> str:
 
 def _name(text: str, is_list: bool) -> str:
     _refuse(text, marks.REFUSED)
-    _refuse(text, marks.REFUSED_IN_NAMES)
+    _refuse(text, (*marks.REFUSED_IN_NAMES, *(marks.REFUSED_IN_CONCEPTS if is_list else ())))
     if is_list and marks.LIST.search(text) and not marks.TAGGED.match(text):
         raise LineError(
             f"has several names in '{_plain(text)[:40]}'; write '{OR}' between names, or put the whole in quotation "

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from .concept_line import ARROW, LineError, clean, content, read_captions, read_pair, read_safe, write_text
 from .concept_line import MAX_LINE_LENGTH as MAX_LINE_LENGTH
+from .marks import SPLIT
 from .spelling import UNSPACED
 
 MAX_LINES = 256
-WIDE = "[\uff10-\uff19\uff21-\uff3a\uff41-\uff5a]"
+# Signs that are read as others: full-width ones, an ideographic space and one without a break
+WIDE = "[\uff02-\uff0b\uff0d-\uff19\uff1c-\uff1e\uff20-\uff5e\u3000\u00a0]"
+SIDES = re.compile(rf"{SPLIT}|[-=\uff0d\uff1d]+[>\uff1e]|[|\uff5c]")
 # For lines that may have been meant as more than one name: words (in scripts without spaces three
 # letters, or a run of katakana) and marks
 WORD = rf"[\u30a1-\u30fe]+|[{UNSPACED}]{{1,3}}|[^\W{UNSPACED}]+(?:[-'\u2019.][^\W{UNSPACED}]+)*"
 MARK = r"[,;:~\u2026\u3001\uff0c\uff1b]|[/+]\s?\w|\.\."
+AND = re.compile(rf"(?i)\s(?:and|und|et|e|y|&)\s|[{UNSPACED}]\s[{UNSPACED}]|[{UNSPACED}].*[\u2460-\u2473]")
+NUMBERED = re.compile(rf"\s*(\d{{1,3}})[.)]\s+(?=[^\W\d])")
 MANY_WORDS = 5
 Read = TypeVar("Read")
 
@@ -96,23 +101,37 @@ def unlike_prompts(text: str) -> list[str]:
 
 
 def full_width(text: str) -> dict[str, str]:
-    """What the concepts have in full-width letters, and what it was read as."""
-    words = [
-        (word, content(line)) for line in text.splitlines() for word in re.findall(rf"{WIDE}+(?:\s{WIDE}+)*", line)
-    ]
-    return {word: clean(word) for word, line in words if clean(word) in line}
+    """The words of the concepts with signs that were read as others, and what they were read as."""
+    read = {part for _, (names, safe) in _read_lines(text, "concepts", read_pair) for part in (*names, safe or "")}
+    words = re.findall(rf"\S*(?:{WIDE}\S*)+(?:[ \t]\S*{WIDE}\S*)*", "\n".join(map(str.strip, SIDES.split(text))))
+    return {word: clean(word) for word in words if re.search(r"\w", word) and any(clean(word) in part for part in read)}
 
 
 def read_as_one(text: str) -> list[str]:
-    """A sentence for the report about lines without a safe target that may have been meant as more than one name."""
+    """A sentence for the report about lines that may have been meant as more than one name."""
     found = [
         name
         for _, (names, safe) in _read_lines(text, "concepts", read_pair)
         for name in names
-        if safe is None and (len(re.findall(WORD, name)) >= MANY_WORDS or re.search(MARK, name))
+        if AND.search(name) or safe is None and (len(re.findall(WORD, name)) >= MANY_WORDS or re.search(MARK, name))
     ]
-    shown = [f"'{name[:60]}'" for name in found[:5]] + (["..."] if len(found) > 5 else [])
-    return [f"No safe target, read as one concept: {', '.join(shown)}"] if found else []
+    return [f"Read as one concept: {_shown(found)}"] if found else []
+
+
+def left_out_numbers(text: str) -> list[str]:
+    """A sentence for the report about numbers before names that do not count the lines: "2. Weltkrieg"."""
+    lines = [content(line) for line in text.splitlines()]
+    found, before = [], 0
+    for line in filter(None, lines):
+        number = NUMBERED.match(line)
+        if number and int(number[1]) not in (1, before + 1):
+            found.append(line)
+        before = int(number[1]) if number else 0
+    return [f"Read without the number: {_shown(found)}"] if found else []
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join([f"'{name[:60]}'" for name in names[:5]] + (["..."] if len(names) > 5 else []))
 
 
 def parse_keep(text: str) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from .orders import ORDER
+from .orders import NEGATION, ORDER
 from .spelling import HANGUL, UNSPACED
 
 _NAMES = {
@@ -19,7 +19,7 @@ OTHER_ARROWS = "".join(_ARROWS.keys() - set(RIGHT))
 DASH = "-=~\u2010-\u2015\u2212\u2500\u2501\u30fc\ufe58\ufe63"
 HEAD = ">\u203a\u00bb\u25b6\u25b7\u25b8\u25ba\u226b\u27e9\u276f\u2771\u3009\u300b\ufe65"
 # '>' alone, between spaces, is an arrow too: between two names it has no other meaning. Elsewhere it is refused.
-SPLIT = rf"(?:\s*(?:[{DASH}]+\s?[{HEAD}]+|[{RIGHT}]\ufe0f?)|(?<=\s)[{HEAD}]{{1,3}}(?=\s))\s*"
+SPLIT = rf"(?:\s*(?:[{DASH}]+\s?[{HEAD}]+|[{RIGHT}]\ufe0f?)|(?<=\s)[{HEAD}]{{1,3}}\ufe0f?(?=\s))\s*"
 
 DOUBLE = '"\u201c\u201d\u201e\u201f\u00ab\u00bb\u2039\u203a\u3008-\u3011\u3014-\u301b\u301d\u301e\u301f`'
 SINGLE = "'\u2018\u2019\u201a\u201b"
@@ -66,11 +66,11 @@ REFUSED_IN_CAPTIONS = (
 REFUSED_IN_NAMES = (
     (r"(?i)\bembedding:\S", "names a textual inversion, which is not text; write words"),
     (
-        r"(?:(?<=\w\w)\+{2,}|[^\W\d]\s*[*^@\u00d7]\s*\d*[.,]?\d+|\s[x\u00d7]?\d*[.,]\d+)$",
+        r"(?:(?<=\w\w)\+{2,}|[^\W\d]\s*[*^@\u00d7]\s*\d*[.,]?\d+|\s[x\u00d7]?\d*[.,]\d+|\s\d+\s?%)$",
         "ends with a weight; leave it out, or put the name in quotation marks where that belongs to it",
     ),
     (
-        rf"(?<!\d)[{HEAD}](?=\w)|[\U0001f449\u261e\u261b]|[^\W\d][\u2013-\u2015]|[\u2013-\u2015](?=[^\W\d])|\s--?\w",
+        rf"(?<!\d)[{HEAD}](?=\w)|[\U0001f449\u261e\u261b\u23e9\u23ed\u23ef]|[^\W\d][\u2013-\u2015]|[\u2013-\u2015](?=[^\W\d])|\s--?\w",
         "has a sign that could be an arrow; write '->', or put the name in quotation marks",
     ),
     (r"\t| {2}", "has a tab or many spaces in it; write '->' between a concept and its safe target"),
@@ -92,17 +92,21 @@ REFUSED_IN_NAMES = (
     ),
     (
         rf"(?i)[^\W\d_]{{3}}[/\uff0f][^\W\d_]{{3}}|[{EAST}]\s?[/\uff0f]\s?[^\W\d_]|[^\W\d_]\s?[/\uff0f]\s?[{EAST}]"
-        rf"|[\u30fb\uff65]\s?[{KANJI}]|\s(?:or|aka|a\.k\.a\.)\s|\s\d{{1,2}}[.)]\s",
+        rf"|[\u30fb\uff65]\s?[{KANJI}]|\s(?:or|oder|ou|aka|a\.k\.a\.)\s|\s\d{{1,2}}[.)]\s",
         "has several names in it; write '|' between names, or put the whole in quotation marks where it is one concept",
     ),
     (
         rf"^[{DOUBLE}]|^[{SINGLE}].*[{SINGLE}](?!\w)|^[^{DOUBLE}]*[^\d{DOUBLE}][{DOUBLE}]$",
         "has a quotation mark on one side; put marks around the whole name, or write \\ before one that belongs to it",
     ),
+    (r"^[a-z]\.\s", "begins with a letter and a full stop; leave it out, or put the name in quotation marks"),
     (
         r"^[-!#%*+,/:;<=>?_|~\u2010-\u2015\u2212]|[-:=<>/*&\u2010-\u2015\u2212]$",
         "begins or ends with punctuation; leave it out, or put the name in quotation marks",
     ),
+)
+REFUSED_IN_CONCEPTS = (
+    (NEGATION, "reads like an order; write the name alone, or put it in quotation marks where that belongs to it"),
 )
 COLUMNS = re.compile(r"(?<=[\w.!?+%'\")])[^\S\t]{3,}(?=[\w'\"(])")  # spaces between two words
 LIST = re.compile(r"[,;\uff0c\uff1b\u3001\u060c\u061b]")

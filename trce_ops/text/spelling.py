@@ -29,6 +29,11 @@ SPACES = re.compile(
     r"[\s_\u00b7\u2022\u2027\u30a0\u30fb\u318d\u2010-\u2015\u2043\u2212-]+"
 )  # "machine-gun" is "machine gun"
 JOINS = re.compile(rf"(?!\s)(?:{SPACES.pattern[:-1]}|{APOSTROPHES.pattern}|['/])")  # and "machinegun"
+CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")  # "holdingGun"
+UMLAUTS = re.compile("([\u00e4\u00f6\u00fc\u00c4\u00d6\u00dc])")  # "Maedchen" is "M\u00e4dchen"
+KATAKANA = "[\u30a1-\u30fa]"
+BETWEEN = re.compile(rf"(?<=\w)\.(?=[^\W\d])|(?<={KATAKANA})=(?={KATAKANA})")  # "Mr.Bean"
+LONG = re.compile(f"(?<=[\u30a1-\u30fc]{KATAKANA})\u30fc(?![\u30a1-\u30fc])")  # at the end of a word, as some write it
 INITIALS = re.compile(r"(?<=\b[a-z]) (?=[a-z]\b)")  # "H. R. Giger" is "HR Giger"
 DOTS = re.compile(r"(?<=\b\w)\.|(?<=\w)\.(?=\s|$)")  # of abbreviations and at the end
 # Letters that Unicode does not take apart into a plain one and an accent; hiragana as katakana.
@@ -54,6 +59,10 @@ BRITISH = [
         ("pyjama", "pajama"),
         ("doughnut", "donut"),
         ("whiskey", "whisky"),
+        ("tyre", "tire"),
+        (r"axe\b", "ax"),
+        ("mould", "mold"),
+        ("plough", "plow"),
     )
 ]
 NO_SINGULAR = re.compile(r"\b(?:news|shorts|glasses|pants|jeans|goods|arms)$")
@@ -79,18 +88,19 @@ def fold(text: str) -> str:
     text = re.sub(r"\\([()\[\]])", r"\1", text)  # prompts escape brackets, which would be weights
     text = re.sub("[\u2122\u00ae\u00a9]", " ", text)
     text = MARKS.sub("", unicodedata.normalize("NFKD", text))  # first, as capitals may be inside signs
-    text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)  # "holdingGun"
     text = unicodedata.normalize("NFKD", text.casefold())
     text = "".join(c for c in MARKS.sub("", text) if unicodedata.category(c) != "Cf")
-    text = DOTS.sub("", unicodedata.normalize("NFKC", text).translate(LETTERS))
+    text = BETWEEN.sub(" ", DOTS.sub("", unicodedata.normalize("NFKC", text).translate(LETTERS)))
+    text = LONG.sub("", text)
     for british, american in BRITISH:
         text = british.sub(american, text)
     return INITIALS.sub("", SPACES.sub(" ", text).strip())
 
 
-def _forms(text: str) -> tuple[str, str]:
-    """The folded text, and the same without hyphens and apostrophes: "AK-47" is "ak 47" and "ak47"."""
-    return fold(text), fold(JOINS.sub("", text))
+def _forms(text: str) -> set[str]:
+    """The text as it may be folded: "AK-47" is "ak 47" and "ak47", "iPad" is "ipad" and "i pad"."""
+    umlauts = UMLAUTS.sub(r"\1e", unicodedata.normalize("NFC", text))
+    return {fold(form) for form in (text, JOINS.sub("", text), CAMEL.sub(" ", text), umlauts)}
 
 
 def mentions(text: str, concepts: Iterable[str], plurals: bool = True) -> bool:
@@ -121,6 +131,8 @@ def _plurals_abroad(concepts: tuple[str, ...], names: set[str]) -> list[str]:
     german |= {fold(concept) for concept in concepts if re.fullmatch(r"[^\W\d_a-z]\w+", concept)}
     found = [(name, r"(?:er?n?|n)") for name in german] + [(re.sub(r"(?:er?n?|n)$", "", name), "e?") for name in german]
     found += [(name, "n") for name in names if name.endswith("e")]
+    found += [(name, "x") for name in names if name.endswith(("ou", "eu"))]
+    found += [(name.removesuffix("x"), "") for name in names if name.endswith(("oux", "eux"))]
     found += [(re.sub("ai?l$", "", name), "aux") for name in names if name.endswith(("al", "ail"))]
     found += [(name.removesuffix("aux"), "ai?l") for name in names if name.endswith("aux") and len(name) > 5]
     return [
