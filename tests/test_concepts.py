@@ -431,9 +431,7 @@ def test_a_long_line_without_a_safe_target_is_shown():
         "a gun...a rifle",
         "在雨中拿着手枪站在桥上的女孩",
     ):
-        assert read_as_one(f"blood\n- {line}  # so\ngun -> a kite") == [
-            f"Read as one concept: '{line}'"
-        ]
+        assert read_as_one(f"blood\n- {line}  # so\ngun -> a kite") == [f"Read as one concept: '{line}'"]
         assert read_as_one(f"{line} -> a cat") == []
     for line in ("gun and pistol -> umbrella", "Messer und Gabel -> Tisch", "rock & roll", "枪 刀 血", "枪②刀"):
         assert read_as_one(line) == [f"Read as one concept: '{line.partition(' ->')[0]}'"]
@@ -472,7 +470,16 @@ def test_numbers_that_do_not_count_the_lines_are_shown():
     "line",
     [
         *["gun replaced by umbrella", "gun to umbrella", "don't draw guns", "no nudity", "never a gun", "gun 80%"],
-        *["keine Waffen", "ohne Waffen", "pas de fusil", "不要枪", "銃なし", "총 없이", "Pistole oder Messer", "a. gun"],
+        *[
+            "keine Waffen",
+            "ohne Waffen",
+            "pas de fusil",
+            "不要枪",
+            "銃なし",
+            "총 없이",
+            "Pistole oder Messer",
+            "a. gun",
+        ],
         *["gun \u23e9 umbrella"],
     ],
 )

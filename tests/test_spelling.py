@@ -15,7 +15,10 @@ NAMED = [
     *(("an iPad on a desk", "an ipad"), ("an ipad", "an iPad"), ("WiFi", "wifi"), ("holdingGun", "a gun")),
     *(("ein M\u00e4dchen", "Maedchen"), ("ein Loewe", "L\u00f6we"), ("Mr.Bean in a car", "Mr. Bean")),
     *(("\u54c8\u5229.\u6ce2\u7279", "\u54c8\u5229\u00b7\u6ce2\u7279"), ("des hiboux", "un hibou")),
-    *(("\u30b3\u30f3\u30d4\u30e5\u30fc\u30bf", "\u30b3\u30f3\u30d4\u30e5\u30fc\u30bf\u30fc"), ("un cheveu", "des cheveux")),
+    *(
+        ("\u30b3\u30f3\u30d4\u30e5\u30fc\u30bf", "\u30b3\u30f3\u30d4\u30e5\u30fc\u30bf\u30fc"),
+        ("un cheveu", "des cheveux"),
+    ),
     ("\u30d5\u30a1\u30f3\uff1d\u30b4\u30c3\u30db", "\u30d5\u30a1\u30f3\u30fb\u30b4\u30c3\u30db"),
     *(("a car tyre", "tire"), ("an axe", "axes"), ("two axes", "an ax"), ("a plough", "plow")),
     *(
