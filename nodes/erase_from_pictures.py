@@ -172,8 +172,8 @@ def learn(model, clip, pictures, vae, templates: Sequence[str], settings: Invers
         found.append("Nearest words: " + ", ".join(f"{word} {cosine:.2f}" for word, cosine in near[:5]))
     cosines = ", ".join(f"{cosine:.2f}" for cosine in agree.tolist())
     found.append(
-        f"Learned {len(words)} word{'' if len(words) == 1 else 's'} from {len(latents)} pictures by {queries} evaluations "
-        f"of the model. How well they say what the pictures show (cosine, 0 = not at all): {cosines}"
+        f"Learned {len(words)} word{'' if len(words) == 1 else 's'} from {len(latents)} pictures by {queries} "
+        f"evaluations of the model. How well they say what the pictures show (cosine, 0 = not at all): {cosines}"
     )
     if agree.max() < LITTLE:
         found.append("The words say little of the pictures: this model hardly draws such pictures, or 'steps' is low.")

@@ -55,8 +55,8 @@ def limits(model, delta: ErasedDelta, clip=None, concepts: str = "") -> list[str
     hooks = () if clip is None or not clip.apply_hooks_to_conds else clip.apply_hooks_to_conds.hooks
     if any(getattr(hook, "strength_model", 0) for hook in hooks):
         lines.append(
-            "Not reached: a LoRA that the CLIP's hooks put on the model while it runs (Set CLIP Hooks). It may draw the "
-            "concept again. Load a LoRA with the node Load LoRA, before the erasure."
+            "Not reached: a LoRA that the CLIP's hooks put on the model while it runs (Set CLIP Hooks). It may draw "
+            "the concept again. Load a LoRA with the node Load LoRA, before the erasure."
         )
     if clip is not None and clip.patcher.forced_hooks and clip.use_clip_schedule:
         lines.append(

@@ -21,7 +21,7 @@ SIDES = re.compile(rf"{SPLIT}|[-=\uff0d\uff1d]+[>\uff1e]|[|\uff5c]")
 WORD = rf"[\u30a1-\u30fe]+|[{UNSPACED}]{{1,3}}|[^\W{UNSPACED}]+(?:[-'\u2019.][^\W{UNSPACED}]+)*"
 MARK = r"[,;:~\u2026\u3001\uff0c\uff1b]|[/+]\s?\w|\.\."
 AND = re.compile(rf"(?i)\s(?:and|und|et|e|y|&)\s|[{UNSPACED}]\s[{UNSPACED}]|[{UNSPACED}].*[\u2460-\u2473]")
-NUMBERED = re.compile(rf"\s*(\d{{1,3}})[.)]\s+(?=[^\W\d])")
+NUMBERED = re.compile(r"\s*(\d{1,3})[.)]\s+(?=[^\W\d])")
 MANY_WORDS = 5
 Read = TypeVar("Read")
 
