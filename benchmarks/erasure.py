@@ -17,6 +17,7 @@ on the unedited model and on the erased one; seconds and UNet evaluations.
     --eval-unlearn OUT write the results into the folder OUT as eval-unlearn's reports too
     --ray [ADDRESS]    spread (method, concept) jobs over a Ray cluster that is there already
     --picture FILE     draw a few prompts by every method for the first concept, and measure nothing
+    --trade-off FILE   draw what the first of the attacks brings back against what is kept
 
 --json is written as the figures come and taken up again from there. For one method and one concept it is an object of
 method, concept, seconds, evaluations, images, shift, attacks (queries and seconds of each), and rows of label, prompt,
@@ -44,6 +45,7 @@ import picture
 import resume
 import scores
 import spread
+import trade_off
 import variants
 from cases import STACKED, Asked, Job
 from erasing import Score
@@ -191,6 +193,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="few concepts and pictures, no method that trains")
     parser.add_argument("--ray", nargs="?", const="auto", metavar="ADDRESS", help="of a Ray cluster; default: this one")
     parser.add_argument("--picture", type=Path, metavar="FILE.png", help="draw what every method makes of a concept")
+    parser.add_argument("--trade-off", type=Path, metavar="FILE.png", help="draw the first attack against what is kept")
     options = parser.parse_args(arguments)
     everything = erasing.TUNING if options.tuning_concepts else erasing.CONCEPTS
     options.concept = options.concept or list(QUICK_CONCEPTS if options.quick else everything)
@@ -206,6 +209,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         options.attacks = attacks.ON_TEXT
     if bad := [n for n in options.together if not 1 <= n <= len(options.concept)]:
         parser.error(f"--together {bad[0]}: from 1 to the {len(options.concept)} of --concept")
+    if options.trade_off and not set(options.attacks) & set(attacks.ATTACKS):
+        parser.error("--trade-off draws an attack; name one with --attacks")
     if options.retain and not options.prompts:
         parser.error("--retain adds to --prompts; give both")
     if options.together and options.prompts:
@@ -234,6 +239,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(table(runs))
     print("\nEraseEval's scores (0 to 1), mean over the concepts, with the demo's judge in place of language models\n")
     print(scores.table(runs))
+    if options.trade_off:
+        attack = next(name for name in options.attacks if name in attacks.ATTACKS)
+        trade_off.draw(runs, attack, options.trade_off, UNEDITED)
     if options.eval_unlearn:
         outside.write(options.eval_unlearn, runs)
 

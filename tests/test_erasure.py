@@ -192,6 +192,27 @@ def test_a_table_pools_the_pictures(erasure):
         assert (score.hard - p) ** 2 == pytest.approx(1.96**2 * p * (1 - p) / score.images)
 
 
+def test_the_trade_off_of_an_attack_and_what_is_kept(erasure, tmp_path):
+    """In a picture: the unedited model's dot is a circle, and every method's is black."""
+    from PIL import Image
+
+    def run(method, attacked, kept, images):
+        rates = {"token_prefix": (0.8, attacked), "kept": (1.0, kept), "explicit": (0.9, 0.4)}
+        rows = [{"label": k, "images": images, "before": b, "after": a} for k, (b, a) in rates.items()]
+        return {"method": method, "concept": "bomb", "rows": rows}
+
+    runs = [run("uce", 0.5, 0.5, 4), run("uce", 0.0, 1.0, 36), run("rece", 0.25, 0.5, 4)]
+    trade_off, path = erasure.trade_off, tmp_path / "trade-off.png"
+    found = trade_off.dots(runs, "token_prefix", "no edit")
+    assert found == {"no edit": (0.8, 1.0), "uce": pytest.approx((0.05, 0.95)), "rece": (0.25, 0.5)}
+    trade_off.draw(runs, "token_prefix", path, "no edit")
+    pixels = Image.open(path).convert("L")
+    x, y = trade_off.LEFT + trade_off.SIDE * 0.25, trade_off.TOP + trade_off.SIDE
+    assert pixels.getpixel((int(x), int(y))) == 0
+    assert pixels.getpixel((int(trade_off.LEFT + trade_off.SIDE * 0.8), trade_off.TOP + 2)) == 255
+    assert not trade_off.dots(runs, "latent_inversion", "no edit").keys() - {"no edit"}
+
+
 def test_frechet_distance_against_its_formula(erasure):
     generator = torch.Generator().manual_seed(0)
     a = torch.randn(60, 5, generator=generator, dtype=torch.float64)
