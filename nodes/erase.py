@@ -83,6 +83,8 @@ class TRCEErase(io.ComfyNode):
         job = job_of(lend(model, clip), parse_concepts(concepts), keep, settings, cls.hidden.unique_id)
         delta, report, tuned = erase_and_tune(job, chosen(model, mode, settings))
         lines = [report.text(), *limits(model, delta, clip, concepts)]
+        if not job.keep:
+            lines.append("'keep' is empty: what is close to the concepts may change with them. Name it there.")
         return shown(cls, apply_delta(model, delta, strength), delta, lines, tuned)
 
 

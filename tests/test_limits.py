@@ -168,6 +168,12 @@ def test_functions_of_other_nodes_on_weights_and_text_are_named(report, make_mod
         assert name in report(changed, clip) and name not in report(model, clip)
 
 
+def test_an_empty_keep_list_is_pointed_out(report, make_model, make_clip):
+    model, clip = make_model(), make_clip()
+    assert "'keep' is empty" in report(model, clip, keep="# nothing")
+    assert "'keep' is empty" not in report(model, clip)
+
+
 def test_a_lora_that_the_clips_hooks_put_on_the_model_is_named(report, make_model, make_clip):
     import comfy.hooks
     import comfy_extras.nodes_hooks as stock
