@@ -144,8 +144,8 @@ def test_cancel_leaves_model_and_clip_as_they_were(
 def test_the_report_shows_every_concept_as_it_was_read_and_what_contradicts_it(run, make_model, make_clip, caplog):
     """As that of TRCE Erase does."""
     inputs = dict(model=make_model(), clip=make_clip(), keep="a gun", method="uce")
-    report = run("TRCEEraseByMethod", concepts="gun ▶️ umbrella\n" + r"saber \[fate\] -> a knight", **inputs)[2]
-    assert "  gun ▶️ umbrella\n" in report
+    report = run("TRCEEraseByMethod", concepts="gun ☂ umbrella\n" + r"saber \[fate\] -> a knight", **inputs)[2]
+    assert "  gun ☂ umbrella\n" in report
     assert "'[' plain text" in report and "plain text" in caplog.text
     report = run("TRCEEraseByMethod", concepts="a gun -> an umbrella\ngun -> a kite", **inputs)[2]
     assert "  a gun -> an umbrella" in report
