@@ -118,6 +118,7 @@ def read_prompts(lines: Sequence[str], thing: str, images: int) -> list[Prompt]:
 
 
 def bench(world: str = "emoji") -> demo_world.Bench:
+    """The world, loaded once. (`cache` on this function would take bench() and bench("emoji") for two.)"""
     return _load(world)
 
 

@@ -160,9 +160,13 @@ def test_functions_of_other_nodes_on_weights_and_text_are_named(report, make_mod
     patched = model.clone()
     patched.set_model_attn2_patch(lambda q, k, v, options: (q, k, v))
     assert "attn2_patch" in report(patched, clip) and "attn2_patch" not in report(model, clip)
-    ways = {"attn2_output_patch": model.clone(), "another attn2": model.clone(), "double_block": model.clone()}
+    ways = {
+        "attn2_output_patch": model.clone(),
+        "in the place of cross-attention": model.clone(),
+        "double_block": model.clone(),
+    }
     ways["attn2_output_patch"].set_model_attn2_output_patch(lambda n, options: n)
-    ways["another attn2"].set_model_attn2_replace(lambda q, k, v, options: v, "middle", 0)
+    ways["in the place of cross-attention"].set_model_attn2_replace(lambda q, k, v, options: v, "middle", 0)
     ways["double_block"].set_model_double_block_patch(lambda given: given)
     for name, changed in ways.items():
         assert name in report(changed, clip) and name not in report(model, clip)

@@ -33,7 +33,7 @@ CALLBACKS = (  # that run before the model does
 )
 BYPASS = "BypassForwardHook"  # ComfyUI's class around the `forward` of a layer with a LoRA in bypass mode
 PATCHES = ("attn2_output_patch", "double_block")  # on what attention to the text gives
-REPLACED = ("attn2", "dit")  # attention to the text, and blocks of transformers
+REPLACED = {"attn2": "cross-attention (attn2)", "dit": "whole blocks (dit)"}  # by functions of other nodes
 FUNCTIONS = ("model_function_wrapper", "sampler_calc_cond_batch_function")  # among the model options
 
 
@@ -72,7 +72,11 @@ def ways_of_others(model, readers: TextReaders) -> list[str]:
     found |= {name for name in FUNCTIONS if name in options and not _is_stock(options[name])}
     patches, replaced = transformer.get("patches", {}), transformer.get("patches_replace", {})
     found |= {kind for kind in PATCHES if not all(map(_is_stock, patches.get(kind, ())))}
-    found |= {f"another {kind}" for kind in REPLACED if not all(map(_is_stock, replaced.get(kind, {}).values()))}
+    found |= {
+        f"a function in the place of {name}"
+        for kind, name in REPLACED.items()
+        if not all(map(_is_stock, replaced.get(kind, {}).values()))
+    }
     for given in (transformer.get("wrappers", {}), model.wrappers):
         found |= {f"a wrapper of {kind}" for kind in WRAPPERS if _of_others(given.get(kind, {}))}
     for given in (transformer.get("callbacks", {}), model.callbacks):

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from ..text.concept_line import NOTHING, LineError, clean, content, read_captions, read_pair, read_safe
 from ..text.marks import without_bullet
+from .fields import CAPTION, CONCEPT, KEYS, SAFE, field, in_columns, is_head
 from .headings import is_talk, places
 
 MAX_ANSWER = 100_000  # characters that are read
@@ -23,21 +24,12 @@ MAX_LINES = 2000
 MAX_ITEMS = 200
 MAX_REST, MAX_SHOWN = 50, 120  # pieces that are not understood and shown, and characters of each
 
-# Names of fields in JSON: of a concept, of its safe target, of a caption to keep, and of what is left out.
-CONCEPT = {*"concept erase remove original source from old unsafe name term word synonym alias".split()}
-SAFE = {*"safe safe_alternative safe_target alternative replacement replace_with substitute target with to new".split()}
-CAPTION = {*"keep caption text prompt sentence".split()}
-OTHER = {*"item description definition explanation reason note category type id number score color colour".split()}
-KEYS = CONCEPT | SAFE | CAPTION | OTHER
-
 THINKING = re.compile(r"<(think|thinking|reasoning)>.*?(?:</\1>|\Z)|\A.*</(?:think|thinking|reasoning)>", re.S | re.I)
 FENCE = re.compile(r"^[ \t]*(?:```|~~~)[^\n]*\n(.*?)(?:^[ \t]*(?:```|~~~)[ \t]*$|\Z)", re.S | re.M)
 JSON = re.compile(r'[\[{](?=[\[{\s]{0,100}")')
 BRACKET = re.compile(r"[\[\]{}]")  # beside a JSON value: it is part of something else, or one of several
 COLUMNS = re.compile(r"\S(?:\t| {2,})\S|\\[\"']|[\u25c1<]/?think\W")  # also JSON in JSON, and marks of a model's own
-ENTRY = re.compile(r"\s*(?:-\s+)?[\"']?([A-Za-z][\w -]{0,30})[\"']?:\s+\S.*")  # of YAML
 NO_ITEM = re.compile(r"(?i)no (?:synonyms?|results?|items?|other|others|further|more|additional|such)\b")
-NESTED = re.compile(r"\s*-\s+-\s.*")  # a list in a list of YAML
 
 
 @dataclass(frozen=True)
@@ -86,7 +78,7 @@ class _Reader:
                 return self.reject_lines(text)
         found = JSON.search(text)
         head = text[: found.start() + 1] if found else text
-        if len(fences) > 1 or any(map(_in_columns, head.splitlines())):
+        if len(fences) > 1 or any(map(in_columns, head.splitlines())):
             self.reject_lines(text)
         elif found and not BRACKET.search(text[: found.start()]) and self.is_wanted_after(text[: found.start()]):
             self.reject_lines(text[: found.start()])
@@ -135,7 +127,7 @@ class _Reader:
 
     def add(self, names: Sequence[str], safe: str | None, of: str = "") -> None:
         for name in names:
-            if not _is_item(name) or safe and _is_head(name, safe):
+            if not _is_item(name) or safe and is_head(name, safe):
                 self.reject(f"{name} -> {safe}" if safe else name)
             elif len(self.items) >= MAX_ITEMS and name.lower() not in self.items:
                 self.reject(f"{name} (after the first {MAX_ITEMS})")
@@ -195,16 +187,16 @@ class _Reader:
 
     def read_fields(self, record: dict) -> None:
         """An object with a concept or a caption, perhaps its safe target, and what is left out."""
-        texts = [value for key, value in record.items() if _key(key) in self.wanted]
-        safe = [value for key, value in record.items() if _key(key) in SAFE]
-        if len(texts) != 1 or len(safe) > 1 or not {*map(_key, record)} <= KEYS:
+        texts = [value for key, value in record.items() if field(key) in self.wanted]
+        safe = [value for key, value in record.items() if field(key) in SAFE]
+        if len(texts) != 1 or len(safe) > 1 or not {*map(field, record)} <= KEYS:
             return self.reject(record)
         if safe:
             self.pair(texts[0], safe[0])
         else:
             self.line(texts[0])
         for key in record:
-            if _key(key) not in self.wanted | SAFE:
+            if field(key) not in self.wanted | SAFE:
                 self.reject(f"the field '{key}'")
 
 
@@ -226,29 +218,6 @@ def _one_line(value: object) -> str:
     return value
 
 
-def _key(name: str) -> str:
-    """The name of a field as KEYS has it: "Safe Targets" is "safe_target"."""
-    name = re.sub(r"[\s_-]+", "_", name.strip().lower())
-    return name if name in KEYS else name.removesuffix("s")
-
-
 def _is_item(name: str) -> bool:
     """Whether the name has letters, and is not "None" or "No synonyms found"."""
     return bool(re.search(r"[^\W\d_]", name)) and name.lower() not in NOTHING and not NO_ITEM.match(name)
-
-
-def _is_head(*cells: str) -> bool:
-    """Whether the cells of a row are the names of columns: "Unsafe term", "Safe term"."""
-    return all(_key(word) in KEYS for cell in cells for word in re.split(r"[\s_-]+", cell.lower()))
-
-
-def _in_columns(line: str) -> bool:
-    """Whether the line is the head of a table or of CSV, the rule below a head, or an entry of YAML."""
-    if len(line) > MAX_SHOWN:
-        return False
-    entry = ENTRY.fullmatch(line)
-    if NESTED.fullmatch(line):
-        return True
-    cells = re.split(r"[|\t;,]", line.strip().strip("|"))
-    rule = "|" in line and "--" in line and not line.strip(" \t|:+-")
-    return rule or all(_key(cell) in KEYS for cell in cells) or bool(entry and _key(entry[1]) in KEYS)
