@@ -114,21 +114,36 @@ class RowScaled(torch.nn.Module):
         super().__init__()
         scale = linear.weight.detach().abs().amax(1, keepdim=True)
         self.weight = torch.nn.Parameter(linear.weight.detach() / scale, requires_grad=False)
-        self.register_buffer("scale", scale)
+        self.hold(scale)
         self.bias = linear.bias
+
+    def hold(self, scale):
+        self.register_buffer("scale", scale)
 
     def forward(self, x):
         return torch.nn.functional.linear(x, self.weight * self.scale, self.bias)
 
 
-def test_codes_whose_scales_stand_beside_them_are_not_taken_for_weights(pack, run, make_model, make_clip):
+class RowScaledByDict(RowScaled):
+    """The same with the scale where torch does not look for tensors."""
+
+    def hold(self, scale):
+        self.state = {"scale": scale}
+
+    @property
+    def scale(self):
+        return self.state["scale"]
+
+
+@pytest.mark.parametrize(("layer", "scale"), [(RowScaled, "scale"), (RowScaledByDict, "state.scale")])
+def test_codes_whose_scales_stand_beside_them_are_not_taken_for_weights(pack, run, make_model, make_clip, layer, scale):
     import comfy.utils
 
     model = make_model()
     for key in pack.host.readers.find_text_readers(model).keys:
         parent, _, leaf = key.removesuffix(".weight").rpartition(".")
         owner = comfy.utils.get_attr(model.model, parent)
-        owner._modules[leaf] = RowScaled(getattr(owner, leaf))
+        owner._modules[leaf] = layer(getattr(owner, leaf))
     _, delta, report, *_ = run("TRCEErase", model=model, clip=make_clip(), concepts=CONCEPTS, keep=KEEP)
-    assert "without the metric" in report and "combines with 'scale'" in report
+    assert "without the metric" in report and f"combines with '{scale}'" in report
     assert delta.info.settings["metric"] is False

@@ -71,13 +71,25 @@ class ModelWeights:
         )
 
 
+OWN = vars(torch.nn.Module()).keys()  # where torch keeps parameters, buffers and hooks
+
+
 def tensors_beside(module: Any, weight: Tensor) -> dict[str, Tensor]:
     """What a layer with plain numbers for a matrix holds beside weight and bias: scales, a branch of a quantiser."""
     if weight.ndim != 2 or isinstance(weight, QuantizedTensor) or is_packed(weight):
         return {}
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    tensors |= {name: value for name, value in vars(module).items() if torch.is_tensor(value)}
+    for name in vars(module).keys() - OWN:
+        tensors |= _tensors_in(name, vars(module)[name])
     return {name: tensor for name, tensor in tensors.items() if name not in ("weight", "bias")}
+
+
+def _tensors_in(name: str, value: Any) -> dict[str, Tensor]:
+    """A tensor by its name, or those in a dict or a list by their places."""
+    if torch.is_tensor(value):
+        return {name: value}
+    places = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    return {f"{name}.{place}": inner for place, inner in places if torch.is_tensor(inner)}
 
 
 def check_alone(name: str, module: Any) -> None:
