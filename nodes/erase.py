@@ -36,7 +36,7 @@ MODE = io.Combo.Input(
     default=CLOSED_FORM,
     optional=True,
     tooltip="'closed form' takes seconds and changes how the text is read. 'tuned' then trains the model as well: this "
-    "also erases what is only described, and takes minutes on a GPU. 'robust' trains more of the model, so that a "
+    "also erases what is only described, and takes minutes. 'robust' trains more of the model, so that a "
     "learned word brings the concept back less often; it changes more of the rest. For a colour or a style, choose a "
     "safe target of the same kind.",
 )
