@@ -52,7 +52,7 @@ from erasing import Score
 from in_comfyui import pack
 from tqdm import tqdm
 
-UNEDITED = "no edit"
+UNEDITED = "unedited"
 ALL_ATTACKS = "all_attacks"
 QUICK_CONCEPTS, QUICK_IMAGES = ("cigarette", "tiger", "line art"), 12
 

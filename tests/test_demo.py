@@ -253,3 +253,28 @@ def test_erasing_a_crown_erases_crowns(demo):
     assert before["explicit"].hard >= 0.75
     assert after["explicit"].hard <= 0.1
     assert after["kept"].hard >= before["kept"].hard - 0.15
+
+
+def test_the_tuned_example_erases_cigarettes(world, stock):
+    """On the narrow network, as the demo's report measures it; on the checkpoint it changes the same outputs."""
+    import erasing
+    from in_comfyui import pack
+    from tune_example import TUNED, to_narrow, to_stock_size
+
+    apply_delta, delta = pack("nodes.host.apply").apply_delta, pack("trce_ops.delta").load_delta(TUNED)
+    assert delta.tuned
+    narrow = to_narrow(delta)
+    for module, change in to_stock_size(narrow).tuned.items():
+        assert torch.equal(change.dense(), delta.tuned[module].dense()), module
+    assert len(apply_delta(stock[0], delta, 1.0).patches) >= len(delta.tuned)
+    assert pack("nodes.host.fingerprint").encoder_fingerprint(stock[1]) == delta.info.encoder
+
+    wanted = [p for p in erasing.prompts("cigarette", 12, seed=3) if p.label in ("explicit", "described", "kept")]
+    context = world.encode([p.text for p in wanted])
+    before, after = (
+        erasing.score(world, model, wanted, context, seed=4)
+        for model in (world.model, apply_delta(world.model, narrow, 1.0))
+    )
+    assert before["explicit"].hard >= 0.6 and before["described"].hard >= 0.75
+    assert after["explicit"].hard <= 0.1 and after["described"].hard <= 0.1
+    assert after["kept"].hard >= before["kept"].hard - 0.2

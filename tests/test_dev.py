@@ -358,9 +358,8 @@ def test_examples_are_placed_beside_the_demo_model(tmp_path):
     assert placed == {
         path.relative_to(ROOT / "demo" / "examples") for path in (ROOT / "demo/examples").glob("*/*.safetensors")
     }
-    named = {
-        (WORKFLOWS / f"{name}.json").read_text() for name in ("apply-a-saved-delta", "apply-with-lora-and-controlnet")
-    }
+    users = [WORKFLOWS / f"{name}.json" for name in ("apply-a-saved-delta", "apply-with-lora-and-controlnet")]
+    named = {path.read_text(encoding="utf-8") for path in (*users, ROOT / "demo" / "tune_example.py")}
     assert all(any(path.name in text for text in named) for path in placed)
 
 

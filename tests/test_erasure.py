@@ -76,7 +76,7 @@ def test_the_file_of_one_method_and_concept(erasure, two_steps, bench, tmp_path,
             assert row["after"] == float(after.recognised(prompt.thing)[i])
             assert row["soft_after"] == pytest.approx(after.probability(prompt.thing)[i].item(), abs=1e-4)
     table = capsys.readouterr().out
-    assert "| no edit | 2 |" in table and "| uce | 2 |" in table
+    assert "| unedited | 2 |" in table and "| uce | 2 |" in table
 
 
 def test_a_run_goes_on_where_it_was_stopped(erasure, two_steps, tmp_path, monkeypatch):
@@ -203,14 +203,14 @@ def test_the_trade_off_of_an_attack_and_what_is_kept(erasure, tmp_path):
 
     runs = [run("uce", 0.5, 0.5, 4), run("uce", 0.0, 1.0, 36), run("rece", 0.25, 0.5, 4)]
     trade_off, path = erasure.trade_off, tmp_path / "trade-off.png"
-    found = trade_off.dots(runs, "token_prefix", "no edit")
-    assert found == {"no edit": (0.8, 1.0), "uce": pytest.approx((0.05, 0.95)), "rece": (0.25, 0.5)}
-    trade_off.draw(runs, "token_prefix", path, "no edit")
+    found = trade_off.dots(runs, "token_prefix", "unedited")
+    assert found == {"unedited": (0.8, 1.0), "uce": pytest.approx((0.05, 0.95)), "rece": (0.25, 0.5)}
+    trade_off.draw(runs, "token_prefix", path, "unedited")
     pixels = Image.open(path).convert("L")
     x, y = trade_off.LEFT + trade_off.SIDE * 0.25, trade_off.TOP + trade_off.SIDE
     assert pixels.getpixel((int(x), int(y))) == 0
     assert pixels.getpixel((int(trade_off.LEFT + trade_off.SIDE * 0.8), trade_off.TOP + 2)) == 255
-    assert not trade_off.dots(runs, "latent_inversion", "no edit").keys() - {"no edit"}
+    assert not trade_off.dots(runs, "latent_inversion", "unedited").keys() - {"unedited"}
 
 
 def test_frechet_distance_against_its_formula(erasure):

@@ -25,6 +25,7 @@ STOCK = (
     "trce_demo_flow",
     "trce_demo_outline",
     "example_cigarette",
+    "example_cigarette_tuned",
     "example_line_art",
 )  # what dev.py puts in place
 
