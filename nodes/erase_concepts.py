@@ -17,7 +17,6 @@ from ..trce_ops.text.concepts import (
     ConceptError,
     ConceptPair,
     format_concepts,
-    is_blank,
     parse_concepts,
     parse_keep,
 )
@@ -93,9 +92,10 @@ class TRCEEraseConcepts(io.ComfyNode):
         cls, preset=NO_PRESET, concepts="", generated=None, clip=None, neighbours=3, min_similarity=0.5, keep=None
     ) -> io.NodeOutput:
         node_id, answer = cls.hidden.unique_id, generated or ""
-        written = _parse(concepts)
+        written = parse_concepts(concepts, optional=True)
         changed = {pair.concept.lower() for pair in written}
-        chosen = tuple(pair for pair in _parse(ERASE_PRESETS.get(preset, "")) if pair.concept.lower() not in changed)
+        from_preset = parse_concepts(ERASE_PRESETS.get(preset, ""), optional=True)
+        chosen = tuple(pair for pair in from_preset if pair.concept.lower() not in changed)
         pairs = (*chosen, *written)
         kept = parse_keep(keep or "")
         names = [pair.concept for pair in pairs]
@@ -128,8 +128,3 @@ class TRCEEraseConcepts(io.ComfyNode):
         log.info("%s", report)
         show_text(node_id, report)
         return io.NodeOutput(format_concepts((*named, *near)), report, ui={"text": [report]})
-
-
-def _parse(text: str) -> tuple[ConceptPair, ...]:
-    """The concepts of a text, none if it holds nothing but comments."""
-    return () if is_blank(text) else parse_concepts(text)

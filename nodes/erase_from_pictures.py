@@ -12,7 +12,7 @@ from ..trce_ops.attacks.inversion import TEMPLATES, InversionSettings, LearnedWo
 from ..trce_ops.attacks.nearest_words import Agreement, Nearest, nearest_words
 from ..trce_ops.lists.words import WORDS
 from ..trce_ops.methods.trce import erase_and_tune
-from ..trce_ops.text.concepts import ConceptPair, is_blank, parse_concepts
+from ..trce_ops.text.concepts import ConceptPair, parse_concepts
 from ..trce_ops.text.learned_words import NAME, LearnedWords, name_of
 from ..trce_ops.tuning.text_batch import Texts
 from ..trce_ops.tuning.trajectories import OutOfMemory
@@ -117,7 +117,7 @@ class TRCEEraseFromPictures(io.ComfyNode):
         **learning,
     ) -> io.NodeOutput:
         settings = settings_from(settings, Settings, "TRCE Settings")
-        written = () if is_blank(concepts) else parse_concepts(concepts)
+        written = parse_concepts(concepts, optional=True)
         progress = node_progress(cls.hidden.unique_id)
         try:
             learned = learn(model, clip, pictures, vae, read_lines(templates), replace(LEARNING, **learning), progress)

@@ -6,7 +6,7 @@ from functools import partial
 
 from comfy_api.latest import io
 
-from .host.exchange import from_another_checkpoint, import_weights, lora_of, what_differs
+from .host.exchange import from_another_checkpoint, import_weights, lora_of, share_of, what_differs
 from .host.folders import WEIGHTS_FOLDER, file_names, file_stamp
 from .host.progress import node_progress, show_text
 from .inputs import output, strength_input
@@ -71,12 +71,13 @@ class TRCELoadWeights(io.ComfyNode):
         progress = partial(node_progress(cls.hidden.unique_id), "Weights")
         patched, changes, total = import_weights(model, weights_name, strength, progress)
         report = f"{len(changes)} of the file's {total} weights differ from the model's."
-        if from_another_checkpoint(model, changes, total):
+        share = share_of(model, changes)
+        if from_another_checkpoint(model, changes, total, share):
             report += (
                 " That is nearly every one, norms too: the file seems to be made from another checkpoint, and the "
                 "differences between the checkpoints are included. Connect the checkpoint that it was made from."
             )
-        report += what_differs(model, changes)
+        report += what_differs(model, share)
         if PART.search(weights_name):
             report += (
                 " The file is one part of several: load the others on the model that comes out, or the erasure is "

@@ -89,7 +89,7 @@ class TRCEKeepConcepts(io.ComfyNode):
         chosen = parse_keep(KEEP_PRESETS.get(preset, ""))
         written = tuple(line for line in parse_keep(keep) if line not in chosen)
         both = (*chosen, *written)
-        erased = [pair.concept for pair in parse_concepts(concepts)] if concepts and concepts.strip() else []
+        erased = [pair.concept for pair in parse_concepts(concepts or "", optional=True)]
         items = [item.text for item in read_answer(answer, captions=True)]
         kept, synonyms = widen_keep(both, items, erased)
         near = ()

@@ -111,6 +111,7 @@ def test_a_keep_list_holds_nothing_of_what_is_erased(run, make_clip):
     assert len(more.splitlines()) == 6
     assert "Everyday captions similar to what is erased (4)" in report
     assert keep(run, keep="")[0] == ""
+    assert keep(run, keep="a dog", concepts="# nothing yet")[0] == "a dog"
 
 
 def test_the_lists_feed_trce_erase(run, make_model, make_clip, few_captions):

@@ -129,6 +129,23 @@ def test_behind_clips_rows_both_kinds_of_tokens_are_marked(encoder):
     assert contexts.neg.marks[0].nonzero()[:, 0].tolist() == where + [77 + p for p in where]
 
 
+def test_every_prompt_has_clips_rows_where_clip_reads_two_of_them_alike(encoder):
+    class Cased(type(encoder)):  # as T5 is
+        width = 30
+
+        def tokenize(self, text):
+            return super().tokenize(text.replace("A", "big a"))
+
+    encoders = {"context": Cased(), "clip": encoder}
+    contexts = encode_prompts(
+        [PromptPair("gun", "A cake", "gun", "gun", "A cake")], ["a cake"], encoders, lambda *_: None
+    )
+    of_clip = encoder.encode([encoder.tokenize("a cake")], 77)[0]
+    for texts in (contexts.safe, contexts.keep):
+        assert texts.sequence.shape[1] == 2 * 77
+        assert torch.equal(texts.sequence[0, :77, :24], of_clip) and not texts.sequence[0, :77, 24:].any()
+
+
 def test_marks_go_with_their_texts():
     marks = torch.tensor([[0, 1, 0], [1, 0, 1.0]])
     texts = Texts(draw(2, 3, 4), None, torch.tensor([3, 2]), marks)

@@ -16,7 +16,7 @@ from trce_ops.methods.registry import METHODS, MethodError, erase_with
 from trce_ops.text.captions import BENIGN_CAPTIONS
 from trce_ops.text.concepts import parse_concepts
 from trce_ops.text.embeddings import EmbeddingPairs, Pooled
-from trce_ops.text.tokens import TokenError, locate
+from trce_ops.text.tokens import Roles, TokenError, locate
 from trce_ops.tuning.data import Contexts, Data
 from trce_ops.tuning.factors import choose
 from trce_ops.tuning.prompts import Request
@@ -287,6 +287,12 @@ def test_speed_gives_each_value_projection_its_own_change(encoder):
     W = weights()["context"]["block.attn2.to_v"].double()
     X = delta.tuned["block.attn2.to_v"].dense().double()
     assert ((W + X) @ gun - W @ cake).norm() < (W @ gun - W @ cake).norm()
+
+
+def test_speed_on_all_tokens_leaves_out_a_start_token_and_nothing_else():
+    text, pooled = Roles((1,), 2, ()), Roles((), 0, (), sot=())
+    assert [source for _, source, _, _ in speed.all_but_start(text, text)] == [1, 2]
+    assert [source for _, source, _, _ in speed.all_but_start(pooled, pooled)] == [0]
 
 
 def classes(k=2, d=10, m=30):

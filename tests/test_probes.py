@@ -1,6 +1,7 @@
 """The probes against obvious lines, on toys where the answer is known, and as nodes on a small SD1.x model."""
 
 import runpy
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -262,6 +263,22 @@ def test_relearning_teaches_the_pictures_and_says_when_they_are_back(probes, toy
     assert probes.relearning.back_after({0: explained[0]}, before) is None
 
 
+def test_relearning_learns_in_half_precision_too(probes, toy):
+    """Where the gradients inside of the network are too small for float16, unless the loss is scaled."""
+
+    class HalfDenoiser(TaughtDenoiser):
+        def __call__(self, x, sigma, texts, overrides):
+            for W in overrides.values():
+                if W.requires_grad:
+                    W.register_hook(lambda g: (g * 2.0**-24).half().float() * 2.0**24)
+            return super().__call__(x, sigma, texts, overrides)
+
+    shown, text = pictures(toy, 7), toy.encode([toy.tokenize("w7")])
+    settings = probes.relearning.RelearnSettings(steps=40, learning_rate=0.05, rank=2)
+    losses = probes.relearning.relearn(HalfDenoiser(), shown, text, settings).losses
+    assert losses[-1] < 0.2 * losses[0]
+
+
 def test_the_concept_is_back_when_half_of_it_is_explained(probes):
     t = torch.tensor
     found = dict(empty=t([1.0, 1.0, 1.0]), prompt=t([1.0, 1.0, 1.0]), attack=t([0.79, 0.81, 0.5]))
@@ -308,6 +325,14 @@ def probe(run, stock):
         return run(node_id, model=model, clip=clip, pictures=latents, **{**NODES[node_id], **inputs})
 
     return execute
+
+
+def test_a_direction_needs_the_text_encoder_alone(run, stock, pack, monkeypatch):
+    model, _, clip = stock
+    target = sys.modules[f"{pack.module.__name__}.nodes.attacks.target"]
+    monkeypatch.setattr(target, "open_denoiser", lambda *_: pytest.fail("the model was loaded"))
+    found, report = run("TRCEProbeRingABell", model=model, clip=clip, **NODES["TRCEProbeRingABell"])[:2]
+    assert found and "0 evaluations" in report
 
 
 def states(stock):

@@ -4,7 +4,7 @@ import logging
 import math
 import random
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -13,6 +13,8 @@ from trce_ops.closed_form.erase import EraseSettings, erase
 from trce_ops.delta.file import save_delta
 from trce_ops.delta.low_rank import ContextMap
 from trce_ops.files import disk_cache
+from trce_ops.methods.registry import flat
+from trce_ops.methods.trce import TrceSettings
 from trce_ops.text.captions import BENIGN_CAPTIONS, COMPARISONS
 from trce_ops.text.concepts import parse_concepts
 from trce_ops.text.prompts import mentions
@@ -558,7 +560,8 @@ def test_the_delta_of_another_method_can_be_tuned(delta, encoder, model, tmp_pat
     other = replace(delta, info=replace(delta.info, method="uce", settings={"ridge": 0.5}))
     assert request_of(other).templates
     assert tune_delta(other, encoder, model, SMALL, cache_dir=tmp_path)[0].tuned
-    erased_with = replace(delta, info=replace(delta.info, settings={"first_templates": False}))
+    written = flat(asdict(TrceSettings(EraseSettings(templates=False))))  # as erase_with writes them
+    erased_with = replace(delta, info=replace(delta.info, settings=written))
     assert not request_of(erased_with).templates
 
 

@@ -59,7 +59,7 @@ class TRCEProbeRingABell(Probe, io.ComfyNode):
     def attack(cls, target: Target, concepts, prompt, scale, seed=0) -> tuple:
         pairs = parse_concepts(concepts)
         prompts = expand(pairs, sentences([pair.concept for pair in pairs], True))
-        with target.open() as (_, encoder), torch.no_grad():
+        with target.open_text() as encoder, torch.no_grad():
             batches = []
             for number, pair in enumerate(prompts):
                 target.progress("Concept direction", number, len(prompts))

@@ -14,7 +14,7 @@ from ...trce_ops.progress import StepProgress
 from ...trce_ops.tuning.text_batch import Texts
 from ..host.denoiser import HostDenoiser, check_differentiable, open_denoiser
 from ..host.encoders import text_encoders
-from ..host.pictures import SAMPLES, as_latents
+from ..host.pictures import as_latents
 from ..host.readers import POOLED
 from ..host.soft_prompts import HostSoftEncoder, open_encoder
 
@@ -36,11 +36,17 @@ class Target:
             check_differentiable(unedited, "probing", REMEDY)
         self.pools = POOLED in readers.streams
         text_encoders(clip, readers)  # raises when the CLIP does not fit
-        given = {SAMPLES: torch.zeros(1, model.model.latent_format.latent_channels, 64, 64)}
-        self.pictures, self.size = as_latents(model, given if pictures is None else pictures)
+        if pictures is not None:
+            self.pictures, self.size = as_latents(model, pictures)
         self._opened = ExitStack()  # closes the model that is open
         self._open: tuple[object, HostDenoiser] | None = None  # the MODEL that is open, and what it is open as
         self.began = perf_counter()
+
+    @contextmanager
+    def open_text(self) -> Iterator[HostSoftEncoder]:
+        """The text encoder, differentiable. A model is opened when it is asked for, and closed in the end."""
+        with open_encoder(self.clip, self.pools) as encoder, self._opened:
+            yield encoder
 
     @contextmanager
     def open(self, black_box: bool = False) -> Iterator[tuple[HostDenoiser, HostSoftEncoder]]:
@@ -51,7 +57,7 @@ class Target:
         """
         if black_box and self.unedited is None:
             raise ProbeError("'black_box' learns on the model before the erasure; connect it to 'unedited_model'.")
-        with open_encoder(self.clip, self.pools) as encoder, self._opened:
+        with self.open_text() as encoder:
             yield self._enter(self.unedited if black_box else self.model), encoder
 
     def _enter(self, model) -> HostDenoiser:

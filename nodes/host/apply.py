@@ -12,7 +12,7 @@ from comfy.weight_adapter.lora import LoRAAdapter
 from torch import Tensor
 
 from ...trce_ops.delta.file import ErasedDelta
-from ...trce_ops.delta.low_rank import ContextMap, Tuned
+from ...trce_ops.delta.low_rank import ContextMap, Tuned, shift_text
 from .errors import HostError
 from .readers import CLIP_ROWS, CONTEXT, TextReaders, find_text_readers
 
@@ -79,14 +79,7 @@ class ConditioningMap:
                     f"The delta maps text of width {context_map.width} and the prompt has width {c.shape[-1]}; connect "
                     "the CLIP that the delta was made with to the prompts."
                 )
-        maps = self._maps_on(c.device)
-        shift = maps[CONTEXT].shift(c)
-        if CLIP_ROWS in maps:
-            width = maps[CLIP_ROWS].width
-            of_clip = (c[..., width:] == 0).all(-1, keepdim=True)
-            clip_shift = torch.nn.functional.pad(maps[CLIP_ROWS].shift(c[..., :width]), (0, c.shape[-1] - width))
-            shift = torch.where(of_clip, clip_shift, shift)
-        return (c + self.strength * shift).to(context.dtype)
+        return (c + self.strength * shift_text(self._maps_on(c.device), c)).to(context.dtype)
 
     def __call__(self, executor, x, t, c_concat=None, c_crossattn=None, *args, **kwargs):
         """Wraps BaseModel.apply_model."""

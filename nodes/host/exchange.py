@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...trce_ops.delta.file import ErasedDelta
 from ...trce_ops.files.names import portable_name
-from ...trce_ops.files.weight_files import difference, differences, match, open_weights
+from ...trce_ops.files.weight_files import differences, match, open_weights
 from ...trce_ops.progress import Progress, StepProgress
 from .apply import add_patches
 from .errors import HostError
@@ -37,38 +37,38 @@ def import_weights(model, name: str, strength: float, progress: Progress):
 
 LARGE = 0.5  # share of the weights from which on the report asks whether this is an erasure; by judgement
 
-
 # Share from which on a change of nearly everything is suspected to be between checkpoints, also by judgement: less
 # where cross-attention differs too, which methods that train everything else (ESD-u) leave alone.
 SUSPECT, SUSPECT_WITH_TEXT = 0.1, 0.03
 
 
 def share_of(model, changes: dict[str, Tensor]) -> float:
-    """How large the changes are, of the weights that they change."""
+    """How large the changes are, of the weights that they change; 0 without any."""
+    if not changes:
+        return 0.0
     weights = ModelWeights(model)
     sizes = [(dW.float().norm().item(), weights.base(key).float().norm().item()) for key, dW in changes.items()]
     change, whole = (sum(size**2 for size in column) ** 0.5 for column in zip(*sizes))
     return change / max(whole, 1e-12)
 
 
-def from_another_checkpoint(model, changes: dict[str, Tensor], total: int) -> bool:
+def from_another_checkpoint(model, changes: dict[str, Tensor], total: int, share: float) -> bool:
     """Whether 9 in 10 weights of a file differ from MODEL's by much, norms among them, which few methods change."""
     modules = (model.model.get_submodule(key.rpartition(".")[0]) for key in changes)
     if len(changes) < 0.9 * total or not any("Norm" in type(module).__name__ for module in modules):
         return False
-    return share_of(model, changes) > (SUSPECT_WITH_TEXT if any("attn2" in key for key in changes) else SUSPECT)
+    return share > (SUSPECT_WITH_TEXT if any("attn2" in key for key in changes) else SUSPECT)
 
 
-def what_differs(model, changes: dict[str, Tensor]) -> str:
-    """How large the changes are, and what a file cannot tell."""
+def what_differs(model, share: float) -> str:
+    """How large the changes are, as a share of the weights, and what a file cannot tell."""
     rounded = (
         " Differences that the model's own precision rounds away are not seen and not applied; load the model in fp16."
         if ModelWeights(model).rounds()
         else ""
     )
-    if not changes:
+    if not share:
         return rounded
-    share = share_of(model, changes)
     says = f" The changes are {share:.1%} of these weights.{rounded}"
     if share > LARGE:
         says += (
@@ -99,8 +99,9 @@ def write_diffusers(model, delta: ErasedDelta, prefix: str, progress: StepProgre
         progress("Projections", done, total)
         dtype = weights.base(key).dtype
         dtype = dtype if dtype.itemsize > 1 else torch.float16  # eight bits would round most of an erasure away
-        if difference(changed.to(dtype), W.to(dtype)) is not None:
-            tensors[names[key]] = changed.to("cpu", dtype).contiguous()
+        new = changed.to(dtype)
+        if not torch.equal(new, W.to(dtype)):
+            tensors[names[key]] = new.cpu().contiguous()
     if not tensors:
         raise HostError("The delta changes no weight of the connected 'model'; connect a delta that erases something.")
     return write_numbered(prefix, folder_paths.get_output_directory(), save(tensors, metadata={"format": "pt"}))

@@ -38,8 +38,6 @@ class HostSoftEncoder:
             if weight is tables[name].weight
         }
         self.storages = {W.untyped_storage().data_ptr() for part in weights.values() for W in part.values()}
-        self.widths = [table.shape[1] for table in self.tables.values()]
-        self.width = sum(self.widths)
 
     def tokenize(self, text: str) -> Ids:
         return self.hard.tokenize(text)
@@ -49,7 +47,7 @@ class HostSoftEncoder:
         return torch.cat([table[rows.to(table.device)].float().cpu() for table in self.tables.values()], 1)
 
     def products(self, vectors: Tensor) -> Tensor:  # (k, e) -> (k, V) CPU
-        parts = zip(vectors.split(self.widths, 1), self.tables.values())
+        parts = ((vectors[:, self.hard.parts[name]], table) for name, table in self.tables.items())
         return reduce(
             torch.add, ((part.to(table.device, table.dtype) @ table.mT).float().cpu() for part, table in parts)
         )
@@ -66,10 +64,9 @@ class HostSoftEncoder:
         return torch.tensor(list(found)), list(found.values())
 
     def encode(self, rows: Sequence[Row]) -> Texts:
-        sequences, pooled, start = [], {}, 0
-        for width, (name, encoder) in zip(self.widths, self.hard.encoders.items()):
-            part = slice(start, start + width)
-            start += width
+        sequences, pooled = [], {}
+        for name, encoder in self.hard.encoders.items():
+            part = self.hard.parts[name]
             given = [[x if isinstance(x, int) else x[part] for x in self._in_stream(row, name)] for row in rows]
             with torch.autograd.graph.saved_tensors_hooks(self._keep, lambda kept: kept):
                 z, one = torch.func.functional_call(encoder, self.weights[name], (given,))[:2]

@@ -1,6 +1,6 @@
 """The weights of a MODEL by name: plain, quantised or packed by a loader, with or without the patches on them.
 
-Everything that reads weights goes through ModelWeights, so that a packed weight is never mistaken for numbers.
+What measures or exports weights goes through ModelWeights, so that a packed weight is never mistaken for numbers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .errors import HostError
 
 
 class ModelWeights:
-    """The weights of a MODEL or of a CLIP's patcher.
+    """The weights of a MODEL.
 
     Loaders of GGUF files keep a weight as packed bytes, a tensor with `tensor_type` and `tensor_shape`, in a module
     whose get_weight(tensor, dtype) unpacks it and applies the tensor's `patches`. Such weights are unpacked here.
@@ -44,9 +44,9 @@ class ModelWeights:
             weight = self.model.backup[key].weight
         if key in self.model.hook_backup:
             weight = self.model.hook_backup[key][0]
-        if is_packed(weight):
-            return unpack(weight, comfy.utils.get_attr(self.model.model, key.rpartition(".")[0]))
         module = comfy.utils.get_attr(self.model.model, key.rpartition(".")[0])
+        if is_packed(weight):
+            return unpack(weight, module)
         if not dequantize and (beside := tensors_beside(module, weight)):
             raise HostError(
                 f"The connected 'model' holds {key} as numbers that another node combines with '{min(beside)}' while "
@@ -63,12 +63,10 @@ class ModelWeights:
 
     def patched(self, key: str, device: torch.device | str = "cpu") -> Tensor:
         """The weight with the patches of MODEL, float32 on the device; without patches in its own type and place."""
-        patches = self.model.patches.get(key)
-        return (
-            comfy.lora.calculate_weight(patches, self.base(key).to(device, torch.float32, copy=True), key)
-            if patches
-            else self.base(key)
-        )
+        weight, patches = self.base(key), self.model.patches.get(key)
+        if not patches:
+            return weight
+        return comfy.lora.calculate_weight(patches, weight.to(device, torch.float32, copy=True), key)
 
 
 OWN = vars(torch.nn.Module()).keys()  # where torch keeps parameters, buffers and hooks

@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 from ..delta.low_rank import Tuned
 from ..progress import StepProgress
 from ..tuning.factors import Trained, choose
+from ..tuning.losses import GRADIENT_SCALE
 from ..tuning.text_batch import Texts
 from ..tuning.trajectories import Denoiser, Overrides
 from .evidence import ProbeError, comes_back, draw_points, noise_levels
@@ -57,18 +58,24 @@ def relearn(
     names = choose(denoise.weights, "wide")
     trained = Trained({name: denoise.weights[name] for name in names}, settings.rank, generator)
     optimizer = torch.optim.AdamW(trained.parameters, lr=settings.learning_rate)
-    sigmas, losses, stages = noise_levels(denoise), [], {0: trained.result()}
+    sigmas, losses, stages, scale = noise_levels(denoise), [], {0: trained.result()}, GRADIENT_SCALE
     for step in range(1, settings.steps + 1):
         progress("Relearning", step - 1, settings.steps)
         points = draw_points(sigmas, pictures, settings.batch, generator)
-        optimizer.zero_grad()
-        value = 0.0
-        for start in range(0, len(points), rows):
-            part = points[start : start + rows]
-            e = denoise(part.x, part.sigma, text.repeat(len(part)), trained.overrides(denoise.dtype))
-            loss = part.errors(e).sum() / len(points)
-            loss.backward()
-            value += loss.item()
+        while True:
+            optimizer.zero_grad()
+            value = 0.0
+            for start in range(0, len(points), rows):
+                part = points[start : start + rows]
+                e = denoise(part.x, part.sigma, text.repeat(len(part)), trained.overrides(denoise.dtype))
+                loss = part.errors(e).sum() / len(points)
+                (scale * loss).backward()
+                value += loss.item()
+            if trained.unscale(scale):
+                break
+            if scale == 1:
+                raise ProbeError("The gradient of the LoRA is NaN or Inf; load the model in bf16 or fp32.")
+            scale /= 2
         optimizer.step()
         losses.append(value)
         if step % settings.every == 0 or step == settings.steps:

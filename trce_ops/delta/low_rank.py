@@ -62,6 +62,17 @@ class ContextMap(LowRank):
         return c + strength * self.shift(c)
 
 
+def shift_text(maps: Mapping[str, ContextMap], c: Tensor) -> Tensor:  # c (..., d) -> (..., d)
+    """D c by the map for `context`. With one for `clip`, rows that are zero beyond its width are CLIP's, as SD3 has
+    them, and get that one."""
+    shift = maps["context"].shift(c)
+    if "clip" in maps:
+        of_clip, beyond = c.split([maps["clip"].width, c.shape[-1] - maps["clip"].width], -1)
+        its = torch.nn.functional.pad(maps["clip"].shift(of_clip), (0, beyond.shape[-1]))
+        shift = torch.where((beyond == 0).all(-1, keepdim=True), its, shift)
+    return shift
+
+
 PARTS = {1: ("diff",), 2: ("lora_up", "lora_down")}  # names of a change's factors, by their number
 
 

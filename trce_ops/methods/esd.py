@@ -87,5 +87,4 @@ def erase(job: Job, settings: EsdSettings) -> Edit:
         progress=job.progress,
     )
     figures = {"position": tuning.positions[-1], "changed": tuning.changes[-1]} if tuning.tuned else {}
-    evaluations = tuning.data_evaluations + tuning.train_evaluations
-    return Edit(maps, tuning.tuned, figures, evaluations, TuneReport(tuning, False).text())
+    return Edit(maps, tuning.tuned, figures, tuning.evaluations, TuneReport(tuning, False).text())

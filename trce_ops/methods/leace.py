@@ -117,12 +117,11 @@ def apart(classes: Classes, T: Tensor) -> float:
     return (after / before).item()
 
 
-def solve(kind: str, encoder: TextEncoder, job: Job, settings: LeaceSettings) -> tuple[Tensor, Mapping[str, float]]:
-    weights = TokenWeights(keyword=0.0) if kind == "pooled" else TokenWeights()
-    classes, captions = collect(encoder, job, weights)
+def solve(encoder: TextEncoder, job: Job, settings: LeaceSettings) -> tuple[Tensor, Mapping[str, float]]:
+    classes, captions = collect(encoder, job, TokenWeights())
     T, misses = fit(classes, settings)
     return T, {"apart": apart(classes, T), "kept": changed(T, captions), "constant missed by": misses}
 
 
 def erase(job: Job, settings: LeaceSettings) -> Edit:
-    return edit_maps(job, lambda kind, encoder: solve(kind, encoder, job, settings))
+    return edit_maps(job, lambda _, encoder: solve(encoder, job, settings))

@@ -67,9 +67,8 @@ def mine(pairs: EmbeddingPairs, settings: RealEraSettings) -> tuple[EmbeddingPai
     return mined, far
 
 
-def solve(kind: str, encoder: TextEncoder, job: Job, settings: RealEraSettings) -> tuple[Tensor, Mapping[str, float]]:
-    weights = TokenWeights(keyword=0.0) if kind == "pooled" else TokenWeights()
-    pairs = embed_pairs(expand(job.pairs, job.templates()), encoder, weights, partial(job.progress, "Concepts"))
+def solve(encoder: TextEncoder, job: Job, settings: RealEraSettings) -> tuple[Tensor, Mapping[str, float]]:
+    pairs = embed_pairs(expand(job.pairs, job.templates()), encoder, TokenWeights(), partial(job.progress, "Concepts"))
     mined, far = mine(pairs, settings)
     moment, kept = everyday(job, encoder)
     if len(far):
@@ -79,4 +78,4 @@ def solve(kind: str, encoder: TextEncoder, job: Job, settings: RealEraSettings) 
 
 
 def erase(job: Job, settings: RealEraSettings) -> Edit:
-    return edit_maps(job, lambda kind, encoder: solve(kind, encoder, job, settings))
+    return edit_maps(job, lambda _, encoder: solve(encoder, job, settings))

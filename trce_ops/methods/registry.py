@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from time import perf_counter
 from types import MappingProxyType
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from torch import Tensor
 
@@ -27,25 +27,20 @@ from ..version import __version__
 from . import erase_anything, esd, leace, mace, realera, rece, speed, trce, uce
 from .job import Edit, Job, MethodError, TextWeights
 
-__all__ = ["METHODS", "Method", "MethodError", "MethodReport", "erase_with"]
-
 log = logging.getLogger(__name__)
 
 
-Settings = TypeVar("Settings")  # a frozen dataclass
-
-
 @dataclass(frozen=True)
-class Method(Generic[Settings]):
+class Method:
     """One method: its paper, default settings, and function."""
 
     paper: str
-    settings: Settings
-    run: Callable[[Job, Settings], Edit]
+    settings: Any  # a frozen dataclass
+    run: Callable[[Job, Any], Edit]
     trains: bool = False  # on what the model predicts
 
 
-METHODS: Mapping[str, Method[Any]] = MappingProxyType(
+METHODS: Mapping[str, Method] = MappingProxyType(
     {
         "trce": Method("TRCE, ICCV 2025, both stages", trce.BOTH, trce.run, trains=True),
         "trce-robust": Method("TRCE, ICCV 2025, both stages, robust", trce.BOTH_ROBUST, trce.run, trains=True),

@@ -14,7 +14,7 @@ separate change for each projection, with a rank of at most the number of concep
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,6 +24,7 @@ from torch import Generator, Tensor
 from ..delta.low_rank import WeightChange
 from ..text.embeddings import TextEncoder, embed_positions
 from ..text.prompts import PLAIN, PromptPair, expand
+from ..text.tokens import Roles
 from .job import Edit, Job, MethodError, embed_kept, no_map, subjects
 from .rece import every_token
 
@@ -149,11 +150,16 @@ def change(up: Tensor, down: Tensor, shape: Sequence[int]) -> WeightChange:
     return WeightChange((up.float().contiguous(), down.float().contiguous()))
 
 
+def all_but_start(source: Roles, target: Roles) -> Iterator[tuple[str, int, int, float]]:
+    """What every_token gives, without the start token, which some encoders do not have."""
+    return (pair for pair in every_token(source, target) if pair[1] not in source.sot)
+
+
 def embed(
     encoder: TextEncoder, job: Job, settings: SpeedSettings, generator: Generator
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """c_1, c_*, c_0 and K_2^T: the concepts, their anchors, what is kept with the empty prompt, and its centres."""
-    positions = subjects if settings.tokens == "subject" else lambda *roles: list(every_token(*roles))[1:]
+    positions = subjects if settings.tokens == "subject" else all_but_start
     pairs = embed_positions(expand(job.pairs, PLAIN), encoder, positions, partial(job.progress, "Concepts"))
     null = embed_positions([PromptPair("", "", "", "", "")], encoder, every_token).sources.double()
     kept = torch.cat([embed_kept(job, encoder, subjects).sources.double(), null])

@@ -75,6 +75,6 @@ def run(job: Job, settings: TrceSettings) -> Edit:
     delta, report, tuned = erase_and_tune(job, settings)
     evaluations, details = 0, report.text()
     if tuned:
-        evaluations = tuned.tuning.data_evaluations + tuned.tuning.train_evaluations
+        evaluations = tuned.tuning.evaluations
         details += f"\n{tuned.text()}"
     return Edit({"context": delta.context_map, **delta.streams}, delta.tuned, delta.info.measured, evaluations, details)

@@ -54,20 +54,12 @@ def _read_lines(text: str, widget: str, read: Callable[[str], Read]) -> list[tup
     return found
 
 
-def is_blank(text: str) -> bool:
-    """Whether the text holds nothing but comments and empty lines."""
-    try:
-        return not any(map(content, text.splitlines()))
-    except LineError:  # which parse_concepts reports with the line's number
-        return False
-
-
-def parse_concepts(text: str) -> tuple[ConceptPair, ...]:
+def parse_concepts(text: str, *, optional: bool = False) -> tuple[ConceptPair, ...]:
     """Read the concepts widget: `concept -> safe` per line, or `concept` alone for an empty safe target.
 
     `gun | pistol -> an umbrella` and `{gun|pistol} -> an umbrella` are short for a line for each name.
     concept_line.py says what else is understood: other arrows, weights, quotes, bullets and comments.
-    A concept that is listed twice with the same target counts once.
+    A concept that is listed twice with the same target counts once. optional: there may be none.
     Raises ConceptError, naming the line and what to write, for what is not understood, a missing concept, two arrows,
     a concept mapped onto itself, two targets for one concept, too much text, or control characters.
     """
@@ -85,7 +77,7 @@ def parse_concepts(text: str) -> tuple[ConceptPair, ...]:
         raise ConceptError(
             f"'concepts' names {len(pairs)} concepts; at most {MAX_LINES} are accepted. Shorten 'concepts'."
         )
-    if not pairs:
+    if not pairs and not optional:
         raise ConceptError("'concepts' is empty; write one concept per line, such as 'Van Gogh -> a painting'.")
     return tuple(pairs.values())
 

@@ -66,7 +66,7 @@ def content(token_ids: Sequence[int], eot_id: int) -> Ids:
 
 def non_empty(keyword: str, ids: Sequence[int]) -> Ids:
     """The ids of a keyword. Raises TokenError when the encoder drops all of its characters."""
-    if keyword and not ids:
+    if not ids:
         raise TokenError(f"The text encoder reads nothing in {keyword!r}; write words.")
     return tuple(ids)
 

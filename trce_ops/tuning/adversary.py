@@ -96,12 +96,6 @@ class Adversary:
         return i, written
 
     def _gradient(self, losses, texts: Texts) -> Texts:
-        while True:
-            try:
-                _, gradient = text_gradient(losses, texts, self.predict.rows)
-            except torch.OutOfMemoryError:
-                gradient = None
-            if gradient is not None:
-                self.predict.evaluations += len(texts)
-                return gradient
-            self.predict.halve()  # outside the handler: the exception keeps the tensors alive
+        _, gradient = self.predict.fitting(lambda: text_gradient(losses, texts, self.predict.rows))
+        self.predict.evaluations += len(texts)
+        return gradient

@@ -91,6 +91,13 @@ class Trained:
         """W + dW by name, added in float32, attached to the graph of dW."""
         return {name: (self.start[name].float() + dW.dense()).to(dtype) for name, dW in self.changes.items()}
 
+    def unscale(self, scale: float) -> bool:
+        """Divides the gradients by `scale`. Returns whether they are all finite."""
+        gradients = [factor.grad for factor in self.parameters if factor.grad is not None]
+        for gradient in gradients:
+            gradient /= scale
+        return all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+
     @torch.no_grad()
     def change(self) -> float:
         """|dW| / |W|."""

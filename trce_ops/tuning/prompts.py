@@ -123,20 +123,22 @@ def encode_prompts(
     encoder, pooled, clip = encoders["context"], encoders.get("pooled"), encoders.get("clip")
     ids = [[encoder.tokenize(text) for text in column] for column in columns]
     rows = {row: encoder.length(row) for column in ids for row in column}
+    reading = partial(progress, "Prompts to tune on")
     sequences: dict[Ids, Tensor] = {}
     vectors: dict[Ids, Tensor] = {}
-    for batch, z in encode_batches(encoder, rows, partial(progress, "Prompts to tune on")):
+    for batch, z in encode_batches(encoder, rows, reading):
         sequences.update((row, embeddings[: rows[row]]) for row, embeddings in zip(batch, z))
     if pooled:
-        for batch, z in encode_batches(pooled, dict.fromkeys(rows, 1), lambda *_: None):
+        for batch, z in encode_batches(pooled, dict.fromkeys(rows, 1), reading):
             vectors.update(zip(batch, z[:, 0]))
 
-    if clip:
-        tokens = {clip.tokenize(text): row for texts, part in zip(columns, ids) for text, row in zip(texts, part)}
-        for batch, z in encode_batches(clip, dict.fromkeys(tokens, CHUNK), lambda *_: None):
-            before = pad(z, (0, encoder.width - clip.width))
-            sequences.update((tokens[t], torch.cat([c, sequences[tokens[t]]])) for t, c in zip(batch, before))
-        rows = {row: len(sequences[row]) for row in rows}
+    if clip:  # which reads several texts alike that T5 does not, such as "a Cat" and "a cat"
+        of = {row: clip.tokenize(text) for texts, part in zip(columns, ids) for text, row in zip(texts, part)}
+        before: dict[Ids, Tensor] = {}
+        for batch, z in encode_batches(clip, dict.fromkeys(of.values(), CHUNK), reading):
+            before.update(zip(batch, pad(z, (0, encoder.width - clip.width))))
+        sequences = {row: torch.cat([before[of[row]], z]) for row, z in sequences.items()}
+        rows = {row: len(z) for row, z in sequences.items()}
 
     def gather(column: Sequence[Ids]) -> Texts:
         sequence = pad_sequence([sequences[row] for row in column], batch_first=True)

@@ -24,7 +24,6 @@ class SoftEncoder(Protocol):
     """A text encoder, or several side by side, as a function of its token vectors, as the host provides it."""
 
     eot_id: int
-    width: int  # e, of a token's vector before the layers, over all encoders
 
     def tokenize(self, text: str) -> Ids:
         """The ids of a prompt, with its padding."""

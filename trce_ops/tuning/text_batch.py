@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..delta.low_rank import ContextMap
+from ..delta.low_rank import ContextMap, shift_text
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Texts:
         return replace(self.each(lambda z: z.expand(n, *z.shape[1:])), lengths=lengths, marks=marks)
 
     def by_length(self) -> Iterator[tuple[Tensor, Texts]]:
-        """Rows (k,) of one length and these prompts without what stands behind it, for every length."""
+        """The batch by the prompts' lengths: row indices (k,), and those prompts cut to their length."""
         whole = torch.full((len(self),), self.sequence.shape[1])
         lengths = whole if self.lengths is None else self.lengths
         for length in lengths.unique().tolist():
@@ -56,17 +56,9 @@ class Texts:
             yield rows, Texts(same.sequence[:, :length], same.pooled, marks=marks)
 
     def moved(self, maps: Mapping[str, ContextMap], share: Tensor | None = None) -> Texts:  # share (n,)
-        """c + share * D c, by the maps for `context` and `pooled`: the prompts mapped all or part of the way.
-
-        With a map for `clip`, rows that are zero beyond its width are CLIP's, as SD3 has them, and moved by that.
-        """
+        """c + share * D c, by the maps for the tokens and for `pooled`: the prompts mapped all or part of the way."""
         part = torch.ones(len(self)) if share is None else share
-        shift = maps["context"].shift(self.sequence)
-        if "clip" in maps:
-            of_clip, beyond = self.sequence.split([maps["clip"].width, shift.shape[-1] - maps["clip"].width], -1)
-            its = pad(maps["clip"].shift(of_clip), (0, beyond.shape[-1]))
-            shift = torch.where((beyond == 0).all(-1, keepdim=True), its, shift)
-        sequence = self.sequence + part[:, None, None] * shift
+        sequence = self.sequence + part[:, None, None] * shift_text(maps, self.sequence)
         if self.pooled is None or "pooled" not in maps:
             return replace(self, sequence=sequence)
         return replace(self, sequence=sequence, pooled=self.pooled + part[:, None] * maps["pooled"].shift(self.pooled))

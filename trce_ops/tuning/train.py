@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
@@ -39,6 +40,11 @@ class Tuning:
     train_evaluations: int = 0  # forward and backward
     word_evaluations: int = 0  # of these, to learn adversarial words
     seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def evaluations(self) -> int:
+        """Of the model, in all."""
+        return self.data_evaluations + self.train_evaluations
 
 
 def backward(predict: Predictor, step: Sequence[Term], trained: Trained, scale: float) -> tuple[float, Tensor]:
@@ -94,22 +100,18 @@ def train(
     optimizer = torch.optim.AdamW(trained.parameters, lr=settings.learning_rate, weight_decay=0.01)
     losses, positions, changes, evaluations = [], [], [], 0
     scale, phase = GRADIENT_SCALE, "Tuning"
+
+    def gradient(step: Sequence[Term], scale: float) -> tuple[float, Tensor]:
+        optimizer.zero_grad()
+        return backward(predict, step, trained, scale)
+
     for number, step in enumerate(objective(data, contexts, maps, settings, generator)):
         progress(phase, number, settings.steps)
         optimizer.param_groups[0]["lr"] = learning_rate(number, settings)
+
         while True:
-            optimizer.zero_grad()
-            try:
-                value, e = backward(predict, step, trained, scale)
-            except torch.OutOfMemoryError:
-                value = None
-            if value is None:  # outside the handler: the exception keeps the tensors alive
-                predict.halve()
-                continue
-            gradients = [factor.grad for factor in trained.parameters if factor.grad is not None]
-            for gradient in gradients:
-                gradient /= scale
-            if all(torch.isfinite(gradient).all() for gradient in gradients):
+            value, e = predict.fitting(partial(gradient, step, scale))
+            if trained.unscale(scale):
                 break
             if scale == 1 or not math.isfinite(value):
                 raise TuningError(

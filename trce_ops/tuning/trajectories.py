@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Generator, Tensor
@@ -20,6 +21,7 @@ from .factors import TuningError
 from .text_batch import Texts
 
 log = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 Overrides = Mapping[str, Tensor]  # replacement parameters by name
 
@@ -82,6 +84,15 @@ class Predictor:
         self.rows = (self.rows + 1) // 2
         log.warning("Out of memory; continuing with %d pictures at a time.", self.rows)
 
+    def fitting(self, work: Callable[[], Result]) -> Result:
+        """work(), which computes `rows` pictures at a time; again with half as many as long as memory is short."""
+        while True:
+            try:
+                return work()
+            except torch.OutOfMemoryError:
+                pass
+            self.halve()  # outside the handler: the exception keeps the tensors alive
+
     def __call__(self, x: Tensor, sigma: Tensor, texts: Texts) -> Tensor:
         """e (n, c, h, w) on the CPU, without a graph."""
         return self._in_parts(self.denoise, x, sigma, texts)
@@ -100,16 +111,14 @@ class Predictor:
 
     @torch.no_grad()
     def _in_parts(self, predict: Callable[..., Tensor], x: Tensor, sigma: Tensor, texts: Texts) -> Tensor:
+        def some(start: int) -> Tensor:
+            part = slice(start, start + self.rows)
+            return predict(x[part], sigma[part], texts[part], self.overrides).cpu()
+
         done, start = [], 0
         while start < len(x):
-            part = slice(start, start + self.rows)
-            try:
-                done.append(predict(x[part], sigma[part], texts[part], self.overrides).cpu())
-                start += len(done[-1])
-                continue
-            except torch.OutOfMemoryError:
-                pass
-            self.halve()  # outside the handler: the exception keeps the tensors alive
+            done.append(self.fitting(partial(some, start)))
+            start += len(done[-1])
         self.evaluations += len(x)
         return torch.cat(done)
 
