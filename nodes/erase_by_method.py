@@ -48,7 +48,7 @@ class TRCEEraseByMethod(io.ComfyNode):
                     "settings",
                     optional=True,
                     tooltip="Connect Method Settings for the same method to change its settings. Without it, "
-                    "the values of its paper are used.",
+                    "its defaults are used: the values of its paper where they carry over.",
                 ),
             ],
             outputs=ERASED,

@@ -81,7 +81,7 @@ TOOLTIPS = {  # by method; a method without settings is left out
     "esd": {
         "negative_guidance": "eta. How far to push away from the concept.",
         "steps": "Steps of training. More steps erase harder and take longer.",
-        "learning_rate": "Size of a training step; the right one depends on the model. The paper's is 5e-5.",
+        "learning_rate": "Size of a training step; the right one depends on the model. The authors' script has 5e-5.",
         "projections": "'text': keys and values of cross-attention (ESD-x-strict). 'cross': its queries too.",
         "trajectories": "How many trajectories of the concept to learn from.",
         "resolution": RESOLUTION,
@@ -131,8 +131,8 @@ class TRCEMethodSettings(io.ComfyNode):
             node_id="TRCEMethodSettings",
             display_name="Method Settings",
             category="model/trce",
-            description="Settings for Erase by Another Method, which works without this node, with the values of each "
-            "paper. Choose the same method in both nodes.",
+            description="Settings for Erase by Another Method, which works without this node, with the defaults of "
+            "each method. Choose the same method in both nodes.",
             search_aliases=["UCE", "RECE", "MACE", "RealEra", "SPEED", "LEACE", "ESD", "EraseAnything", "unlearn"],
             inputs=[
                 io.DynamicCombo.Input(
