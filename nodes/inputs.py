@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from .host.errors import HostError
 
 NO_PRESET = "none"
-ErasedDelta = io.Custom("ERASED_DELTA")
+ErasedDeltaType = io.Custom("ERASED_DELTA")
 
 
 def output(kind: Any, name: str, tooltip: str, shown: str = "") -> io.Output:
@@ -30,7 +30,7 @@ MODEL = io.Model.Input(
     "out.",
 )
 CLIP = io.Clip.Input("clip", tooltip="The text encoder that encodes your prompts, with its LoRAs and its clip skip.")
-DELTA = ErasedDelta.Input("delta", tooltip="The erasure, from TRCE Erase or Load Erased Delta.")
+DELTA = ErasedDeltaType.Input("delta", tooltip="The erasure, from TRCE Erase or Load Erased Delta.")
 KEEP = text_input(
     "keep",
     "an umbrella\na water pistol\n# one caption per line",
@@ -42,7 +42,7 @@ ERASED_MODEL = output(
     io.Model, "erased_model", "The model without the concepts. It goes wherever a MODEL goes.", shown="model"
 )
 ERASURE = output(
-    ErasedDelta, "delta", "The erasure alone: save it, or apply it to other models with the same text encoder."
+    ErasedDeltaType, "delta", "The erasure alone: save it, or apply it to other models with the same text encoder."
 )
 
 

@@ -25,7 +25,7 @@ def test_trees_hold_every_prompt_and_every_beginning_once(nodes):
         assert len(tree) <= max(nodes, max(lengths[ids] for ids in tree.paths))
         beginnings = {ids[: n + 1] for ids in tree.paths for n in range(lengths[ids])}
         assert len(tree) == len(beginnings)
-        sees = tree.sees()
+        sees = tree.attention_mask()
         assert not sees.triu(1).any()
         for ids, path in tree.paths.items():
             assert path_tokens(tree, ids) == ids[: lengths[ids]]
@@ -40,7 +40,7 @@ def test_trees_hold_every_prompt_and_every_beginning_once(nodes):
 def test_pairs_from_trees_are_those_from_prompts(encoder, weights):
     class TreeEncoder(type(encoder)):
         def encode_tree(self, tree):
-            sees = tree.sees().float()
+            sees = tree.attention_mask().float()
             x = self.table[torch.tensor(tree.tokens)]
             mean = sees @ x / sees.sum(1, keepdim=True)
             return torch.tanh(x + 2 * mean) + self.places[tree.places]

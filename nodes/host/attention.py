@@ -44,8 +44,8 @@ class Watch:
         return attention_pytorch(q, k, v, heads, *args, **kwargs)
 
     def end(self) -> Tensor:  # (n, N)
-        """Watch no more, and return the mean over all joint attentions. These are the longest: SD3.5 has others, of the
-        picture with itself."""
+        """Stop recording, and return the mean over all joint attentions. These are the longest: SD3.5 has others, of
+        the picture with itself."""
         seen, self.seen, self.watching = self.seen, [], False
         longest = max(paid.shape[1] for paid in seen)
         return torch.stack([paid for paid in seen if paid.shape[1] == longest]).mean(0)

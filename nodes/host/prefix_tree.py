@@ -41,7 +41,7 @@ def encode_tree(
         last, hidden, *_ = torch.func.functional_call(
             transformer,
             table,
-            (None, tree.sees()[None].to(device)),
+            (None, tree.attention_mask()[None].to(device)),
             {
                 "embeds": embeds,
                 "num_tokens": [len(tree)],

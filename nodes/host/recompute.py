@@ -71,7 +71,8 @@ def _replaced(modules: dict[str, nn.Module], pattern: str, forward: Callable) ->
 
 @contextmanager
 def open_for_training(network: nn.Module, row: Family, large: bool) -> Iterator[None]:
-    """The diffusion model with its text read as it is behind the first norm. large: its blocks are computed again."""
+    """While open, the network skips the norms that its text passes first, since training texts come from behind them.
+    large: blocks are computed again in the backward pass instead of being kept."""
     modules = dict(network.named_modules())
     norms = "|".join(reader.norm for reader in row.readers.values() if reader.norm)
     with _replaced(modules, row.blocks if large else "", _again), _replaced(modules, norms, _same):

@@ -15,10 +15,10 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class Weights(Mapping[str, Tensor]):
-    """A weight that is looked up is plain numbers on the device.
+    """The weights by name, as plain tensors on the device.
 
-    tensors: the same as the network computes with them: quantised and packed ones as they are, and those that ComfyUI
-    keeps off the device where they are. bare: the loaded MODEL without patches.
+    tensors: the same weights as the network uses them: quantised and packed ones unchanged, those that ComfyUI keeps
+    off the device where they are. bare: the loaded MODEL without patches.
     """
 
     def __init__(self, model, bare):

@@ -29,7 +29,7 @@ NO_TEXT = ("Cc", "Cs")  # Unicode's control characters, and halves of characters
 JOINERS = "\u200c\u200d"  # format characters that words and emoji are made with
 TAGS = range(0xE0020, 0xE0080)  # of flags
 SIGN = "(?:[^\\w\\s\U00020000-\U0010ffff]|_)"
-PLAIN = 0xF0000  # added to the code of an escaped character, so that no pattern matches it
+ESCAPED = 0xF0000  # added to the code of an escaped character, so that no pattern matches it
 
 
 class LineError(ValueError):
@@ -62,7 +62,7 @@ def content(line: str) -> str:
     if len(text) > MAX_LINE_LENGTH:
         raise LineError(f"is {len(text)} characters long; at most {MAX_LINE_LENGTH} are accepted. Shorten that line.")
     for c in text:
-        if unicodedata.category(c) in NO_TEXT and c != "\t" or ord(c) >= PLAIN:
+        if unicodedata.category(c) in NO_TEXT and c != "\t" or ord(c) >= ESCAPED:
             raise LineError(f"holds the character U+{ord(c):04X}, which is not text. Delete it.")
     return text
 
@@ -77,7 +77,7 @@ def read_pair(line: str) -> tuple[tuple[str, ...], str | None]:
         raise LineError(f"has more than one '{ARROW}'; write 'concept {ARROW} safe'.")
     if not sides[0].strip():
         raise LineError(f"has no concept before '{ARROW}'; write 'concept {ARROW} safe'.")
-    names = tuple(_name(name, is_list=True) for name in _alternatives(sides[0]))
+    names = tuple(_name(name, is_concept=True) for name in _alternatives(sides[0]))
     if len(sides) == 1:
         return names, None
     return names, _safe(sides[1])
@@ -94,7 +94,7 @@ def _safe(text: str) -> str:
     safe, *others = _alternatives(text)
     if others:
         raise LineError(f"has more than one safe target after '{ARROW}'; write one.")
-    return "" if _plain(safe).lower().removesuffix(".") in NOTHING else _name(safe, is_list=False)
+    return "" if _plain(safe).lower().removesuffix(".") in NOTHING else _name(safe, is_concept=False)
 
 
 def read_captions(line: str) -> tuple[str, ...]:
@@ -128,20 +128,20 @@ def write_text(text: str, read: Callable[[str], object] = read_pair, wanted: obj
 
 def _marked(line: str) -> str:
     """The line without bullet and quotes, with escaped and quoted characters protected from the patterns."""
-    text = re.sub(rf"\\({SIGN})", lambda escaped: chr(PLAIN + ord(escaped[1])), line)
+    text = re.sub(rf"\\({SIGN})", lambda escaped: chr(ESCAPED + ord(escaped[1])), line)
     text = marks.without_bullet(text)
 
     def quoted(found: re.Match) -> str:
         inner = (found[2] or found[3] or found[4]).replace("  ", " ")
         if re.search(marks.SPLIT, inner):
             return found[0]
-        return found[1] + re.sub(r"[^\s()\[\]{}|\U00020000-\U0010ffff]", lambda c: chr(PLAIN + ord(c[0])), inner)
+        return found[1] + re.sub(r"[^\s()\[\]{}|\U00020000-\U0010ffff]", lambda c: chr(ESCAPED + ord(c[0])), inner)
 
     return marks.QUOTED.sub(quoted, text).rstrip(" \t,;")
 
 
 def _plain(text: str) -> str:
-    return "".join(chr(ord(c) - PLAIN) if ord(c) >= PLAIN else c for c in text)
+    return "".join(chr(ord(c) - ESCAPED) if ord(c) >= ESCAPED else c for c in text)
 
 
 def _alternatives(text: str) -> tuple[str, ...]:
@@ -177,10 +177,10 @@ def _unweighted(text: str) -> str:
     return text.strip().rstrip(" ,;")
 
 
-def _name(text: str, is_list: bool) -> str:
+def _name(text: str, is_concept: bool) -> str:
     _refuse(text, marks.REFUSED)
-    _refuse(text, (*marks.REFUSED_IN_NAMES, *(marks.REFUSED_IN_CONCEPTS if is_list else ())))
-    if is_list and marks.LIST.search(text) and not marks.TAGGED.match(text):
+    _refuse(text, (*marks.REFUSED_IN_NAMES, *(marks.REFUSED_IN_CONCEPTS if is_concept else ())))
+    if is_concept and marks.LIST.search(text) and not marks.TAGGED.match(text):
         raise LineError(
             f"has several names in '{_plain(text)[:40]}'; write '{OR}' between names, or put the whole in quotation "
             "marks where it is one concept."

@@ -43,7 +43,7 @@ class PrefixTree:
             parent = index
         self.paths[ids] = path
 
-    def sees(self) -> Tensor:  # (n, n) bool
+    def attention_mask(self) -> Tensor:  # (n, n) bool
         """Whether a token (row) sees another (column): its ancestors and itself."""
         mask = torch.eye(len(self), dtype=torch.bool)
         for (parent, _), index in self.children.items():  # in the order of the tokens

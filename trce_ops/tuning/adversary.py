@@ -65,10 +65,11 @@ class Adversary:
         return Word(vector, torch.optim.Adam([vector], lr=RATE), left)
 
     def learn(self, data: Data) -> tuple[Tensor, Texts]:
-        """Improve the next word. Returns unwanted points i (n,), all of one prompt, and that prompt with the word (n),
-        before the maps and as it was before the last update, which needs the same encoding.
+        """Train the next word. Returns indices (n,) of unwanted points of one prompt, and n copies of that prompt with
+        the word in it, without the context maps.
 
-        What a word lowers is the mean of |e - e_neg|^2 / |e_safe - e_neg|^2, e being predicted by the model as it is.
+        The prompt is the one encoded for the word's last update, so that no further encoding is needed. What a word
+        lowers is the mean of |e - e_neg|^2 / |e_safe - e_neg|^2, e being predicted by the model as it is.
         """
         points = data.erase
         prompt = int(points.prompts[torch.randint(len(points), (), generator=self.generator)])

@@ -32,7 +32,7 @@ TRAINED = {
 }
 ADDED = "added"
 FUSED = re.compile(r"qkv\.weight$")  # queries, keys and values in one matrix, from above
-PARTS = {"text": slice(1, None), ADDED: slice(0, 2)}  # of the three, what a set trains; otherwise all
+FUSED_PARTS = {"text": slice(1, None), ADDED: slice(0, 2)}  # of the three, what a set trains; otherwise all
 
 
 class TuningError(ValueError):

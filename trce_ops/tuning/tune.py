@@ -26,7 +26,7 @@ from ..version import __version__
 from .adversary import Adversary
 from .cache import VERSION, from_tensors, to_tensors
 from .data import Contexts, collect, draw_plans
-from .factors import PARTS, TRAINED, Trained, choose
+from .factors import FUSED_PARTS, TRAINED, Trained, choose
 from .objective import Objective, terms
 from .prompts import Request, draw_prompts, encode_prompts, with_others
 from .settings import QUICK, TuneSettings, check
@@ -145,7 +145,7 @@ def tune(
         rooted = [name for name in model.text_readers if name in names] if settings.metric and settings.rank else []
         root = scaled_root(denoise, model, contexts) if rooted else None
         W = {name: denoise.weights[name] for name in names}
-        parts = PARTS.get(settings.projections, slice(None))
+        parts = FUSED_PARTS.get(settings.projections, slice(None))
         trained = Trained(W, settings.rank, generator, root, rooted, parts)
         learner = Predictor(denoise, min(in_graph, predict.rows))
         if settings.words and model.open_encoder and objective is terms:
