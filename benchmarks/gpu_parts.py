@@ -73,9 +73,9 @@ class Erasure:
 
     def tune(self, settings, progress: Callable = lambda *_: None):
         """The tuned delta and its report."""
-        tunable, pooled = self.lent["model"](settings.resolution), self.lent["streams"].get("pooled")
+        encoders = {"context": self.lent["encoder"], **self.lent["streams"]}
         tune_delta = pack("trce_ops.tuning.tune").tune_delta
-        return tune_delta(self.delta, self.lent["encoder"], tunable, settings, pooled=pooled, progress=progress)
+        return tune_delta(self.delta, encoders, self.lent["model"](settings.resolution), settings, progress=progress)
 
 
 def erase(run: Run, kind: str, concepts: int, repeats: int = 0) -> Erasure:

@@ -98,8 +98,8 @@ def tuning(preset: str, resolution: int, dtype: str, device: str = "cpu", shape:
     lent = pack("nodes.host.lend").lend(model, random_models.make_clip("sdxl" if shape.pooled else "sd1", shape))
     delta = random_models.make_delta(shape)
     with Peak(device) as peak:
-        encoder, pooled = lent["encoder"], lent["streams"].get("pooled")
-        tune.tune_delta(delta, encoder, lent["model"](resolution), settings, pooled=pooled)
+        encoders = {"context": lent["encoder"], **lent["streams"]}
+        tune.tune_delta(delta, encoders, lent["model"](resolution), settings)
     return {"peak": peak.mb, "data": whole_data(whole, shape.width), "fp16_model": fp16_model}
 
 

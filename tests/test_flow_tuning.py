@@ -109,13 +109,9 @@ def erasing(build, pack, short):
         none = {kind: ContextMap(tuple(map(torch.zeros_like, D.factors))) for kind, D in delta.streams.items()}
         context = ContextMap(tuple(map(torch.zeros_like, delta.context_map.factors)))
         delta = replace(delta, context_map=context, streams=none)  # all that moves is then tuning's
-        return delta, encoder, tunable, replace(SETTINGS, **changes), streams.get("pooled")
+        return delta, {"context": encoder, **streams}, tunable, replace(SETTINGS, **changes)
 
     return make
-
-
-def tuned(delta, encoder, tunable, settings, pooled, **options):
-    return tune_delta(delta, encoder, tunable, settings, pooled=pooled, **options)
 
 
 def bits(model):
@@ -130,7 +126,7 @@ def same(a, b):
 def test_a_tuning_moves_the_prediction_to_the_safe_side_and_nothing_else(build, erasing, pack, name):
     model = build(name)
     before = bits(model)
-    delta, report = tuned(*erasing(name, model))
+    delta, report = tune_delta(*erasing(name, model))
     first, last = (sum(part) / 3 for part in (report.tuning.positions[:3], report.tuning.positions[-3:]))
     assert last > first + 0.02
     assert same(bits(model), before)
@@ -148,7 +144,7 @@ def test_a_tuning_moves_the_prediction_to_the_safe_side_and_nothing_else(build, 
 
 @pytest.mark.parametrize("name", TUNED)
 def test_the_same_seed_gives_the_same_bytes(erasing, name):
-    a, b = (tuned(*erasing(name, steps=3))[0].tuned for _ in range(2))
+    a, b = (tune_delta(*erasing(name, steps=3))[0].tuned for _ in range(2))
     assert all(torch.equal(x, y) for module in a for x, y in zip(a[module].factors, b[module].factors, strict=True))
 
 
@@ -165,7 +161,7 @@ def test_a_cancel_leaves_the_model_as_it_was(build, erasing, name):
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        tuned(*erasing(name, model), progress=cancel)
+        tune_delta(*erasing(name, model), progress=cancel)
     assert same(bits(model), before)
     assert not any("forward" in vars(module) for module in model.model.modules())
 
@@ -263,7 +259,7 @@ def test_load_lora_gives_what_the_delta_gives(build, erasing, pack, run, name):
     import comfy.sd
 
     model = build(name)
-    delta, _ = tuned(*erasing(name, model, steps=3))
+    delta, _ = tune_delta(*erasing(name, model, steps=3))
     erased = pack.host.apply.apply_delta(model, delta, 1.0)
     lora, _ = run("TRCEDeltaToLoRA", model=model, delta=delta)
     with torch.inference_mode():

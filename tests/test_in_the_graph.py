@@ -59,7 +59,7 @@ class Graph:
         self.mapped = [[[self._map(text), {"pooled_output": self._map(p, "pooled")}]] for text, p in zip(c, pooled)]
 
     def _map(self, text, kind="context"):
-        mapped = {"context": self.delta.context_map, **self.delta.streams}
+        mapped = self.delta.maps
         if kind == "context" and "clip" in mapped:
             clip = mapped["clip"].apply(text[:, :CLIP_ROWS, : mapped["clip"].width])
             padded = torch.nn.functional.pad(clip, (0, self.family.width - clip.shape[-1]))

@@ -410,7 +410,7 @@ def test_trce_is_what_the_node_does(encoder):
     expected, _ = closed_form.erase(PAIRS, KEEP, encoder, EraseSettings(), family="sd1", captions=FEW)
     assert torch.equal(ours.context_map.dense(), expected.context_map.dense())
     both, report = erased("trce", encoder)
-    tuned = tune_delta(expected, encoder, lend(ToyDenoiser())[0], SMALL)[0].tuned
+    tuned = tune_delta(expected, {"context": encoder}, lend(ToyDenoiser())[0], SMALL)[0].tuned
     assert all(torch.equal(both.tuned[m].dense(), tuned[m].dense()) for m in tuned)
     assert report.evaluations > 0
     paper, _ = erased("trce-closed-form-paper", encoder)

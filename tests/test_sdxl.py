@@ -235,7 +235,7 @@ def test_what_is_tuned_sees_is_what_comfyui_samples_with_after_stage_1(pack, den
     with denoiser.tunable(model, 64).open() as denoise, torch.no_grad():
         texts = pack.ops.tuning.text_batch.Texts(c, pooled)
         plain = denoise(x, sigma, texts, {})
-        ours = denoise(x, sigma, texts.moved({"context": delta.context_map, **delta.streams}), {})
+        ours = denoise(x, sigma, texts.moved(delta.maps), {})
     with torch.inference_mode():
         comfy.model_management.load_models_gpu([result])
         y = model.model.encode_adm(pooled_output=pooled, width=64, height=64)

@@ -378,7 +378,7 @@ def test_with_decay_the_last_steps_change_nothing_any_more(delta, encoder):
 
 def test_zero_steps_are_stage_1_exactly(delta, encoder, tmp_path):
     model, log = lend(ToyDenoiser())
-    tuned, report = tune_delta(delta, encoder, model, replace(SMALL, steps=0), cache_dir=tmp_path)
+    tuned, report = tune_delta(delta, {"context": encoder}, model, replace(SMALL, steps=0), cache_dir=tmp_path)
     assert tuned is delta
     assert not log
     assert not list(tmp_path.iterdir())
@@ -390,7 +390,9 @@ def test_zero_steps_are_stage_1_exactly(delta, encoder, tmp_path):
 def test_only_the_chosen_projections_change(delta, encoder, projections, rank):
     denoiser = ToyDenoiser()
     before = {name: W.clone() for name, W in denoiser.weights.items()}
-    tuned, _ = tune_delta(delta, encoder, lend(denoiser)[0], replace(SMALL, projections=projections, rank=rank))
+    tuned, _ = tune_delta(
+        delta, {"context": encoder}, lend(denoiser)[0], replace(SMALL, projections=projections, rank=rank)
+    )
     attn1 = {f"block.attn1.to_{p}" for p in ("q", "k", "v", "out.0")}
     attn2 = {f"block.attn2.to_{p}" for p in "qkv"}
     query = {"block.attn2.to_q"}
@@ -415,7 +417,7 @@ def test_the_same_seed_gives_the_same_bytes_and_touches_no_global_randomness(del
     state, state_of_random = torch.get_rng_state(), random.getstate()
 
     def bytes_of(seed):
-        tuned, _ = tune_delta(delta, encoder, lend(ToyDenoiser())[0], replace(SMALL, seed=seed))
+        tuned, _ = tune_delta(delta, {"context": encoder}, lend(ToyDenoiser())[0], replace(SMALL, seed=seed))
         save_delta(tuned, tmp_path / "delta")
         return (tmp_path / "delta").read_bytes()
 
@@ -450,7 +452,7 @@ def test_cancel_in_every_phase_leaves_no_file_and_the_model_as_it_was(delta, enc
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        tune_delta(delta, encoder, model, SMALL, cache_dir=tmp_path, progress=cancel)
+        tune_delta(delta, {"context": encoder}, model, SMALL, cache_dir=tmp_path, progress=cancel)
     assert log in ([], ["open", "closed"])
     assert all(torch.equal(W, before[name]) for name, W in denoiser.weights.items())
     assert not list(tmp_path.iterdir())
@@ -513,13 +515,13 @@ def test_gradients_that_overflow_are_scaled_down_and_nan_is_refused(delta, encod
 )
 def test_settings_that_mean_nothing_are_refused(delta, encoder, model, change, says):
     with pytest.raises(TuningError, match=says):
-        tune_delta(delta, encoder, model, replace(SMALL, **change))
+        tune_delta(delta, {"context": encoder}, model, replace(SMALL, **change))
 
 
 def test_a_finished_tuning_is_not_done_again(delta, encoder, tmp_path):
     model, log = lend(ToyDenoiser())
-    first, report = tune_delta(delta, encoder, model, SMALL, cache_dir=tmp_path)
-    again, cached = tune_delta(delta, encoder, model, SMALL, cache_dir=tmp_path)
+    first, report = tune_delta(delta, {"context": encoder}, model, SMALL, cache_dir=tmp_path)
+    again, cached = tune_delta(delta, {"context": encoder}, model, SMALL, cache_dir=tmp_path)
     assert log == ["open", "closed"]
     assert cached.cached and not report.cached
     assert "cache" in cached.text()
@@ -528,7 +530,7 @@ def test_a_finished_tuning_is_not_done_again(delta, encoder, tmp_path):
     for name, tuned in (("first", first), ("again", again)):
         save_delta(tuned, tmp_path / name)
     assert (tmp_path / "first").read_bytes() == (tmp_path / "again").read_bytes()
-    tune_delta(delta, encoder, model, SMALL, cache_dir=tmp_path, retrain=True)
+    tune_delta(delta, {"context": encoder}, model, SMALL, cache_dir=tmp_path, retrain=True)
     assert len(log) == 4
 
 
@@ -543,13 +545,13 @@ def test_everything_that_a_tuning_depends_on_makes_it_another(delta, encoder, tm
         replace(delta, info=replace(info, settings={**info.settings, "templates": True})),
         replace(delta, context_map=ContextMap(tuple(2 * factor for factor in delta.context_map.factors))),
     ]
-    tune_delta(delta, encoder, model, SMALL, cache_dir=tmp_path)
+    tune_delta(delta, {"context": encoder}, model, SMALL, cache_dir=tmp_path)
     for other in deltas:
-        tune_delta(other, encoder, model, SMALL, cache_dir=tmp_path)
-    tune_delta(delta, type(encoder)(fingerprint="another"), model, SMALL, cache_dir=tmp_path)
+        tune_delta(other, {"context": encoder}, model, SMALL, cache_dir=tmp_path)
+    tune_delta(delta, {"context": type(encoder)(fingerprint="another")}, model, SMALL, cache_dir=tmp_path)
     for change in (dict(seed=1), dict(steps=5), dict(goal=0.5)):
-        tune_delta(delta, encoder, model, replace(SMALL, **change), cache_dir=tmp_path)
-    tune_delta(delta, encoder, other_model, SMALL, cache_dir=tmp_path)
+        tune_delta(delta, {"context": encoder}, model, replace(SMALL, **change), cache_dir=tmp_path)
+    tune_delta(delta, {"context": encoder}, other_model, SMALL, cache_dir=tmp_path)
     assert log.count("open") == 9
     assert other_log.count("open") == 1
     assert len(list(tmp_path.iterdir())) == 10
@@ -559,7 +561,7 @@ def test_the_delta_of_another_method_can_be_tuned(delta, encoder, model, tmp_pat
     """Its settings have no 'templates'."""
     other = replace(delta, info=replace(delta.info, method="uce", settings={"ridge": 0.5}))
     assert request_of(other).templates
-    assert tune_delta(other, encoder, model, SMALL, cache_dir=tmp_path)[0].tuned
+    assert tune_delta(other, {"context": encoder}, model, SMALL, cache_dir=tmp_path)[0].tuned
     written = flat(asdict(TrceSettings(EraseSettings(templates=False))))  # as erase_with writes them
     erased_with = replace(delta, info=replace(delta.info, settings=written))
     assert not request_of(erased_with).templates
@@ -567,25 +569,25 @@ def test_the_delta_of_another_method_can_be_tuned(delta, encoder, model, tmp_pat
 
 def test_a_spoilt_cache_file_is_said_and_made_again(delta, encoder, tmp_path, caplog):
     model, log = lend(ToyDenoiser())
-    tune_delta(delta, encoder, model, SMALL, cache_dir=tmp_path)
+    tune_delta(delta, {"context": encoder}, model, SMALL, cache_dir=tmp_path)
     (path,) = tmp_path.iterdir()
     path.write_bytes(b"spoilt")
     with caplog.at_level(logging.WARNING):
-        tune_delta(delta, encoder, model, SMALL, cache_dir=tmp_path)
+        tune_delta(delta, {"context": encoder}, model, SMALL, cache_dir=tmp_path)
     assert "cannot be used" in caplog.text
     assert log.count("open") == 2
     assert list(tmp_path.iterdir()) == [path]
-    tune_delta(delta, encoder, model, SMALL, cache_dir=tmp_path)
+    tune_delta(delta, {"context": encoder}, model, SMALL, cache_dir=tmp_path)
     assert log.count("open") == 2
 
 
 def test_the_cache_does_not_grow_without_end(delta, encoder, model, tmp_path, monkeypatch):
     monkeypatch.setattr(disk_cache, "FILES", 2)
     for seed in range(4):
-        tune_delta(delta, encoder, model, replace(SMALL, steps=1, seed=seed), cache_dir=tmp_path)
+        tune_delta(delta, {"context": encoder}, model, replace(SMALL, steps=1, seed=seed), cache_dir=tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
     monkeypatch.setattr(disk_cache, "MAX_BYTES", 1)
-    tune_delta(delta, encoder, model, replace(SMALL, steps=1, seed=9), cache_dir=tmp_path)
+    tune_delta(delta, {"context": encoder}, model, replace(SMALL, steps=1, seed=9), cache_dir=tmp_path)
     assert len(list(tmp_path.iterdir())) == 1  # the newest always stays
 
 

@@ -93,7 +93,7 @@ def apply_delta(model, delta: ErasedDelta, strength: float):
     The patch comes after existing ones: W is the weight with its LoRAs, and deltas compose in the order applied.
     """
     readers = find_text_readers(model)
-    maps = {CONTEXT: delta.context_map, **delta.streams}
+    maps = delta.maps
     _check_fit(delta, maps, readers)
     tuned = tuned_patches(model, delta.tuned)
     erased = model.clone()

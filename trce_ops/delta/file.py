@@ -45,6 +45,11 @@ class ErasedDelta:
     tuned: Tuned = field(default_factory=dict)
     streams: Mapping[str, ContextMap] = field(default_factory=dict)  # by kind of text: pooled, clip, llama
 
+    @property
+    def maps(self) -> dict[str, ContextMap]:
+        """All of its maps by kind of text."""
+        return {KINDS[0]: self.context_map, **self.streams}
+
 
 def save_delta(delta: ErasedDelta, path: str | os.PathLike) -> None:
     """Write `delta` whole or not at all; equal deltas give equal bytes. Raises OSError."""
@@ -55,7 +60,7 @@ def delta_bytes(delta: ErasedDelta) -> bytes:
     """The content of the file."""
     metadata = {"format": FORMAT, "version": VERSION, **write_info(delta.info)}
     tensors = {}
-    for kind, context_map in {KINDS[0]: delta.context_map, **delta.streams}.items():
+    for kind, context_map in delta.maps.items():
         tensors.update(zip(_map_names(kind, len(context_map.factors)), context_map.factors))
     for module, change in sorted(delta.tuned.items()):
         tensors.update(change.named(f"tuned.{module}"))

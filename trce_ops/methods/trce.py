@@ -58,11 +58,9 @@ def erase_and_tune(job: Job, settings: TrceSettings) -> tuple[ErasedDelta, Repor
         return delta, report, None
     delta, tuned = tune_delta(
         delta,
-        encoder,
+        job.encoders,
         model,
         settings.tuning,
-        pooled=encoders.get("pooled"),
-        clip=encoders.get("clip"),
         cache_dir=job.cache_dir,
         retrain=job.retrain,
         progress=job.progress,
@@ -77,4 +75,4 @@ def run(job: Job, settings: TrceSettings) -> Edit:
     if tuned:
         evaluations = tuned.tuning.evaluations
         details += f"\n{tuned.text()}"
-    return Edit({"context": delta.context_map, **delta.streams}, delta.tuned, delta.info.measured, evaluations, details)
+    return Edit(delta.maps, delta.tuned, delta.info.measured, evaluations, details)

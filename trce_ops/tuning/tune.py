@@ -186,27 +186,23 @@ def request_of(delta: ErasedDelta) -> Request:
 
 def tune_delta(
     delta: ErasedDelta,
-    encoder: TextEncoder,
+    encoders: Mapping[str, TextEncoder],
     model: TunableModel,
     settings: TuneSettings = QUICK,
     *,
-    pooled: TextEncoder | None = None,
-    clip: TextEncoder | None = None,
     cache_dir: str | os.PathLike | None = None,
     retrain: bool = False,
     progress: StepProgress = lambda *_: None,
 ) -> tuple[ErasedDelta, TuneReport]:
     """Return the delta with its tuned part, from the cache in `cache_dir` unless `retrain`. Raises what `tune` does.
 
-    encoder, pooled, clip: of the tokens, of the pooled vector, and of CLIP's rows before the tokens, where a model
-    reads those. With 0 steps, returns `delta` unchanged.
+    encoders: by kind of text: `context`, and `pooled` and `clip` where a model reads those. With 0 steps, returns
+    `delta` unchanged.
     """
     check(settings)
-    request, maps = request_of(delta), {"context": delta.context_map, **delta.streams}
-    given = {"context": encoder, "pooled": pooled, "clip": clip}
-    encoders = {kind: one for kind, one in given.items() if one is not None}
+    request, maps = request_of(delta), delta.maps
     cache = DiskCache(cache_dir if settings.steps else None, "tuned")
-    key = cache_key(request, encoder, model, maps, settings)
+    key = cache_key(request, encoders["context"], model, maps, settings)
     cached = None if retrain else cache.read(key, from_tensors)
     tuning = cached or tune(request, encoders, model, maps, settings, progress=progress)
     if not cached:
