@@ -32,7 +32,7 @@ def erase_eval(case: Case, after: Verdict, things: Sequence[str]) -> dict[str, f
     """
     arithmetic = pack("trce_ops.evaluation.erase_eval")
     pairs = pack("trce_ops.text.concepts").parse_concepts(erasing.concepts_text(*things))
-    given, mentions = [pair.concept for pair in pairs], pack("trce_ops.text.prompts").mentions
+    given, mentions = [pair.concept for pair in pairs], pack("trce_ops.text.spelling").mentions
     kept = set(case.kept)
     asked = [i for i in range(len(case.prompts)) if i not in kept]
     named = {i for i in asked if mentions(case.prompts[i].text, given)}

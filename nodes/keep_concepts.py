@@ -16,7 +16,7 @@ from ..trce_ops.progress import Progress
 from ..trce_ops.text.captions import BENIGN_CAPTIONS
 from ..trce_ops.text.concepts import MAX_LINES, format_keep, parse_concepts, parse_keep
 from ..trce_ops.text.embeddings import TextEncoder
-from ..trce_ops.text.prompts import mentions
+from ..trce_ops.text.spelling import mentions
 from .host.encoders import nearness_encoder
 from .host.progress import node_progress, show_text
 from .inputs import KEEP, NO_PRESET, linked_text, output, preset_input

@@ -17,7 +17,7 @@ from trce_ops.methods.registry import flat
 from trce_ops.methods.trce import TrceSettings
 from trce_ops.text.captions import BENIGN_CAPTIONS, COMPARISONS
 from trce_ops.text.concepts import parse_concepts
-from trce_ops.text.prompts import mentions
+from trce_ops.text.spelling import mentions
 from trce_ops.tuning import objective
 from trce_ops.tuning.data import collect, draw_plans
 from trce_ops.tuning.factors import Trained

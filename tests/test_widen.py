@@ -9,7 +9,7 @@ from trce_ops.lists.neighbours import embed_texts, nearest, similarities
 from trce_ops.lists.presets import ERASE_PRESETS, KEEP_PRESETS
 from trce_ops.lists.words import WORDS
 from trce_ops.text.concepts import ConceptError, ConceptPair, format_concepts, parse_concepts, parse_keep
-from trce_ops.text.prompts import mentions
+from trce_ops.text.spelling import mentions
 
 GUN, BLOOD = ConceptPair("a gun", "an umbrella"), ConceptPair("blood")
 

@@ -19,7 +19,8 @@ from ..progress import StepProgress
 from ..text.captions import BENIGN_CAPTIONS
 from ..text.concepts import ConceptError, ConceptPair, format_concepts
 from ..text.embeddings import EmbeddingPairs, TextEncoder, embed_pairs
-from ..text.prompts import expand, fill, mentions, sentences
+from ..text.prompts import expand, fill, sentences
+from ..text.spelling import mentions
 from ..text.tokens import TokenError, TokenWeights
 from ..version import __version__
 from .conflicts import conflicts

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from .captions import read_lines
 from .concepts import ConceptPair
 from .learned_words import NAME
-from .spelling import bare
-from .spelling import mentions as mentions
+from .spelling import bare, mentions
 
 MAX_COMPANY = 80  # bytes of what stands beside a concept
 PLAIN = ("{}",)

@@ -17,8 +17,8 @@ from ..progress import StepProgress
 from ..text.captions import BENIGN_CAPTIONS, COMPARISONS
 from ..text.concepts import ConceptPair
 from ..text.embeddings import TextEncoder, encode_batches
-from ..text.prompts import PromptPair, expand, fill, in_company, is_quality, mentions, sentences
-from ..text.spelling import bare
+from ..text.prompts import PromptPair, expand, fill, in_company, is_quality, sentences
+from ..text.spelling import bare, mentions
 from ..text.tokens import CHUNK, Ids
 from .data import Contexts
 from .settings import TuneSettings
