@@ -101,8 +101,8 @@ def test_an_unknown_packing_is_reported_and_the_settings_are_those_without_the_m
     with caplog.at_level(logging.WARNING):
         _, delta, report, *_ = run("TRCEErase", model=twins[0], **asked)
     assert "without the metric" in report and "packed" in report and "packed" in caplog.text
-    assert (delta.info.settings["metric"], delta.info.settings["preserve"]) == (False, 1.0)
-    settings = trce_settings(closed_form=dict(metric=False, preserve=1.0))
+    assert (delta.info.settings["metric"], delta.info.settings["preserve"]) == (False, 3.0)
+    settings = trce_settings(closed_form=dict(metric=False, preserve=3.0))
     _, alone, *_ = run("TRCEErase", model=twins[1], **asked, settings=settings)
     assert torch.equal(delta.context_map.dense(), alone.context_map.dense())
 

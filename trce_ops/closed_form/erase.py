@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 EVERYDAY = "everyday captions"
 # The defaults of `preserve` with the metric, alone and before tuning, and what keeps about as much without it
-PRESERVE_WITHOUT_METRIC = {5.0: 1.0, 50.0: 10.0}
+PRESERVE_WITHOUT_METRIC = {15.0: 3.0, 50.0: 10.0}
 POOLED = TokenWeights(sot=0, keyword=0, first_eot=1, pads=0)
 
 
@@ -44,7 +44,7 @@ class EraseSettings:
     count alike, as in the paper."""
 
     weights: TokenWeights = field(default_factory=TokenWeights)
-    preserve: float = 5.0
+    preserve: float = 15.0
     ridge: float = 0.3
     templates: bool = True
     metric: bool = True

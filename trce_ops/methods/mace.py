@@ -25,7 +25,7 @@ class MaceSettings:
     to a mean weight of 1 for concept tokens. The paper's differ from task to task and are for sums over
     616 000 captions; these were chosen on the demo model."""
 
-    preserve: float = 1.0
+    preserve: float = 3.0
     ridge: float = 0.3
 
 

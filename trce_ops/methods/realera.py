@@ -25,13 +25,13 @@ from .job import Edit, Job, changed, edit_maps, everyday, moved, solve_means
 class RealEraSettings:
     """neighbours: points drawn around each embedding of a concept, and beyond. near (S_1): lowest cosine of those that
     are erased; far: of those that are kept beyond it, which weigh `beyond` times what everyday captions do.
-    preserve, ridge: as in TRCE's closed form."""
+    preserve, ridge: as in TRCE's closed form without the metric."""
 
     neighbours: int = 8
     near: float = 0.9
     far: float = 0.6
     beyond: float = 0.1
-    preserve: float = 1.0
+    preserve: float = 3.0
     ridge: float = 0.3
     seed: int = 0
 
