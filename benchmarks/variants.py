@@ -48,7 +48,7 @@ VARIANTS = {  # set -> title -> method
         "all directions alike": "trce:tuning=WITHOUT_METRIC",
         "no adversarial words": "trce:tuning.words=0",
         "reach 1": "trce:tuning.reach=1",
-        "after the closed form as it is alone": "trce:closed_form.preserve=5",
+        "after the closed form as it is alone": "trce:closed_form.preserve=15",
         "with self-attention": "trce:tuning.projections=wide",
         "paper's projections": "trce:tuning.projections=paper",
         "paper's loss": "trce:tuning.loss=hinge,tuning.preserve=100",

@@ -395,7 +395,7 @@ def test_every_variant_can_be_made(erasure):
     for chosen in variants.values():
         made = [world.method_settings(text) for text in chosen.values()]
         assert len({repr(method) for method in made}) == len(chosen)
-    assert world.method_settings("esd:learning_rate=x3")[1].learning_rate == pytest.approx(3e-3)
+    assert world.method_settings("esd:learning_rate=x3")[1].learning_rate == pytest.approx(3e-4)
     for wrong in ("lion", "uce:lion=1", "uce:preserve=lion", "trce:tuning.lion=1", "trce:tuning=LION", "uce:preserve"):
         with pytest.raises(SystemExit, match=wrong.split(":")[0]):
             world.method_settings(wrong)
