@@ -33,6 +33,7 @@ from erasing import Prompt
 from in_comfyui import CFG, STEPS, pack
 from judge import Verdict
 from torch import Tensor
+from torch.nn.functional import pad
 from world import article, concept_names
 
 GIVEN = 5  # added to demo_world.SEED: of the wordings and pictures that attacks learn from
@@ -144,6 +145,8 @@ def inversions(bench: demo_world.Bench, model, aim: Aim, start: int, starts: int
         learned = [inversion.learn_word(denoise, encoder, aim.examples, aim.lessons, w, rows=ROWS) for w in words]
         texts = pack("trce_ops.tuning.text_batch").Texts
         contexts = [texts.cat([word.write(text, encoder) for text in aim.questions]) for word in learned]
+    width = bench.world.encode([""]).sequence.shape[-1]  # SD3 reads CLIP's rows with zeros beside them
+    contexts = [replace(c, sequence=pad(c.sequence, (0, width - c.sequence.shape[-1]))) for c in contexts]
     return [Found(aim.questions, context, word.queries) for context, word in zip(contexts, learned, strict=True)]
 
 
