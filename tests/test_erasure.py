@@ -258,6 +258,12 @@ def test_attacks_are_rows_of_their_own(erasure, weak_attacks, tmp_path, monkeypa
     assert "| method | images | concept inversion |" in capsys.readouterr().out
 
 
+def test_the_flow_model_is_attacked_through_its_text(erasure, weak_attacks, tmp_path):
+    found = ask(erasure, tmp_path / "out.json", "--world", "flow", images=1, attacks=True)
+    labels = [row["label"] for row in found["rows"] if row["label"] in erasure.attacks.ATTACKS]
+    assert sorted(labels) == sorted(erasure.attacks.ON_TEXT)
+
+
 def test_other_attacks_are_another_measurement(erasure, monkeypatch):
     def facts(attacked):
         return erasure.cases.Job("uce", erasure.cases.Asked(("bomb",), 1, attacked=attacked)).facts()
