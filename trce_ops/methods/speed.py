@@ -151,7 +151,7 @@ def change(up: Tensor, down: Tensor, shape: Sequence[int]) -> WeightChange:
 
 
 def all_but_start(source: Roles, target: Roles) -> Iterator[tuple[str, int, int, float]]:
-    """What every_token gives, without the start token, which some encoders do not have."""
+    """Every token but the start token, if the encoder has one."""
     return (pair for pair in every_token(source, target) if pair[1] not in source.sot)
 
 

@@ -132,7 +132,7 @@ def encode_prompts(
         for batch, z in encode_batches(pooled, dict.fromkeys(rows, 1), reading):
             vectors.update(zip(batch, z[:, 0]))
 
-    if clip:  # which reads several texts alike that T5 does not, such as "a Cat" and "a cat"
+    if clip:  # reads some texts alike that T5 tells apart: "a Cat" and "a cat"
         of = {row: clip.tokenize(text) for texts, part in zip(columns, ids) for text, row in zip(texts, part)}
         before: dict[Ids, Tensor] = {}
         for batch, z in encode_batches(clip, dict.fromkeys(of.values(), CHUNK), reading):
