@@ -79,7 +79,8 @@ TUNING_WIDGETS = setting_inputs(
         "Memory does not grow: the pack splits a step when it does not fit.",
         "words": "How many adversarial words are learned in turn while tuning: prompts in which the model would still "
         "draw the concept. They remove descriptions that nobody listed, and take about as long as the rest of the "
-        "training. 0 for none, as in the paper.",
+        "training. For models that read T5 or a language model, embeddings are learned instead. 0 for none, as in the "
+        "paper.",
         "word_updates": "How often a word is improved in a step. More find stronger words, and take longer.",
     },
     {

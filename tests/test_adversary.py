@@ -1,5 +1,4 @@
-"""Adversarial words on toys: they learn, the model that met them withstands them better, and nothing else depends on
-them."""
+"""Adversarial words and embeddings on toys: they learn, and the model that met them withstands new ones better."""
 
 import runpy
 from dataclasses import replace
@@ -11,8 +10,9 @@ import torch
 from trce_ops.closed_form.erase import EraseSettings, erase
 from trce_ops.text.captions import BENIGN_CAPTIONS
 from trce_ops.text.concepts import parse_concepts
+from trce_ops.tuning.adversarial_texts import DISPLACEMENTS, Embeddings, Words
 from trce_ops.tuning.adversary import LIFE, Adversary
-from trce_ops.tuning.data import Data
+from trce_ops.tuning.data import Contexts, Data
 from trce_ops.tuning.factors import Trained
 from trce_ops.tuning.losses import drift
 from trce_ops.tuning.soft_prompts import put_at
@@ -55,6 +55,9 @@ def delta(encoder):
     return erase(pairs, (), encoder, EraseSettings(), family="sd1", captions=few)[0]
 
 
+KINDS = ("words", "embeddings")
+
+
 def tuned(delta, encoder, settings, soft=True, progress=lambda *_: None):
     model = replace(lend(ToyDenoiser())[0], open_encoder=(lambda: toys["contextmanager"](yield_one)(Soft(encoder))))
     model = model if soft else replace(model, open_encoder=None)
@@ -66,20 +69,33 @@ def yield_one(thing):
     yield thing
 
 
-def attacker(delta, encoder, weights, updates=10):
-    """A new word against a model that keeps still, on four points of one prompt."""
+def read(encoder, *texts):
+    return Texts(encoder.encode([encoder.tokenize(text) for text in texts], 77))
+
+
+def source_of(kind, encoder):
+    """For one unwanted prompt."""
+    if kind == "words":
+        ids = encoder.tokenize("a gun on a table")
+        return Words(Soft(encoder), [(ids, encoder.locate(ids, "gun").keyword)])
+    kept = read(encoder, *BENIGN_CAPTIONS[::20])
+    one = (read(encoder, text) for text in ("a gun on a table", "a cake on a table", ""))
+    return Embeddings(Contexts(*one, kept), generator(3))
+
+
+def attacker(kind, delta, encoder, weights, updates=10):
+    """A new vector against a model that keeps still, on four points of one prompt."""
     noise, maps = generator(7), {"context": delta.context_map}
     denoise = ToyDenoiser()
-    ids = encoder.tokenize("a gun on a table")
     x, sigma = denoise.noise(4, noise, torch.tensor(5.0)), torch.full((4,), 5.0)
-    texts = (Texts(encoder.encode([encoder.tokenize(text)], 77)) for text in ("a gun on a table", "a cake on a table"))
+    texts = read(encoder, "a gun on a table"), read(encoder, "a cake on a table")
     e_neg, e_safe = (denoise(x, sigma, text.repeat(4), {}) for text in texts)
     points = Points(x, sigma, torch.zeros(4, dtype=torch.long), e_neg, e_neg)
     denoise.weights = weights
     still = Trained({name: W for name, W in weights.items() if "attn2.to_v" in name}, 2, noise)
     settings = replace(SETTINGS, words=1, word_batch=4, word_updates=updates)
-    prompts = [(ids, encoder.locate(ids, "gun").keyword)]
-    adversary = Adversary(Soft(encoder), prompts, Predictor(denoise, 2), still, maps, settings, generator(1))
+    source = source_of(kind, encoder)
+    adversary = Adversary(source, Predictor(denoise, 2), still, maps, settings, generator(1))
 
     def distance():
         i, texts = adversary.learn(Data(points, e_safe, points, None))
@@ -105,37 +121,80 @@ def test_put_at_by_obvious_lines():
     assert put_at(v, (0, 5, 1), ()) == [0, 5, 1]
 
 
-def test_words_learn_what_the_model_still_draws_the_concept_for(delta, encoder):
-    _, distance = attacker(delta, encoder, ToyDenoiser().weights)
+@pytest.mark.parametrize("kind", KINDS)
+def test_vectors_learn_what_the_model_still_draws_the_concept_for(kind, delta, encoder):
+    _, distance = attacker(kind, delta, encoder, ToyDenoiser().weights)
     found = [distance() for _ in range(LIFE)]
     assert found[-1] < 0.5 * found[0]
 
 
-def test_a_word_is_exchanged_after_its_life(delta, encoder):
-    adversary, distance = attacker(delta, encoder, ToyDenoiser().weights, updates=1)
-    words = []
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_vector_is_exchanged_after_its_life(kind, delta, encoder):
+    adversary, distance = attacker(kind, delta, encoder, ToyDenoiser().weights, updates=1)
+    vectors = []
     for _ in range(2 * LIFE):
-        words.append(adversary.words[0])
+        vectors.append(adversary.learned[0])
         distance()
-    assert [words.index(word) for word in words] == [0] * LIFE + [LIFE] * LIFE
+    assert [vectors.index(vector) for vector in vectors] == [0] * LIFE + [LIFE] * LIFE
 
 
-def test_a_model_tuned_on_adversarial_words_withstands_new_ones_better(delta, encoder):
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_tuned_against_vectors_withstands_new_ones_better(kind, delta, encoder):
     identity = replace(delta, context_map=replace(delta.context_map, factors=(torch.zeros(24, 0), torch.zeros(0, 24))))
     thing = replace(identity.info, concepts=parse_concepts("a gun -> a cake"))
     identity = replace(identity, info=thing)
     left = {}
     for words in (0, 6):
-        tuning = tuned(identity, encoder, replace(SETTINGS, words=words, word_updates=10))
+        tuning = tuned(identity, encoder, replace(SETTINGS, words=words, word_updates=10, adversary=kind))
         assert (tuning.word_evaluations > 0) == bool(words)
-        _, distance = attacker(identity, encoder, weights_of(tuning))
-        left[words] = [distance() for _ in range(24)][::4]
-    print(left)
+        _, distance = attacker(kind, identity, encoder, weights_of(tuning))
+        left[words] = [distance() for _ in range(24)][12::4]  # what it has found by then
     assert all(after > 1.1 * before for before, after in zip(left[0], left[6]))
 
 
-def test_the_same_seed_gives_the_same_tuning_and_words_are_counted(delta, encoder):
-    settings = replace(SETTINGS, steps=6, words=3, word_batch=2, word_updates=2)
+def test_displacements_vary_as_kept_text_does_and_stay_within_their_size():
+    """Two thousand of them, for kept rows of which one channel varies ten times as much as another."""
+    noise = generator(5)
+    kept = torch.randn(40, 30, 2, generator=noise) * torch.tensor([1.0, 10.0])
+    neg = torch.randn(1, 30, 2, generator=noise)
+    safe = neg.clone()
+    safe[:, 10:] += 1
+    pooled = torch.randn(40, 3, generator=noise)
+    source = Embeddings(
+        Contexts(Texts(neg, pooled[:1]), Texts(safe, pooled[:1]), Texts(neg), Texts(kept, pooled)), noise
+    )
+    vectors = [source.start(noise) for _ in range(2000)]
+    moved = torch.cat([source.write(v / v.square().mean().sqrt(), 0).sequence for v in vectors]) - neg
+    assert not moved[:, :10].any()  # the prompts are alike there
+    torch.testing.assert_close(moved[:, 10].std(0), torch.tensor([1.0, 10.0]), rtol=0.1, atol=0)
+    sizes = [v.square().mean().sqrt().item() for v in vectors]
+    assert min(sizes) > 0.9 * DISPLACEMENTS[0] and max(sizes) < 1.1 * DISPLACEMENTS[1]
+    far, further = (source.write(size * vectors[0], 0) for size in (100, 1000))
+    torch.testing.assert_close(far.sequence, further.sequence)
+    assert not torch.equal(far.pooled, pooled[:1])
+
+
+def test_padding_and_rows_of_another_width_stay_what_they_are():
+    """SD3's rows of CLIP are zero beyond its width; two prompts of T5 have 3 and 2 rows."""
+    noise = generator(5)
+
+    def prompts(n):
+        clip = torch.nn.functional.pad(torch.randn(n, 4, 5, generator=noise), (0, 3))
+        return torch.cat([clip, torch.randn(n, 3, 8, generator=noise)], 1)
+
+    neg, safe, kept = prompts(2), prompts(2), prompts(30)
+    neg[1, -1] = 0
+    texts = Contexts(Texts(neg, lengths=torch.tensor([7, 6])), Texts(safe), Texts(safe[:1]), Texts(kept))
+    source = Embeddings(texts, noise)
+    moved = source.write(source.start(noise), 1)
+    assert moved.lengths.tolist() == [6] and not moved.sequence[0, -1].any()
+    assert not moved.sequence[0, :4, 5:].any() and (moved.sequence[0, :6, :5] != neg[1, :6, :5]).all()
+    assert (moved.sequence[0, 4:6] != neg[1, 4:6]).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_seed_gives_the_same_tuning_and_evaluations_are_counted(kind, delta, encoder):
+    settings = replace(SETTINGS, steps=6, words=3, word_batch=2, word_updates=2, adversary=kind)
     one, two = (tuned(delta, encoder, settings) for _ in range(2))
     assert one.losses == two.losses and one.word_evaluations == 6 * 2 * 2
     plain = tuned(delta, encoder, replace(settings, words=0))
@@ -143,10 +202,8 @@ def test_the_same_seed_gives_the_same_tuning_and_words_are_counted(delta, encode
     assert one.losses != plain.losses
 
 
-def test_without_words_or_a_differentiable_encoder_nothing_changes(delta, encoder):
-    settings = replace(SETTINGS, steps=6)
-    without = tuned(delta, encoder, replace(settings, words=0), soft=False)
-    for other in (tuned(delta, encoder, replace(settings, words=0)), tuned(delta, encoder, settings, soft=False)):
-        assert other.losses == without.losses and not other.word_evaluations
-        for module, change in without.tuned.items():
-            assert torch.equal(other.tuned[module].dense(), change.dense())
+def test_without_a_differentiable_encoder_embeddings_take_the_place_of_words(delta, encoder):
+    settings = replace(SETTINGS, steps=6, words=3)
+    without = tuned(delta, encoder, settings, soft=False)
+    chosen = tuned(delta, encoder, replace(settings, adversary="embeddings"))
+    assert without.losses == chosen.losses != tuned(delta, encoder, settings).losses

@@ -306,7 +306,7 @@ def test_sd3_without_t5_has_one_map_on_weights_and_adversarial_words(sd3, pack):
 def test_sd3_with_t5_is_tuned_on_both_kinds_of_rows(sd3):
     model, clip, (erased, delta, report, _) = sd3("sd3", 32 + 48)
     assert delta.streams.keys() == {"clip", "pooled"} and delta.tuned
-    assert "No adversarial words" in report
+    assert "learn adversarial embeddings" in report
 
 
 def test_what_cannot_be_tuned_is_refused_with_the_reason(pack, make_model):

@@ -46,6 +46,7 @@ SMALL = replace(
     batch=3,
     rank=2,
     unconditional=0.5,
+    words=0,
 )
 SIGMAS = (14.0, 9.0, 5.0, 3.0, 1.5, 0.7, 0.0)
 

@@ -1,74 +1,81 @@
-"""Adversarial words: learned against the model while it is tuned, so that the concept is erased under any name.
+"""Adversarial texts: learned against the model while it is tuned, to erase the concept however it is asked for.
 
 Concept inversion (Gal et al., ICLR 2023; Pham et al., ICLR 2024) finds a vector that makes an erased model draw the
 concept. Here it is part of the tuning, as adversarial training is in AdvUnlearn (NeurIPS 2024) and STEREO (CVPR 2025).
-In every step one of a few words stands in the place of the concept in one of the unwanted prompts, at several points of
-that prompt's trajectories: the word moves the model's predictions there towards e_neg, and the weights learn to send
-the same prompt to the safe side. A word starts from a random word of the vocabulary and is exchanged for a new one
-after its life, so that the weights meet many of them.
+In every step one of a few vectors changes one of the unwanted prompts, at several points of that prompt's trajectories:
+the vector moves the model's predictions there towards e_neg, and the weights learn to send the same prompt to the safe
+side. A vector is exchanged for a new one after its life, so that the weights meet many of them. What vectors are is in
+adversarial_texts.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Generator, Tensor
 
 from ..delta.low_rank import ContextMap
-from ..text.tokens import Ids
 from .data import Data
 from .factors import Trained
 from .losses import drift
 from .settings import TuneSettings
-from .soft_prompts import SoftEncoder, pull_back, put_at, text_gradient
+from .soft_prompts import pull_back, text_gradient
 from .text_batch import Texts
 from .trajectories import Predictor
 
-LIFE = 40  # steps with a word after which it is exchanged
-RATE = 1e-2  # of Adam, for vectors whose elements are of the order of 0.01
-SIZES = (0.5, 2.0)  # of a new word, as a multiple of the vocabulary's
+LIFE = 40  # steps with a vector after which it is exchanged
+
+
+class Source(Protocol):
+    """Where adversarial vectors come from, and what they make of the unwanted prompts."""
+
+    rate: float  # of Adam
+
+    def start(self, generator: Generator) -> Tensor:  # (1, k)
+        """A new vector."""
+        ...
+
+    def write(self, vector: Tensor, prompt: int) -> Texts:
+        """One unwanted prompt with the vector in it, before the context maps, with a graph back to the vector."""
+        ...
 
 
 @dataclass(eq=False)
-class Word:
-    vector: Tensor  # (1, e)
+class Learned:
+    vector: Tensor  # (1, k)
     optimizer: torch.optim.Optimizer
     left: int  # steps to live
 
 
 class Adversary:
-    """A few learned words. `prompts`: of every unwanted prompt its ids and the concept's positions."""
+    """A few vectors that are learned in turn."""
 
     def __init__(
         self,
-        encoder: SoftEncoder,
-        prompts: Sequence[tuple[Ids, Sequence[int]]],
+        source: Source,
         predict: Predictor,
         trained: Trained,
         maps: Mapping[str, ContextMap],
         settings: TuneSettings,
         generator: Generator,
     ):
-        self.encoder, self.prompts, self.predict, self.trained = encoder, prompts, predict, trained
+        self.source, self.predict, self.trained = source, predict, trained
         self.maps, self.settings, self.generator = maps, settings, generator
-        self.vocabulary = encoder.words()[0].tolist()
         # In turn, and not all exchanged at once
-        self.words = [self._new(LIFE - j * LIFE // settings.words) for j in range(settings.words)]
+        self.learned = [self._new(LIFE - j * LIFE // settings.words) for j in range(settings.words)]
 
-    def _new(self, left: int = LIFE) -> Word:
-        token = self.vocabulary[int(torch.randint(len(self.vocabulary), (), generator=self.generator))]
-        least, most = SIZES
-        size = least + (most - least) * torch.rand((), generator=self.generator)
-        vector = (size * self.encoder.look_up([token]).detach()).requires_grad_()
-        return Word(vector, torch.optim.Adam([vector], lr=RATE), left)
+    def _new(self, left: int = LIFE) -> Learned:
+        vector = self.source.start(self.generator).requires_grad_()
+        return Learned(vector, torch.optim.Adam([vector], lr=self.source.rate), left)
 
     def learn(self, data: Data) -> tuple[Tensor, Texts]:
-        """Train the next word. Returns indices (n,) of unwanted points of one prompt, and n copies of that prompt with
-        the word in it, without the context maps.
+        """Train the next vector. Returns indices (n,) of unwanted points of one prompt, and n copies of that prompt
+        with the vector in it, without the context maps.
 
-        The prompt is the one encoded for the word's last update, so that no further encoding is needed. What a word
+        The prompt is the one written for the vector's last update, so that no further encoding is needed. What a vector
         lowers is the mean of |e - e_neg|^2 / |e_safe - e_neg|^2, e being predicted by the model as it is.
         """
         points = data.erase
@@ -84,16 +91,16 @@ class Adversary:
             e = self.predict.denoise(x[part], sigma[part], texts.moved(self.maps), weights)
             return drift(e, e_neg[part].to(e.device)) / gap[part].to(e.device)
 
-        word = self.words.pop(0)
+        learned = self.learned.pop(0)
         for _ in range(self.settings.word_updates):
-            text = self.encoder.encode([put_at(word.vector, *self.prompts[prompt])])
+            text = self.source.write(learned.vector, prompt)
             written = text.each(lambda z: z.detach().cpu()).repeat(len(i))
             gradient = self._gradient(losses, written)
-            word.optimizer.zero_grad()
+            learned.optimizer.zero_grad()
             pull_back(text, gradient.each(lambda z: z.sum(0, keepdim=True)))
-            word.optimizer.step()
-        word.left -= 1
-        self.words.append(word if word.left else self._new())
+            learned.optimizer.step()
+        learned.left -= 1
+        self.learned.append(learned if learned.left else self._new())
         return i, written
 
     def _gradient(self, losses, texts: Texts) -> Texts:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from .factors import ADDED, TRAINED, TuningError
 
 LOSSES = ("tau", "hinge")
-CHOICES = {"loss": LOSSES, "projections": (*TRAINED, ADDED)}
+ADVERSARIES = ("words", "embeddings")
+CHOICES = {"loss": LOSSES, "adversary": ADVERSARIES, "projections": (*TRAINED, ADDED)}
 LEAST = {
     "steps": 0,
     "rank": 0,
@@ -42,7 +43,8 @@ class TuneSettings:
     metric: low-rank factors that read text first learn directions to which the model responds (closed_form/metric.py).
     batch: unwanted points per step. resolution: of the pictures, in pixels.
     words: how many adversarial words are learned in turn (adversary.py); 0 for none. word_batch: points of a prompt
-    that a word is learned on in a step. word_updates: of the word in a step.
+    that a word is learned on in a step. word_updates: of the word in a step. adversary: 'embeddings' learns
+    displacements of the embeddings instead, as for text encoders that are not differentiable.
     """
 
     steps: int = 500
@@ -67,6 +69,7 @@ class TuneSettings:
     words: int = 3
     word_batch: int = 4
     word_updates: int = 2
+    adversary: str = ADVERSARIES[0]
 
     draws: int = 4  # points used of every unwanted trajectory
     empty_trajectories: int = 24  # of the empty prompt, at most

@@ -23,13 +23,14 @@ from ..text.embeddings import TextEncoder
 from ..text.prompts import PromptPair
 from ..text.tokens import Ids
 from ..version import __version__
-from .adversary import Adversary
+from .adversarial_texts import Embeddings, Words
+from .adversary import Adversary, Source
 from .cache import VERSION, from_tensors, to_tensors
 from .data import Contexts, collect, draw_plans
 from .factors import FUSED_PARTS, TRAINED, Trained, choose
 from .objective import Objective, terms
 from .prompts import Request, draw_prompts, encode_prompts, with_others
-from .settings import QUICK, TuneSettings, check
+from .settings import ADVERSARIES, QUICK, TuneSettings, check
 from .soft_prompts import SoftEncoder
 from .train import Tuning, train
 from .trajectories import Denoiser, Predictor
@@ -47,18 +48,18 @@ class TunableModel:
     fingerprint: str  # equal for models that predict the same
     text_readers: Sequence[str]  # parameters that the context map applies to
     open: Callable[[], AbstractContextManager[Denoiser]]
-    open_encoder: Callable[[], AbstractContextManager[SoftEncoder]] | None = None  # None: no adversarial words
+    open_encoder: Callable[[], AbstractContextManager[SoftEncoder]] | None = None  # None: not differentiable
     sets: Mapping[str, str] = field(default_factory=TRAINED.copy)  # of projections that may be trained
     sampled: Mapping[str, float] = field(default_factory=dict)  # settings for how this model is sampled
 
 
 @dataclass(frozen=True)
 class TuneReport:
-    """Figures of one tuning. without_words: adversarial words were asked for and could not be learned."""
+    """Figures of one tuning. adversary: what was learned against, of settings.ADVERSARIES."""
 
     tuning: Tuning
     cached: bool
-    without_words: bool = False
+    adversary: str = ADVERSARIES[0]
 
     def text(self) -> str:
         """The report as lines for people."""
@@ -72,10 +73,8 @@ class TuneReport:
             f"Position of the prediction (0 = on the concept, 1 = on the safe target): {first:.2f} at first, "
             f"{last:.2f} at last.",
             f"UNet evaluations: {t.data_evaluations} for the data, {t.train_evaluations} in training"
-            + (f", {t.word_evaluations} of them to learn adversarial words." if t.word_evaluations else "."),
+            + (f", {t.word_evaluations} of them to learn adversarial {self.adversary}." if t.word_evaluations else "."),
         ]
-        if self.without_words:
-            lines.append("No adversarial words: only the text encoders of models that read CLIP alone can learn them.")
         seconds = ", ".join(f"{step} {value:.2f}" for step, value in t.seconds.items())
         lines.append(
             "Taken from the cache; turn on 'retrain' to train again." if self.cached else f"Seconds: {seconds}"
@@ -148,10 +147,14 @@ def tune(
         parts = FUSED_PARTS.get(settings.projections, slice(None))
         trained = Trained(W, settings.rank, generator, root, rooted, parts)
         learner = Predictor(denoise, min(in_graph, predict.rows))
-        if settings.words and model.open_encoder and objective is terms:
-            soft = stack.enter_context(model.open_encoder())
-            prompts = [located(pair, encoders["context"]) for pair in unwanted]
-            adversary = Adversary(soft, prompts, learner, trained, maps, settings, generator)
+        if settings.words and objective is terms:
+            source: Source
+            if model.open_encoder and settings.adversary == "words":
+                soft = stack.enter_context(model.open_encoder())
+                source = Words(soft, [located(pair, encoders["context"]) for pair in unwanted])
+            else:
+                source = Embeddings(contexts, generator)
+            adversary = Adversary(source, learner, trained, maps, settings, generator)
             objective = partial(terms, adversary=adversary)
         tuning = train(learner, data, contexts, maps, trained, settings, generator, progress, objective)
     readers = {name.removesuffix(".weight") for name in model.text_readers}
@@ -169,6 +172,11 @@ def tune(
         word_evaluations=words,
         seconds=seconds,
     )
+
+
+def adversary_of(model: TunableModel, settings: TuneSettings) -> str:
+    """What this model is tuned against: words can be learned where its text encoder is differentiable."""
+    return settings.adversary if model.open_encoder else "embeddings"
 
 
 def located(prompt: PromptPair, encoder: TextEncoder) -> tuple[Ids, tuple[int, ...]]:
@@ -207,7 +215,7 @@ def tune_delta(
     tuning = cached or tune(request, encoders, model, maps, settings, progress=progress)
     if not cached:
         cache.write(key, to_tensors(tuning))
-    report = TuneReport(tuning, bool(cached), bool(settings.words and settings.steps and not model.open_encoder))
+    report = TuneReport(tuning, bool(cached), adversary_of(model, settings))
     log.info("%s", report.text())
     if not tuning.tuned:
         return delta, report
