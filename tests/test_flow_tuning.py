@@ -205,6 +205,45 @@ def gradient(pack, name, model):
         return {key: W.grad for key, W in overrides.items()}
 
 
+@pytest.mark.parametrize("name", TUNED)
+@pytest.mark.parametrize("large", [False, True])
+def test_adversarial_embeddings_find_what_the_model_predicts_the_concept_for(build, pack, monkeypatch, name, large):
+    """Prompts of two lengths, with padding that stays padding."""
+    monkeypatch.setattr(pack.host.denoiser, "LARGE", 0 if large else 2e9)
+    model = build(name)
+    tuning, noise = pack.ops.tuning, torch.Generator().manual_seed(0)
+
+    def prompts(*lengths):
+        c = torch.randn(len(lengths), 10, 24, generator=noise)
+        for row, length in zip(c, lengths):
+            row[length:] = 0
+        pooled = torch.randn(len(lengths), 20, generator=noise) if "pooled" in NETWORKS[name].text else None
+        return Texts(c, pooled, torch.tensor(lengths))
+
+    neg, safe, empty, kept = prompts(7), prompts(10), prompts(3), prompts(*[10, 8] * 6)
+    with pack.host.denoiser.tunable(model, TUNED[name].get("resolution", 64)).open() as denoise:
+        x, sigma = denoise.noise(2, noise, denoise.schedule(4)[0]), torch.tensor([0.9, 0.5])
+        e_neg, e_safe = (denoise(x, sigma, text.repeat(2), {}).detach() for text in (neg, safe))
+        points = tuning.trajectories.Points(x, sigma, torch.zeros(2, dtype=torch.long), e_neg, e_neg)
+        data = tuning.data.Data(points, e_safe, points, None)
+        zero = pack.ops.delta.low_rank.ContextMap((torch.zeros(24, 0), torch.zeros(0, 24)))
+        trained = tuning.factors.Trained({}, 2, noise)
+        source = tuning.adversarial_texts.Embeddings(tuning.data.Contexts(neg, safe, empty, kept), noise)
+        settings = replace(SETTINGS, words=1, word_batch=2, word_updates=10)
+        predict = tuning.trajectories.Predictor(denoise, 1)
+        adversary = tuning.adversary.Adversary(source, predict, trained, {"context": zero}, settings, noise)
+
+        def distance(text):
+            e = denoise(x, sigma, text.repeat(2), {}).detach()
+            return tuning.losses.drift(e, e_neg).mean().item()
+
+        before = distance(source.write(adversary.learned[0].vector.detach(), 0))
+        for _ in range(3):
+            _, found = adversary.learn(data)
+        assert distance(found[:1]) < 0.9 * before
+        assert found.lengths.tolist() == [7, 7] and not found.sequence[:, 7:].any()
+
+
 def apart(a, b):
     square = sum((a[key] - b[key]).square().sum() for key in a)
     return (square / sum(b[key].square().sum() for key in a)).sqrt().item()
