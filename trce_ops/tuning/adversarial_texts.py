@@ -17,8 +17,8 @@ from .soft_prompts import SoftEncoder, put_at
 from .text_batch import Texts
 
 SIZES = (0.5, 2.0)  # of a new word, as a multiple of the vocabulary's
-ROWS = 1024  # embeddings of kept prompts that displacements are mixed from
-DISPLACEMENTS = (0.5, 1.5)  # the size of a new displacement, 1 = as kept text varies; the second is the largest ever
+ROWS = 1024  # differences between kept prompts that displacements are mixed from
+DISPLACEMENTS = (0.5, 1.5)  # root mean square of a new displacement's coefficients; the second is the most they get
 
 
 class Words:
@@ -40,38 +40,44 @@ class Words:
 
 
 class Embeddings:
-    """Displacements u of an unwanted prompt's embeddings, where these differ from the safe prompt's.
+    """Displacements u of an unwanted prompt's embeddings, the same for all that differ from the safe prompt's.
 
-    So that they go where text goes, displacements are mixed from the embeddings z_j of kept prompts:
+    So that they go where text goes, displacements are mixed from n differences between the embeddings of two kept
+    prompts (safe prompts, if none are kept) at the same place:
 
-        u = 1/sqrt(n) sum_j v_j (z_j - mean z)          for v ~ N(0, 1) as large as kept text varies, in every direction
+        u = 1/sqrt(2n) sum_j v_j (z_j - z'_j)           for v ~ N(0, 1) as large as kept text varies
 
-    The rows of CLIP between those of T5 have coefficients of their own, and so has the pooled vector.
+    What is the same in every prompt, such as a start token or a template, adds nothing to it. CLIP's rows before those
+    of T5 (`clip_rows` of them; 0 for other models) have coefficients of their own, and so has the pooled vector.
     """
 
     rate = 0.1
 
-    def __init__(self, contexts: Contexts, generator: Generator):
-        self.neg, self.safe = contexts.neg, contexts.safe
+    def __init__(self, contexts: Contexts, clip_rows: int, generator: Generator):
+        self.neg, self.safe, self.clip_rows = contexts.neg, contexts.safe, clip_rows
         kept = contexts.safe if contexts.keep is None else contexts.keep
-        z = kept.sequence.flatten(0, 1)
-        clip, padding = _is_clip(z), ~z.any(1)
-        self.mixed = [_some(z, which, generator) for which in (~clip, clip & ~padding)]
+        z = kept.sequence
+        ends = torch.full((len(z),), z.shape[1]) if kept.lengths is None else kept.lengths
+        self.differences = {"text": _differences(z, clip_rows, ends, generator)}
+        if clip_rows:
+            self.differences["clip"] = _differences(z, 0, torch.full((len(z),), clip_rows), generator)
         if kept.pooled is not None:
-            self.mixed.append(_some(kept.pooled, torch.ones(len(kept), dtype=torch.bool), generator))
+            one = torch.ones(len(z), dtype=torch.long)
+            self.differences["pooled"] = _differences(kept.pooled[:, None], 0, one, generator)
 
-    def start(self, generator: Generator) -> Tensor:
-        k = sum(map(len, self.mixed))
-        return _between(DISPLACEMENTS, generator) * torch.randn(1, k, generator=generator)
+    def start(self, generator: Generator) -> Tensor:  # (kinds of text, n)
+        return _between(DISPLACEMENTS, generator) * torch.randn(len(self.differences), ROWS, generator=generator)
 
     def write(self, vector: Tensor, prompt: int) -> Texts:
-        v = vector * (DISPLACEMENTS[1] / vector.detach().square().mean().sqrt()).clamp(max=1)
-        parts = v.split([len(rows) for rows in self.mixed], 1)
-        of_text, of_clip, *of_pooled = (part @ rows for part, rows in zip(parts, self.mixed))  # (1, d) each, or (1, p)
+        sizes = vector.detach().square().mean(1, keepdim=True).sqrt()
+        v = vector * (DISPLACEMENTS[1] / sizes).clamp(max=1)
+        u = {kind: part @ rows for part, (kind, rows) in zip(v, self.differences.items())}  # (d,) each, or (p,)
         base = self.neg[torch.tensor([prompt])]
-        u = torch.where(_is_clip(base.sequence)[..., None], of_clip, of_text) * self._differs(prompt)[:, None]
-        pooled = None if base.pooled is None else base.pooled + of_pooled[0]
-        return replace(base, sequence=base.sequence + u, pooled=pooled)
+        shift = u["text"].expand(base.sequence.shape[1], -1)
+        if self.clip_rows:
+            shift = torch.cat([u["clip"].expand(self.clip_rows, -1), shift[self.clip_rows :]])
+        pooled = None if base.pooled is None else base.pooled + u["pooled"]
+        return replace(base, sequence=base.sequence + shift * self._differs(prompt)[:, None], pooled=pooled)
 
     def _differs(self, prompt: int) -> Tensor:  # (L,)
         """Where the unwanted prompt is not padding and the safe one has another embedding."""
@@ -85,13 +91,9 @@ def _between(sizes: tuple[float, float], generator: Generator) -> Tensor:
     return least + (most - least) * torch.rand((), generator=generator)
 
 
-def _is_clip(rows: Tensor) -> Tensor:  # (..., d) -> (...)
-    """Rows of CLIP among those of T5 are zero beyond its width."""
-    return rows[..., -1] == 0
-
-
-def _some(z: Tensor, which: Tensor, generator: Generator) -> Tensor:  # (n, d), (n,) -> (at most ROWS, d)
-    """Some of the rows around their mean, scaled so that their mixture by N(0, 1) has the covariance of all."""
-    places = which.nonzero()[:, 0]
-    few = z[places[torch.randperm(len(places), generator=generator)[:ROWS]]]
-    return (few - few.mean(0)) / math.sqrt(len(few)) if len(few) else few
+def _differences(z: Tensor, start: int, ends: Tensor, generator: Generator) -> Tensor:  # (n, L, d) -> (ROWS, d)
+    """Between two random prompts at a random place from `start` on that both have, scaled as in u."""
+    one, other = torch.randint(len(z), (2, ROWS), generator=generator)
+    places = torch.minimum(ends[one], ends[other]) - start
+    at = start + (places * torch.rand(ROWS, generator=generator)).long()
+    return (z[one, at] - z[other, at]) / math.sqrt(2 * ROWS)

@@ -21,7 +21,7 @@ from ..files.disk_cache import DiskCache
 from ..progress import StepProgress
 from ..text.embeddings import TextEncoder
 from ..text.prompts import PromptPair
-from ..text.tokens import Ids
+from ..text.tokens import CHUNK, Ids
 from ..version import __version__
 from .adversarial_texts import Embeddings, Words
 from .adversary import Adversary, Source
@@ -119,7 +119,8 @@ def tune(
 
     encoders: by kind of text, see prompts.encode_prompts. rows: pictures predicted at a time.
     objective: the terms of every step; TRCE's by default. The same inputs give the same tuning, bit for bit, on one
-    machine. Raises TuningError, OutOfMemory, and whatever `progress` raises to cancel, which it may before every step.
+    machine. Raises TuningError, OutOfMemory, SoftPromptError, and whatever `progress` raises to cancel, which it may
+    before every step.
     """
     check(settings)
     if settings.steps == 0:
@@ -153,7 +154,7 @@ def tune(
                 soft = stack.enter_context(model.open_encoder())
                 source = Words(soft, [located(pair, encoders["context"]) for pair in unwanted])
             else:
-                source = Embeddings(contexts, generator)
+                source = Embeddings(contexts, CHUNK if "clip" in encoders else 0, generator)
             adversary = Adversary(source, learner, trained, maps, settings, generator)
             objective = partial(terms, adversary=adversary)
         tuning = train(learner, data, contexts, maps, trained, settings, generator, progress, objective)
@@ -172,11 +173,6 @@ def tune(
         word_evaluations=words,
         seconds=seconds,
     )
-
-
-def adversary_of(model: TunableModel, settings: TuneSettings) -> str:
-    """What this model is tuned against: words can be learned where its text encoder is differentiable."""
-    return settings.adversary if model.open_encoder else "embeddings"
 
 
 def located(prompt: PromptPair, encoder: TextEncoder) -> tuple[Ids, tuple[int, ...]]:
@@ -208,6 +204,7 @@ def tune_delta(
     `delta` unchanged.
     """
     check(settings)
+    settings = settings if model.open_encoder else replace(settings, adversary="embeddings")
     request, maps = request_of(delta), delta.maps
     cache = DiskCache(cache_dir if settings.steps else None, "tuned")
     key = cache_key(request, encoders["context"], model, maps, settings)
@@ -215,7 +212,7 @@ def tune_delta(
     tuning = cached or tune(request, encoders, model, maps, settings, progress=progress)
     if not cached:
         cache.write(key, to_tensors(tuning))
-    report = TuneReport(tuning, bool(cached), adversary_of(model, settings))
+    report = TuneReport(tuning, bool(cached), settings.adversary)
     log.info("%s", report.text())
     if not tuning.tuned:
         return delta, report
