@@ -144,7 +144,9 @@ def test_a_tuning_moves_the_prediction_to_the_safe_side_and_nothing_else(build, 
 
 @pytest.mark.parametrize("name", TUNED)
 def test_the_same_seed_gives_the_same_bytes(erasing, name):
-    a, b = (tune_delta(*erasing(name, steps=3))[0].tuned for _ in range(2))
+    (a, report), (b, _) = (tune_delta(*erasing(name, steps=3, words=2)) for _ in range(2))
+    a, b = a.tuned, b.tuned
+    assert report.tuning.word_evaluations and "adversarial embeddings" in report.text()
     assert all(torch.equal(x, y) for module in a for x, y in zip(a[module].factors, b[module].factors, strict=True))
 
 
@@ -228,7 +230,7 @@ def test_adversarial_embeddings_find_what_the_model_predicts_the_concept_for(bui
         data = tuning.data.Data(points, e_safe, points, None)
         zero = pack.ops.delta.low_rank.ContextMap((torch.zeros(24, 0), torch.zeros(0, 24)))
         trained = tuning.factors.Trained({}, 2, noise)
-        source = tuning.adversarial_texts.Embeddings(tuning.data.Contexts(neg, safe, empty, kept), noise)
+        source = tuning.adversarial_texts.Embeddings(tuning.data.Contexts(neg, safe, empty, kept), 0, noise)
         settings = replace(SETTINGS, words=1, word_batch=2, word_updates=10)
         predict = tuning.trajectories.Predictor(denoise, 1)
         adversary = tuning.adversary.Adversary(source, predict, trained, {"context": zero}, settings, noise)
@@ -237,10 +239,12 @@ def test_adversarial_embeddings_find_what_the_model_predicts_the_concept_for(bui
             e = denoise(x, sigma, text.repeat(2), {}).detach()
             return tuning.losses.drift(e, e_neg).mean().item()
 
-        before = distance(source.write(adversary.learned[0].vector.detach(), 0))
+        learned = adversary.learned[0].vector
+        before = distance(source.write(learned.detach(), 0))
         for _ in range(3):
             _, found = adversary.learn(data)
         assert distance(found[:1]) < 0.9 * before
+        assert learned.grad.any(1).all()  # by the tokens, and by the pooled vector
         assert found.lengths.tolist() == [7, 7] and not found.sequence[:, 7:].any()
 
 
