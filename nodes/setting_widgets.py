@@ -81,7 +81,8 @@ TUNING_WIDGETS = setting_inputs(
         "draw the concept. They remove descriptions that nobody listed, and take about as long as the rest of the "
         "training. For models that read T5 or a language model, embeddings are learned instead. 0 for none, as in the "
         "paper.",
-        "word_updates": "How often a word or embedding is improved in a step. More makes it stronger, and takes longer.",
+        "word_updates": "How often a word or embedding is improved in a step. More makes them stronger, and takes "
+        "longer.",
     },
     {
         "steps": (0, 10000),
