@@ -31,7 +31,7 @@ class Words:
         self.encoder, self.prompts = encoder, prompts
         self.vocabulary = encoder.words()[0].tolist()
 
-    def start(self, generator: Generator) -> Tensor:
+    def start(self, generator: Generator) -> Tensor:  # (1, e)
         token = self.vocabulary[int(torch.randint(len(self.vocabulary), (), generator=generator))]
         return _between(SIZES, generator) * self.encoder.look_up([token]).detach()
 

@@ -34,7 +34,7 @@ class Source(Protocol):
 
     rate: float  # of Adam
 
-    def start(self, generator: Generator) -> Tensor:  # (1, k)
+    def start(self, generator: Generator) -> Tensor:  # (m, k)
         """A new vector."""
         ...
 
@@ -45,7 +45,7 @@ class Source(Protocol):
 
 @dataclass(eq=False)
 class Learned:
-    vector: Tensor  # (1, k)
+    vector: Tensor  # (m, k), as the source starts it
     optimizer: torch.optim.Optimizer
     left: int  # steps to live
 
