@@ -405,6 +405,14 @@ def test_esd_brings_the_loss_down_and_changes_keys_and_values_alone(encoder):
     assert last < 0.8 * first
 
 
+@pytest.mark.parametrize("method, prefix", [("esd", ""), ("trce", "tuning_")])
+def test_a_delta_says_how_a_distilled_model_was_sampled(encoder, method, prefix):
+    model = replace(lend(ToyDenoiser())[0], sampled={"guidance": 1.0})
+    distilled, _ = erased(method, encoder, model=lambda resolution: model)
+    other, _ = erased(method, encoder)
+    assert distilled.info.settings[f"{prefix}guidance"] == 1 != other.info.settings[f"{prefix}guidance"]
+
+
 def test_trce_is_what_the_node_does(encoder):
     ours, _ = erased("trce-closed-form", encoder)
     expected, _ = closed_form.erase(PAIRS, KEEP, encoder, EraseSettings(), family="sd1", captions=FEW)

@@ -22,7 +22,7 @@ In flow models e is the velocity v. Different from the paper:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from torch import Generator, Tensor, cosine_similarity
@@ -153,6 +153,7 @@ def erase(job: Job, settings: EraseAnythingSettings) -> Edit:
             f"{', '.join(model.sets)}; it is for SD3, Flux, Flux.2, Chroma, Qwen-Image and HunyuanVideo. Choose "
             "another method, such as esd."
         )
+    settings = replace(settings, **model.sampled)
     maps = {"context": no_map(job.encoders["context"].width)}
     tuning = tune(
         Request(job.pairs, job.keep, others=other_words(job.pairs, job.keep, settings.seed)),
@@ -164,4 +165,5 @@ def erase(job: Job, settings: EraseAnythingSettings) -> Edit:
         progress=job.progress,
     )
     figures = {"position": tuning.positions[-1], "changed": tuning.changes[-1]} if tuning.tuned else {}
-    return Edit(maps, tuning.tuned, figures, tuning.evaluations, TuneReport(tuning, False).text())
+    details = TuneReport(tuning, False, settings.tuning()).text()
+    return Edit(maps, tuning.tuned, figures, tuning.evaluations, details, settings)

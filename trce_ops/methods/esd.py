@@ -12,7 +12,7 @@ queries too. The authors sample anew for every step; here all points are sampled
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 from torch import Generator, Tensor
@@ -76,15 +76,18 @@ def objective(eta: float) -> Objective:
 
 def erase(job: Job, settings: EsdSettings) -> Edit:
     """Raises TuningError and OutOfMemory."""
+    model = job.tunable(settings.resolution)
+    settings = replace(settings, **model.sampled)
     maps = {"context": no_map(job.encoders["context"].width)}
     tuning = tune(
         Request(job.pairs, job.keep),
         job.encoders,
-        job.tunable(settings.resolution),
+        model,
         maps,
         settings.tuning(),
         objective=objective(settings.negative_guidance),
         progress=job.progress,
     )
     figures = {"position": tuning.positions[-1], "changed": tuning.changes[-1]} if tuning.tuned else {}
-    return Edit(maps, tuning.tuned, figures, tuning.evaluations, TuneReport(tuning, False).text())
+    details = TuneReport(tuning, False, settings.tuning()).text()
+    return Edit(maps, tuning.tuned, figures, tuning.evaluations, details, settings)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,6 +84,7 @@ class Edit:
     figures: Mapping[str, float] = field(default_factory=dict)
     evaluations: int = 0  # of the UNet
     details: str = ""  # lines for people
+    settings: Any = None  # those that were used, where the model has some of its own; None for those that were given
 
 
 def edit_maps(job: Job, solve: Callable[[str, TextEncoder], tuple[Tensor, Mapping[str, float]]]) -> Edit:

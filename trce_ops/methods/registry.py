@@ -135,7 +135,7 @@ def erase_with(
         concepts=tuple(pairs),
         keep=tuple(keep),
         method=method,
-        settings=flat(asdict(settings)),
+        settings=flat(asdict(edit.settings or settings)),
         measured={name.replace(" ", "_"): round(value, 4) for name, value in edit.figures.items()},
         pack_version=__version__,
         space=space,

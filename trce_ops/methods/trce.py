@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..closed_form.erase import EraseSettings, erase
 from ..closed_form.report import Report
@@ -75,4 +75,5 @@ def run(job: Job, settings: TrceSettings) -> Edit:
     if tuned:
         evaluations = tuned.tuning.evaluations
         details += f"\n{tuned.text()}"
-    return Edit(delta.maps, delta.tuned, delta.info.measured, evaluations, details)
+        settings = replace(settings, tuning=tuned.settings)
+    return Edit(delta.maps, delta.tuned, delta.info.measured, evaluations, details, settings)

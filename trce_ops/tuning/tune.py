@@ -30,7 +30,7 @@ from .data import Contexts, collect, draw_plans
 from .factors import FUSED_PARTS, TRAINED, Trained, choose
 from .objective import Objective, terms
 from .prompts import Request, draw_prompts, encode_prompts, with_others
-from .settings import ADVERSARIES, QUICK, TuneSettings, check
+from .settings import QUICK, TuneSettings, check
 from .soft_prompts import SoftEncoder
 from .train import Tuning, train
 from .trajectories import Denoiser, Predictor
@@ -52,14 +52,19 @@ class TunableModel:
     sets: Mapping[str, str] = field(default_factory=TRAINED.copy)  # of projections that may be trained
     sampled: Mapping[str, float] = field(default_factory=dict)  # settings for how this model is sampled
 
+    def adapt(self, settings: TuneSettings) -> TuneSettings:
+        """The settings that this model is tuned with."""
+        settings = replace(settings, **self.sampled)
+        return settings if self.open_encoder else replace(settings, adversary="embeddings")
+
 
 @dataclass(frozen=True)
 class TuneReport:
-    """Figures of one tuning. adversary: what was learned against, of settings.ADVERSARIES."""
+    """Figures of one tuning. settings: those that it was made with, see TunableModel.adapt."""
 
     tuning: Tuning
     cached: bool
-    adversary: str = ADVERSARIES[0]
+    settings: TuneSettings
 
     def text(self) -> str:
         """The report as lines for people."""
@@ -68,12 +73,13 @@ class TuneReport:
             return "0 steps of tuning: the erasure is the closed form alone."
         few = max(1, len(t.positions) // 10)
         first, last = (sum(part) / len(part) for part in (t.positions[:few], t.positions[-few:]))
+        words = f", {t.word_evaluations} of them to learn adversarial {self.settings.adversary}"
         lines = [
             f"Tuned {len(t.tuned)} projections in {len(t.losses)} steps; change of their weights {t.changes[-1]:.1%}.",
             f"Position of the prediction (0 = on the concept, 1 = on the safe target): {first:.2f} at first, "
             f"{last:.2f} at last.",
             f"UNet evaluations: {t.data_evaluations} for the data, {t.train_evaluations} in training"
-            + (f", {t.word_evaluations} of them to learn adversarial {self.adversary}." if t.word_evaluations else "."),
+            f"{words if t.word_evaluations else ''}.",
         ]
         seconds = ", ".join(f"{step} {value:.2f}" for step, value in t.seconds.items())
         lines.append(
@@ -125,7 +131,7 @@ def tune(
     check(settings)
     if settings.steps == 0:
         return Tuning({}, (), (), ())
-    settings = replace(settings, **model.sampled)
+    settings = model.adapt(settings)
     generator = Generator().manual_seed(settings.seed)
     start = perf_counter()
     unwanted, keep = draw_prompts(request, settings, generator)
@@ -204,7 +210,7 @@ def tune_delta(
     `delta` unchanged.
     """
     check(settings)
-    settings = settings if model.open_encoder else replace(settings, adversary="embeddings")
+    settings = model.adapt(settings)
     request, maps = request_of(delta), delta.maps
     cache = DiskCache(cache_dir if settings.steps else None, "tuned")
     key = cache_key(request, encoders["context"], model, maps, settings)
@@ -212,7 +218,7 @@ def tune_delta(
     tuning = cached or tune(request, encoders, model, maps, settings, progress=progress)
     if not cached:
         cache.write(key, to_tensors(tuning))
-    report = TuneReport(tuning, bool(cached), settings.adversary)
+    report = TuneReport(tuning, bool(cached), settings)
     log.info("%s", report.text())
     if not tuning.tuned:
         return delta, report
