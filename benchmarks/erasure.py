@@ -2,7 +2,7 @@
 
 For every method and concept: how often the judge recognises the concept by kind of prompt, and what is kept, before
 and after; how far the pictures of kept prompts have shifted; whether attacks bring the concept back (attacks.py),
-on the unedited model and on the erased one; seconds and UNet evaluations.
+on the unedited model and on the erased one; seconds and evaluations of the model.
 
     --variants SET     settings side by side in place of methods: tokens, tuning, grid (variants.py); without attacks
     --world flow       on the flow model, a transformer in Stable Diffusion 3's layout

@@ -107,7 +107,7 @@ def test_a_tuned_model_draws_otherwise_than_stage_1_and_the_incoming_one_stays(e
     assert len(delta.tuned) == 3 * sum(f"{module}.attn1.to_q.weight" in before for module in blocks(before))
     assert len(losses["loss"]) == 2
     assert all(isinstance(loss, float) for loss in losses["loss"])
-    assert "Tuned" in report and "UNet evaluations" in report
+    assert "Tuned" in report and "Evaluations of the model" in report
     assert delta.info.method == "trce"
     assert delta.info.settings["tune_steps"] == 2
     assert not model.patches

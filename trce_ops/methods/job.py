@@ -82,7 +82,7 @@ class Edit:
     maps: Mapping[str, ContextMap]  # by kind of text
     tuned: Tuned = field(default_factory=dict)
     figures: Mapping[str, float] = field(default_factory=dict)
-    evaluations: int = 0  # of the UNet
+    evaluations: int = 0  # of the model
     details: str = ""  # lines for people
     settings: Any = None  # those that were used, where the model has some of its own; None for those that were given
 

@@ -70,7 +70,7 @@ class MethodReport:
     concepts: Sequence[ConceptPair]
     figures: Mapping[str, float]  # moved: 0 = on the target, 1 = untouched; kept: 0 = untouched; others: see the method
     seconds: Mapping[str, float]
-    evaluations: int  # of the UNet
+    evaluations: int  # of the model
     details: str
     notes: Sequence[str] = ()
 
@@ -85,7 +85,7 @@ class MethodReport:
             "Seconds: " + ", ".join(f"{step} {value:.2f}" for step, value in self.seconds.items()),
         ]
         if self.evaluations:
-            lines.append(f"UNet evaluations: {self.evaluations}")
+            lines.append(f"Evaluations of the model: {self.evaluations}")
         return "\n".join([*lines, *self.notes, self.details] if self.details else [*lines, *self.notes])
 
 

@@ -176,7 +176,8 @@ def follow(
 ) -> Points:
     """Sample the planned trajectories by Euler steps (DDIM) with guidance, and return the planned points.
 
-    A trajectory of the empty prompt needs one prediction per step; pass `texts=empty` to make only that one.
+    A trajectory of the empty prompt needs one prediction per step; pass `texts=empty` to make only that one. With a
+    guidance of 1, as distilled models have, the empty prompt is predicted at the planned points alone.
     Modifies x in place.
     """
     guided = texts is not empty
@@ -190,7 +191,10 @@ def follow(
         progress(done, total)
         sigma = sigmas[step].expand(len(active))
         e = predict(x[active], sigma, texts[plan.prompts[active]])
-        e_u = predict(x[active], sigma, empty.repeat(len(active))) if guided else e
+        e_u = e.clone()
+        asked = used | (guidance != 1) if guided else torch.zeros_like(used)
+        if asked.any():
+            e_u[asked] = predict(x[active[asked]], sigma[asked], empty.repeat(int(asked.sum())))
         kept = active[used]
         found.append((kept, x[kept], sigma[used], e[used], e_u[used]))
         x[active] += (sigmas[step + 1] - sigmas[step]) * (e_u + guidance * (e - e_u))

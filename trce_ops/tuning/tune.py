@@ -78,7 +78,7 @@ class TuneReport:
             f"Tuned {len(t.tuned)} projections in {len(t.losses)} steps; change of their weights {t.changes[-1]:.1%}.",
             f"Position of the prediction (0 = on the concept, 1 = on the safe target): {first:.2f} at first, "
             f"{last:.2f} at last.",
-            f"UNet evaluations: {t.data_evaluations} for the data, {t.train_evaluations} in training"
+            f"Evaluations of the model: {t.data_evaluations} for the data, {t.train_evaluations} in training"
             f"{words if t.word_evaluations else ''}.",
         ]
         seconds = ", ".join(f"{step} {value:.2f}" for step, value in t.seconds.items())
