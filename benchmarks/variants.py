@@ -47,7 +47,6 @@ VARIANTS = {  # set -> title -> method
         "full rank": "trce:tuning.rank=0,tuning.learning_rate=6e-4",
         "all directions alike": "trce:tuning=WITHOUT_METRIC",
         "no adversarial words": "trce:tuning.words=0",
-        "reach 1": "trce:tuning.reach=1",
         "after the closed form as it is alone": "trce:closed_form.preserve=15",
         "with self-attention": "trce:tuning.projections=wide",
         "paper's projections": "trce:tuning.projections=paper",

@@ -58,9 +58,6 @@ TUNING_WIDGETS = setting_inputs(
         "longer.",
         "preserve": "How strongly the empty prompt and the keep list are preserved. Raise it when kept things change, "
         "lower it when the concept survives. 3 to 10 suit loss 'tau', 100 suits 'hinge'.",
-        "reach": "How far beyond the written prompts to tune. 0 tunes on their embeddings after the closed form. 1 "
-        "also tunes on embeddings that the closed form has hardly moved. Some descriptions are there, and some of what "
-        "is close to the concept and should stay; adversarial words find the former better.",
         "unconditional": "Share of the loss on the prediction for the empty prompt, at points of the concept's "
         "trajectories. The paper uses 0.5; with guidance it works against the rest of the loss.",
         "early": "Share of the sampling steps to tune on, counted from the noisy end. 1 tunes all of them, which "
@@ -92,7 +89,6 @@ TUNING_WIDGETS = setting_inputs(
         "beta": (0.0, 100.0, 0.5),
         "margin": (0.0, 10.0, 0.01, 0.0001),
         "preserve": (0.0, 100000.0, 0.5),
-        "reach": (0.0, 1.0, 0.05),
         "unconditional": (0.0, 1.0, 0.05),
         "early": (0.05, 1.0, 0.05),
         "projections": TRAINED,

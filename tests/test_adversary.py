@@ -22,7 +22,7 @@ from trce_ops.tuning.tune import request_of, tune, tune_delta
 
 toys = runpy.run_path(str(Path(__file__).with_name("test_tuning.py")))
 ToyDenoiser, lend, generator = toys["ToyDenoiser"], toys["lend"], toys["generator"]
-SETTINGS = replace(toys["SMALL"], steps=200, learning_rate=3e-3, preserve=3.0, reach=0.0, unconditional=0.0)
+SETTINGS = replace(toys["SMALL"], steps=200, learning_rate=3e-3, preserve=3.0, unconditional=0.0)
 
 
 class Soft:

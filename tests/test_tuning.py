@@ -320,31 +320,6 @@ def test_the_distances_of_the_unwanted_points_are_computed_once(delta, prepared,
     assert asked == [len(data.erase)]  # not at every step
 
 
-def test_reach_tunes_on_what_the_map_moves_by_a_share_of_the_way(delta, prepared):
-    def moved(reach):
-        settings = replace(SMALL, reach=reach, steps=20)
-        _, contexts, data, noise = prepared(settings)
-        shares = []
-        neg = contexts.neg.sequence
-        shift = delta.context_map.shift(neg)
-        for step in terms(data, contexts, {"context": delta.context_map}, settings, noise):
-            for z in step[0].texts.sequence:
-                p = min(range(len(neg)), key=lambda p: misses(z, neg[p], shift[p])[1])
-                share, miss = misses(z, neg[p], shift[p])
-                assert miss < 1e-3
-                shares.append(share)
-        return shares
-
-    def misses(z, start, shift):
-        """How far along its way the embedding is, and how far from the way."""
-        share = ((z - start) * shift).sum() / shift.square().sum()
-        return share.item(), ((z - start - share * shift).norm() / shift.norm()).item()
-
-    assert moved(0.0) == pytest.approx([1.0] * 60, abs=1e-4)
-    half = moved(0.5)
-    assert 0.5 <= min(half) < 0.6 < 0.9 < max(half) <= 1.0
-
-
 def test_preserve_keeps_the_rest_where_the_unedited_model_has_it(delta, encoder):
     def moved(preserve):
         settings = replace(SMALL, steps=60, learning_rate=1e-2, preserve=preserve)
@@ -513,7 +488,7 @@ def test_gradients_that_overflow_are_scaled_down_and_nan_is_refused(delta, encod
         (dict(projections="all"), "'projections'"),
         (dict(rank=-1), "'rank'"),
         (dict(batch=0), "'batch'"),
-        (dict(reach=1.5), "'reach'"),
+        (dict(early=1.5), "'early'"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(delta, encoder, model, change, says):
@@ -669,7 +644,6 @@ class Enough(BaseException):
         ("beta", (0.0, 100.0)),
         ("margin", (0.0, 10.0)),
         ("preserve", (0.0, 100000.0)),
-        ("reach", (0.0, 1.0)),
         ("unconditional", (0.0, 1.0)),
         ("early", (0.05, 1.0)),
         ("rank", (0, 256)),
@@ -701,7 +675,7 @@ def test_every_knob_works_at_both_ends_of_its_widget(delta, encoder, model, knob
 
 
 @pytest.mark.parametrize(
-    "knob", ["learning_rate", "goal", "beta", "margin", "preserve", "reach", "unconditional", "early", "steps"]
+    "knob", ["learning_rate", "goal", "beta", "margin", "preserve", "unconditional", "early", "steps"]
 )
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
 def test_settings_that_are_no_number_are_refused_by_name(delta, encoder, model, knob, value):

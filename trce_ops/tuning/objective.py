@@ -76,7 +76,7 @@ def terms(
     def kept_loss(e: Tensor, e_kept: Tensor, gap: Tensor) -> Tensor:
         return drift(e, e_kept) / gap
 
-    empty_texts = contexts.empty.moved(maps)
+    neg, empty_texts = contexts.neg.moved(maps), contexts.empty.moved(maps)
     erase, empty = batches(data.erase, settings.batch), batches(data.empty, settings.empty_batch)
     keep = None
     if data.keep and contexts.keep:
@@ -84,11 +84,8 @@ def terms(
     for _ in range(settings.steps):
         i = next(erase)
         points = data.erase
-        texts = contexts.neg[points.prompts[i]].moved(
-            maps, 1 - settings.reach * torch.rand(len(i), generator=generator)
-        )
         x, sigma, references = points.x[i], points.sigma[i], (points.e[i], data.e_safe[i], points.e_u[i])
-        step = [Term(x, sigma, texts, references, erase_loss, 1 - settings.unconditional)]
+        step = [Term(x, sigma, neg[points.prompts[i]], references, erase_loss, 1 - settings.unconditional)]
         if settings.unconditional:
             texts = empty_texts.repeat(len(i))
             step.append(Term(x, sigma, texts, references, erase_loss, settings.unconditional))

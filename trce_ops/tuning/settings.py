@@ -21,7 +21,7 @@ LEAST = {
     "resolution": 1,
 }
 LEAST |= dict.fromkeys(("learning_rate", "goal", "beta", "margin", "preserve"), 0)
-SHARES = ("reach", "unconditional", "early")
+SHARES = ("unconditional", "early")
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,6 @@ class TuneSettings:
     prediction is divided by the distance between the unwanted and the safe prediction, so a value means the same for
     every model; with 'hinge' it is not.
     keep: keep the predictions for the keep prompts, not only those for the empty prompt.
-    reach: also train on embeddings that the context map has moved only part of the way, down to 1 - reach, because
-    descriptions that do not name the concept end up there. 0 trains only on fully mapped prompts.
     unconditional: share of the loss that is on the prediction for the empty prompt instead of the unwanted one.
     early: share of the sampling steps to train on, from the noisy end.
     projections: one of factors.TRAINED, or ADDED. rank: of the trained factors; 0 trains whole matrices.
@@ -56,7 +54,6 @@ class TuneSettings:
     margin: float = 0.01
     preserve: float = 10.0
     keep: bool = True
-    reach: float = 0.0
     unconditional: float = 0.0
     early: float = 0.5
     projections: str = "text"
@@ -104,7 +101,6 @@ PAPER = TuneSettings(
     loss="hinge",
     preserve=100.0,
     keep=False,
-    reach=0.0,
     metric=False,
     words=0,
     unconditional=0.5,

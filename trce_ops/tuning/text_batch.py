@@ -55,13 +55,12 @@ class Texts:
             marks = None if same.marks is None else same.marks[:, :length]
             yield rows, Texts(same.sequence[:, :length], same.pooled, marks=marks)
 
-    def moved(self, maps: Mapping[str, ContextMap], share: Tensor | None = None) -> Texts:  # share (n,)
-        """c + share * D c, by the maps for the tokens and for `pooled`: the prompts mapped all or part of the way."""
-        part = torch.ones(len(self)) if share is None else share
-        sequence = self.sequence + part[:, None, None] * shift_text(maps, self.sequence)
+    def moved(self, maps: Mapping[str, ContextMap]) -> Texts:
+        """T c, by the maps for the tokens and for `pooled`."""
+        sequence = self.sequence + shift_text(maps, self.sequence)
         if self.pooled is None or "pooled" not in maps:
             return replace(self, sequence=sequence)
-        return replace(self, sequence=sequence, pooled=self.pooled + part[:, None] * maps["pooled"].shift(self.pooled))
+        return replace(self, sequence=sequence, pooled=self.pooled + maps["pooled"].shift(self.pooled))
 
     @staticmethod
     def cat(texts: Sequence[Texts]) -> Texts:
