@@ -31,13 +31,14 @@ from ...trce_ops.tuning.text_batch import Texts
 from ...trce_ops.tuning.trajectories import Overrides
 from ...trce_ops.tuning.tune import GRAPH, TunableModel
 from .attention import Watch, with_gradient
+from .dynamic_vram import check_file, without_dynamic_vram
 from .errors import HostError
 from .families import tuned_in_words
 from .fingerprint import model_fingerprint
 from .readers import CONTEXT, TextReaders, find_text_readers
 from .recompute import OutOfPlace, open_for_training
 from .training_weights import FLOATS, Weights
-from .weights import is_packed
+from .weights import ModelWeights, is_packed
 
 BASE = "base."  # where Network has the model
 MEMORY = 12  # memory of a training graph, as a multiple of what sampling the same picture takes
@@ -139,26 +140,30 @@ def open_denoiser(model, width: int, height: int | None = None) -> Iterator[Host
     Patches are applied to copies of the weights. At the end, also after an error, ComfyUI's state is restored and the
     weights are released, so that ComfyUI can unload them even if the caller still holds the denoiser.
     """
-    height, base, readers = height or width, model.model, find_text_readers(model)
-    text_width = readers.streams[CONTEXT].width
-    bare = model.clone()
-    if bare.patches:
-        bare.patches, bare.patches_uuid = {}, uuid4()
-    shape = latent_shape(model, width, height)
-    before = comfy.model_management.in_training
-    denoiser = None
-    try:
-        comfy.model_management.load_models_gpu([bare], MEMORY * bare.memory_required(shape))
-        comfy.model_management.in_training = True
-        with torch.inference_mode(False), torch.enable_grad():
-            denoiser = HostDenoiser(bare, Weights(model, bare), width, height, text_width)
-            large = math.prod(shape[2:]) > GRAPH or sum(W.numel() for W in base.parameters()) > LARGE
-            with open_for_training(base.diffusion_model, readers.row, large):
-                yield denoiser
-    finally:
-        comfy.model_management.in_training = before
-        if denoiser:
-            denoiser.close()
+    with without_dynamic_vram(model) as model:
+        height, base, readers = height or width, model.model, find_text_readers(model)
+        text_width = readers.streams[CONTEXT].width
+        bare = model.clone()
+        if bare.patches:
+            bare.patches, bare.patches_uuid = {}, uuid4()
+        shape = latent_shape(model, width, height)
+        shapes = ModelWeights(model).shapes()
+        copies = sum(math.prod(shapes[name]) for name in model.patches if name in shapes)
+        before = comfy.model_management.in_training
+        denoiser = None
+        try:
+            room = MEMORY * bare.memory_required(shape) + copies * base.get_dtype_inference().itemsize
+            comfy.model_management.load_models_gpu([bare], room)
+            comfy.model_management.in_training = True
+            with torch.inference_mode(False), torch.enable_grad():
+                denoiser = HostDenoiser(bare, Weights(model, bare), width, height, text_width)
+                large = math.prod(shape[2:]) > GRAPH or sum(W.numel() for W in base.parameters()) > LARGE
+                with open_for_training(base.diffusion_model, readers.row, large):
+                    yield denoiser
+        finally:
+            comfy.model_management.in_training = before
+            if denoiser:
+                denoiser.close()
 
 
 def check_differentiable(model, job: str = TUNING, remedy: str = "set 'mode' to 'closed form'") -> TextReaders:
@@ -178,6 +183,7 @@ def check_differentiable(model, job: str = TUNING, remedy: str = "set 'mode' to 
             f"The connected 'model' needs a picture besides the text (to inpaint, a depth map, ...), which {job} does "
             f"not support; connect a text-to-image model, or {remedy}."
         )
+    check_file(model)
     for name, weight in base.named_parameters():
         data = weight.data
         if not (is_packed(weight) or isinstance(data, QuantizedTensor) or data.dtype in (*FLOATS, *EIGHT_BITS)):

@@ -14,6 +14,7 @@ from torch import Tensor
 from ...trce_ops.text.tokens import Ids, first_eot
 from ...trce_ops.tuning.soft_prompts import Row
 from ...trce_ops.tuning.text_batch import Texts
+from .dynamic_vram import clip_without_dynamic_vram
 from .encoders import ClipEncoder
 from .prefix_tree import device_context
 from .training_weights import normal
@@ -93,14 +94,15 @@ class HostSoftEncoder:
 def open_encoder(clip, pools: bool, hard: ClipEncoder | None = None) -> Iterator[HostSoftEncoder]:
     """Load CLIP with its patches. pools: whether the diffusion model reads a pooled vector. hard: how the model reads
     the CLIP, if not as it stands."""
-    hard = hard or ClipEncoder(clip)
-    device = hard.load()
-    with torch.inference_mode(False), torch.enable_grad(), device_context(device):
-        weights = {
-            name: {
-                key: normal(tensor.to(device))
-                for key, tensor in chain(encoder.named_parameters(), encoder.named_buffers())
+    with clip_without_dynamic_vram(clip) as loaded:
+        hard = hard.of(loaded) if hard else ClipEncoder(loaded)
+        device = hard.load()
+        with torch.inference_mode(False), torch.enable_grad(), device_context(device):
+            weights = {
+                name: {
+                    key: normal(tensor.to(device))
+                    for key, tensor in chain(encoder.named_parameters(), encoder.named_buffers())
+                }
+                for name, encoder in hard.encoders.items()
             }
-            for name, encoder in hard.encoders.items()
-        }
-        yield HostSoftEncoder(hard, weights, pools)
+            yield HostSoftEncoder(hard, weights, pools)

@@ -70,6 +70,7 @@ class ModelWeights:
 
 
 OWN = vars(torch.nn.Module()).keys()  # where torch keeps parameters, buffers and hooks
+FETCHED = ("_v_weight", "_v_bias", "_prefetch")  # where ComfyUI's DynamicVRAM keeps what it has fetched
 
 
 def tensors_beside(module: Any, weight: Tensor) -> dict[str, Tensor]:
@@ -77,7 +78,7 @@ def tensors_beside(module: Any, weight: Tensor) -> dict[str, Tensor]:
     if weight.ndim != 2 or isinstance(weight, QuantizedTensor) or is_packed(weight):
         return {}
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    for name in vars(module).keys() - OWN:
+    for name in vars(module).keys() - OWN - {*FETCHED}:
         tensors |= _tensors_in(name, vars(module)[name])
     return {name: tensor for name, tensor in tensors.items() if name not in ("weight", "bias")}
 

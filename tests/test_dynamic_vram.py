@@ -1,0 +1,111 @@
+"""Models that ComfyUI has loaded with DynamicVRAM, its default on NVIDIA: here on the CPU, with its own code around."""
+
+import gc
+import types
+import weakref
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def dynamic(comfy_host):
+    """dynamic(make) -> what `make` gives, as ComfyUI holds it with DynamicVRAM: as a patcher that knows its file."""
+    from comfy.model_patcher import ModelPatcher
+
+    class Dynamic(ModelPatcher):
+        def is_dynamic(self):
+            return True
+
+    def build(make):
+        made = make()
+        patcher = getattr(made, "patcher", made)
+        patcher.__class__ = Dynamic
+        made.copies = []
+
+        def reload(disable_dynamic):
+            assert disable_dynamic
+            again = make()
+            made.copies.append(getattr(again, "patcher", again).model)
+            return getattr(again, "patcher", again)
+
+        patcher.cached_patcher_init = reload, ()
+        return made
+
+    return build
+
+
+def lora(patcher, key, seed=0):
+    """A LoRA on one weight of a MODEL or of the patcher of a CLIP."""
+    out, width = patcher.model.state_dict()[key].shape
+    up, down = (torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for shape in ((out, 2), (2, width)))
+    assert patcher.add_patches({key: ("diff", (up @ down,))}, 0.5)
+    return patcher
+
+
+READER = "diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight"
+TEXT = "clip_l.transformer.text_model.encoder.layers.0.self_attn.q_proj.weight"
+
+
+def test_a_layer_that_has_been_fetched_is_still_read(pack, comfy_host, monkeypatch):
+    """ComfyUI leaves the fetched copy on the layer, with the patches that it had."""
+    import comfy.cli_args
+    import comfy.memory_management
+    import comfy.model_management
+    import comfy.ops
+
+    aimdo = pytest.importorskip("comfy_aimdo.model_vbar")
+    tensors = pytest.importorskip("comfy_aimdo.torch")
+    layer = comfy.ops.manual_cast.Linear(768, 320, bias=False)
+    layer.weight = torch.nn.Parameter(torch.randn(320, 768), requires_grad=False)
+    size = comfy.memory_management.vram_aligned_size([layer.weight])
+    layer._v, layer._v_signature, layer._pin_state = types.SimpleNamespace(size=size), None, {}
+    monkeypatch.setattr(aimdo, "vbar_fault", lambda v: b"somewhere")
+    monkeypatch.setattr(tensors, "aimdo_to_tensor", lambda v, device: torch.empty(v.size, dtype=torch.uint8))
+    monkeypatch.setattr(comfy.cli_args.args, "disable_pinned_memory", True)
+    monkeypatch.setattr(comfy.model_management, "get_offload_stream", lambda device: None)
+    cpu = torch.device("cpu")
+    comfy.ops.cast_modules_with_vbar([layer], torch.float32, cpu, torch.float32, False)
+    comfy.ops.resolve_cast_module_with_vbar(layer, torch.float32, cpu, torch.float32, None, False)
+    assert torch.is_tensor(layer._v_weight)
+    pack.host.weights.check_alone("to_k", layer)
+
+
+def test_a_model_is_trained_on_a_copy_that_is_gone_afterwards(pack, make_model, dynamic):
+    from comfy.model_management import current_loaded_models
+
+    def predict(model):
+        texts = pack.ops.tuning.text_batch.Texts(torch.randn(1, 77, 32, generator=torch.Generator().manual_seed(1)))
+        with pack.host.denoiser.open_denoiser(model, 64) as denoise:
+            x = denoise.noise(1, torch.Generator().manual_seed(2), torch.tensor(5.0))
+            changed = denoise.weights[READER].clone().requires_grad_()
+            denoise(x, torch.tensor([5.0]), texts, {READER: changed}).square().sum().backward()
+        return changed.grad
+
+    model = lora(dynamic(make_model), READER)
+    assert torch.equal(predict(model), predict(lora(make_model(), READER)))
+    copy = weakref.ref(model.copies.pop())
+    gc.collect()
+    assert copy() is None and not model.copies
+    assert all(entry.model is not model for entry in current_loaded_models)
+
+
+def test_a_text_encoder_is_learned_on_with_its_loras(pack, make_clip, dynamic):
+    def encode(clip):
+        with pack.host.soft_prompts.open_encoder(clip, False) as encoder:
+            return encoder.encode([encoder.tokenize("a gun")]).sequence.detach()
+
+    clip = dynamic(make_clip)
+    lora(clip.patcher, TEXT)
+    plain = make_clip()
+    assert not torch.equal(encode(clip), encode(plain))
+    lora(plain.patcher, TEXT)
+    assert torch.equal(encode(clip), encode(plain)) and len(clip.copies) == 2
+
+
+def test_a_model_without_a_file_is_refused_before_anything_is_computed(run, make_model, make_clip, dynamic):
+    model = dynamic(make_model)
+    model.cached_patcher_init = None
+    with pytest.raises(ValueError, match="'model' was loaded by a node .* --disable-dynamic-vram"):
+        run("TRCEErase", model=model, clip=make_clip(), concepts="a gun -> a cake", mode="tuned")
+    run("TRCEErase", model=model, clip=make_clip(), concepts="a gun -> a cake")  # the closed form needs no gradients
