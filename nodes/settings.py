@@ -9,14 +9,18 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..trce_ops.closed_form.erase import EraseSettings
+from ..trce_ops.methods.trce import MILD
 from ..trce_ops.methods.trce import PAPER as PAPER_CLOSED_FORM
 from ..trce_ops.tuning.settings import PAPER as PAPER_TUNING
-from ..trce_ops.tuning.settings import QUICK, TuneSettings
+from ..trce_ops.tuning.settings import QUICK, ROBUST, TuneSettings
 from .inputs import output, seed_input
-from .setting_widgets import CLOSED_FORM, CLOSED_FORM_WIDGETS, TUNING_WIDGETS
+from .setting_widgets import closed_form_widgets, tuning_widgets
 from .ui.bounds import within_bounds
 
-DEFAULT, PAPER, CUSTOM = "default", "paper", "custom"
+DEFAULT, PAPER = "default", "paper"
+# What the choices show at first. Mode 'closed form' erases harder than the closed form before tuning
+CUSTOM_CLOSED_FORM = {"custom": EraseSettings(), "custom, tuned": MILD}
+CUSTOM_TUNING = {"custom": QUICK, "custom, robust": ROBUST}
 
 
 @dataclass(frozen=True)
@@ -34,14 +38,14 @@ class Settings:
 TrceSettingsType = io.Custom("TRCE_SETTINGS")
 
 
-def _presets(name: str, widgets: list[io.Input], tooltip: str, more: str = "") -> io.Input:
-    options = [(DEFAULT, []), (PAPER, []), (CUSTOM, widgets)]
+def _presets(name: str, custom: dict[str, list[io.Input]], tooltip: str) -> io.Input:
+    options = {DEFAULT: [], PAPER: [], **custom}
     return io.DynamicCombo.Input(
         name,
-        options=[io.DynamicCombo.Option(choice, inputs) for choice, inputs in options],
+        options=[io.DynamicCombo.Option(choice, inputs) for choice, inputs in options.items()],
         optional=True,
-        tooltip=f"{tooltip} 'default' is what measured best, 'paper' is what the authors published, 'custom' shows "
-        f"every setting.{more}",
+        tooltip=f"{tooltip} 'default' is what measured best for the mode, 'paper' is what the authors published, "
+        "'custom' shows every setting.",
     )
 
 
@@ -56,12 +60,18 @@ class TRCESettings(io.ComfyNode):
             "change every setting. TRCE Erase works without this node, with the defaults.",
             search_aliases=["erase settings", "tuning", "hyperparameters", "unlearn", "erase concept"],
             inputs=[
-                _presets("closed_form", CLOSED_FORM_WIDGETS, "How the closed form works."),
+                _presets(
+                    "closed_form",
+                    {choice: closed_form_widgets(shown) for choice, shown in CUSTOM_CLOSED_FORM.items()},
+                    "How the closed form works. Choose 'custom, tuned' to change what the modes 'tuned' and 'robust' "
+                    "begin with.",
+                ),
                 _presets(
                     "tuning",
-                    TUNING_WIDGETS,
-                    "How tuning works, in the modes 'tuned' and 'robust' of TRCE Erase.",
-                    " With 'metric' off in the closed form, 'default' uses the values that measured best without it.",
+                    {choice: tuning_widgets(shown) for choice, shown in CUSTOM_TUNING.items()},
+                    "How tuning works, in the modes 'tuned' and 'robust' of TRCE Erase. Choose 'custom, robust' to "
+                    "change what mode 'robust' does; 'custom' and 'paper' tune as they say in both modes. With "
+                    "'metric' off in the closed form, 'default' has the values that measured best without it.",
                 ),
                 io.Int.Input(
                     "resolution",
@@ -96,19 +106,20 @@ class TRCESettings(io.ComfyNode):
 
 
 def closed_form_settings(given: Mapping[str, Any]) -> EraseSettings | None:
-    """The preset that a choice in 'closed_form' names, with the settings of 'custom'; None for 'default'."""
+    """The preset that a choice in 'closed_form' names, with what was changed in 'custom'; None for 'default'."""
     changes = dict(given)
     choice = changes.pop("closed_form")
-    if choice != CUSTOM:
+    if choice not in CUSTOM_CLOSED_FORM:
         return PAPER_CLOSED_FORM if choice == PAPER else None
+    shown = CUSTOM_CLOSED_FORM[choice]
     weights = {name.removeprefix("weight_"): changes.pop(name) for name in given if name.startswith("weight_")}
-    return replace(CLOSED_FORM, weights=replace(CLOSED_FORM.weights, **weights), **changes)
+    return replace(shown, weights=replace(shown.weights, **weights), **changes)
 
 
 def tuning_settings(given: Mapping[str, Any]) -> TuneSettings | None:
-    """The preset that a choice in 'tuning' names, with the settings of 'custom'; None for 'default'."""
+    """The preset that a choice in 'tuning' names, with what was changed in 'custom'; None for 'default'."""
     changes = dict(given)
     choice = changes.pop("tuning")
     if choice == PAPER:
         return PAPER_TUNING
-    return replace(QUICK, **changes) if choice == CUSTOM else None
+    return replace(CUSTOM_TUNING[choice], **changes) if choice in CUSTOM_TUNING else None

@@ -325,20 +325,27 @@ def test_a_mode_has_its_own_tuning_unless_it_is_chosen(pack, make_model, trce_se
     assert chosen(model, "robust", trce_settings(**given)).closed_form.preserve == 50
 
 
-def test_a_custom_knob_changes_its_field_alone(pack, trce_settings):
-    """All of the other fields stay at the default, and every knob arrives at the field of its name."""
-    nodes, closed_form = pack.module.nodes, pack.ops.closed_form.erase.EraseSettings()
-    for knob in nodes.setting_widgets.TUNING_WIDGETS:
+@pytest.mark.parametrize("choice", ["custom", "custom, robust"])
+def test_a_custom_tuning_knob_changes_its_field_alone(pack, run, choice):
+    """All of the other fields stay at what the choice shows, and every knob arrives at the field of its name."""
+    tuning = pack.ops.tuning.settings
+    shown = {"custom": tuning.QUICK, "custom, robust": tuning.ROBUST}[choice]
+    for knob in pack.module.nodes.setting_widgets.tuning_widgets(shown):
+        changed = {knob.id: other_value(knob)}
+        assert knob.default == getattr(shown, knob.id)
+        assert run("TRCESettings", tuning={"tuning": choice, **changed})[0].tuning == replace(shown, **changed)
+
+
+@pytest.mark.parametrize("choice", ["custom", "custom, tuned"])
+def test_a_custom_knob_of_the_closed_form_changes_its_field_alone(pack, run, choice):
+    shown = {"custom": pack.ops.closed_form.erase.EraseSettings(), "custom, tuned": pack.ops.methods.trce.MILD}[choice]
+    for knob in pack.module.nodes.setting_widgets.closed_form_widgets(shown):
         value = other_value(knob)
-        assert trce_settings(tuning={knob.id: value}).tuning == replace(nodes.settings.QUICK, **{knob.id: value})
-    for knob in nodes.setting_widgets.CLOSED_FORM_WIDGETS:
-        value = other_value(knob)
+        wanted = {knob.id: value}
         if knob.id.startswith("weight_"):
-            weights = replace(closed_form.weights, **{knob.id.removeprefix("weight_"): value})
-            wanted = replace(closed_form, weights=weights)
-        else:
-            wanted = replace(closed_form, **{knob.id: value})
-        assert trce_settings(closed_form={knob.id: value}).closed_form == wanted
+            wanted = {"weights": replace(shown.weights, **{knob.id.removeprefix("weight_"): value})}
+        given = {"closed_form": choice, knob.id: value}
+        assert run("TRCESettings", closed_form=given)[0].closed_form == replace(shown, **wanted)
 
 
 def other_value(knob):
