@@ -352,6 +352,15 @@ def test_sd3_with_t5_is_tuned_on_both_kinds_of_rows(sd3):
     assert "learn adversarial embeddings" in report
 
 
+def test_the_rows_of_clip_have_the_metric_of_the_columns_that_read_them(sd3, pack):
+    model, clip, (_, delta, *_) = sd3("sd3", 32 + 48)
+    lent = pack.host.lend.lend(model, clip)
+    width = lent["streams"]["clip"].width
+    W = model.model.state_dict()["diffusion_model.context_embedder.weight"]
+    expected = pack.ops.closed_form.metric.gram([W], 1, width)
+    torch.testing.assert_close(lent["metrics"]()["clip"], expected)
+
+
 def test_what_cannot_be_tuned_is_refused_with_the_reason(pack, make_model):
     network = NETWORKS["hidream"]
     model = make_model(config="HiDream", options=network.options)

@@ -18,7 +18,7 @@ from trce_ops.text.concepts import parse_concepts
 from trce_ops.text.embeddings import EmbeddingPairs, Pooled
 from trce_ops.text.tokens import Roles, TokenError, locate
 from trce_ops.tuning.data import Contexts, Data
-from trce_ops.tuning.factors import choose
+from trce_ops.tuning.factors import TuningError, choose
 from trce_ops.tuning.prompts import Request
 from trce_ops.tuning.text_batch import Texts
 from trce_ops.tuning.trajectories import Points
@@ -392,7 +392,7 @@ def test_esd_brings_the_loss_down_and_changes_keys_and_values_alone(encoder):
     assert set(delta.tuned) == set(READERS) and delta.context_map.rank == 0
     assert report.evaluations > 150
     tuning = tune(
-        Request(PAIRS, KEEP),
+        Request(PAIRS, KEEP, company=False),
         {"context": encoder},
         lend(ToyDenoiser())[0],
         {"context": delta.context_map},
@@ -411,6 +411,31 @@ def test_a_delta_says_how_a_distilled_model_was_sampled(encoder, method, prefix)
     distilled, _ = erased(method, encoder, model=lambda resolution: model)
     other, _ = erased(method, encoder)
     assert distilled.info.settings[f"{prefix}guidance"] == 1 != other.info.settings[f"{prefix}guidance"]
+
+
+def test_esd_pushes_away_from_the_concept_alone(encoder):
+    """Without a target in the same company, what is kept would be erased with it."""
+    told, tokenize = [], encoder.tokenize
+    encoder.tokenize = lambda text: told.append(text) or tokenize(text)
+    erased("esd", encoder, pairs=parse_concepts("Van Gogh -> a painting"), keep=("a dog",))
+    assert told and not any("a dog" in text for text in told)
+
+
+def test_projections_that_a_model_has_not_are_refused_before_anything_is_computed(encoder):
+    model, log = lend(ToyDenoiser())
+    model = replace(model, sets={"text": r"attn2\.to_[kv]"})
+    told, tokenize = [], encoder.tokenize
+    encoder.tokenize = lambda text: told.append(text) or tokenize(text)
+    settings = trce.TrceSettings(tuning=replace(SMALL, projections="paper"))
+    with pytest.raises(TuningError, match="'projections' is 'paper', which this model has not; choose one of text"):
+        erased("trce", encoder, settings, model=lambda resolution: model)
+    assert not told and not log
+
+
+def test_a_delta_is_tuned_once(encoder):
+    both, _ = erased("trce", encoder)
+    with pytest.raises(TuningError, match="tuned already"):
+        tune_delta(both, {"context": encoder}, lend(ToyDenoiser())[0], SMALL)
 
 
 def test_trce_is_what_the_node_does(encoder):

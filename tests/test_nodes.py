@@ -288,9 +288,9 @@ def test_the_metric_is_that_of_the_weights_with_their_loras(pack, run, make_mode
         if model is patched:
             weights[readers.keys[0]] += 0.5 * change
         expected = gram(weights.values(), len(weights), readers.streams["context"].width)
-        assert torch.allclose(module.metrics(model, readers)["context"], expected, atol=1e-5)
+        assert torch.allclose(module.metrics(model, readers, dict(context=32))["context"], expected, atol=1e-5)
         sample(model, conditioning(clip, "a gun"), conditioning(clip, ""))
-        assert torch.allclose(module.metrics(model, readers)["context"], expected, atol=1e-5)
+        assert torch.allclose(module.metrics(model, readers, dict(context=32))["context"], expected, atol=1e-5)
     asked = dict(model=plain, clip=clip, concepts=CONCEPTS, keep=KEEP)
     erasures = {
         metric: run("TRCEErase", **asked, settings=trce_settings(closed_form=dict(metric=metric)))[1]

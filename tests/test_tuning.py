@@ -602,6 +602,12 @@ def test_a_quality_is_unwanted_on_what_is_kept_too(delta, encoder, templates):
         assert unwanted == {"red", "blue"}
 
 
+def test_an_objective_without_the_safe_target_has_no_company(delta):
+    request = Request(parse_concepts("red -> blue"), ("a dog",), captions=(["a cat"],), company=False)
+    prompts, _ = draw_prompts(request, replace(SMALL, trajectories=30), generator())
+    assert prompts and not any("dog" in pair.source or "cat" in pair.source for pair in prompts)
+
+
 def test_a_thing_is_unwanted_alone(delta):
     request = Request(parse_concepts("a dog -> a cat"), ("a bird",), True, captions=(["a house"],))
     prompts, _ = draw_prompts(request, replace(SMALL, trajectories=30), generator())

@@ -21,7 +21,7 @@ def lend(model, clip, resolution: int | None = None, learned: LearnedWords = NO_
     """
     readers = fitted(find_text_readers(model), clip)
     encoders = text_encoders(clip, readers, learned)
-    context = encoders["context"]
+    context, widths = encoders["context"], {kind: encoder.width for kind, encoder in encoders.items()}
     soft = partial(open_encoder, clip, POOLED in readers.streams, context) if isinstance(context, ClipEncoder) else None
     return {
         "encoder": encoders.pop("context"),
@@ -29,7 +29,7 @@ def lend(model, clip, resolution: int | None = None, learned: LearnedWords = NO_
         "family": readers.family,
         "space": readers.space,
         "weights": partial(text_weights, model, readers),
-        "metrics": partial(metrics, model, readers),
+        "metrics": partial(metrics, model, readers, widths),
         "model": lambda asked: tunable(model, resolution or asked, soft),
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import comfy.lora
 import torch
@@ -13,7 +13,7 @@ from ...trce_ops.closed_form.metric import gram
 from ...trce_ops.delta.file import ErasedDelta
 from .apply import apply_delta, maps_on_text
 from .errors import HostError
-from .readers import Stream, TextReaders, find_text_readers
+from .readers import CLIP_ROWS, CONTEXT, TextReaders, find_text_readers
 from .weights import ModelWeights
 
 log = logging.getLogger(__name__)
@@ -36,25 +36,27 @@ def text_weights(model, readers: TextReaders) -> dict[str, dict[str, Tensor]]:
 
 
 @torch.no_grad()
-def metrics(model, readers: TextReaders) -> dict[str, Tensor | str]:
+def metrics(model, readers: TextReaders, widths: Mapping[str, int]) -> dict[str, Tensor | str]:
     """By kind of text, how strongly MODEL responds to each of its directions (G (d, d) of closed_form/metric.py), or
-    the reason why that cannot be computed."""
+    the reason why that cannot be computed. widths: d by kind of text."""
     weights, found = ModelWeights(model), {}
-    for kind, stream in readers.streams.items():
+    for kind, width in widths.items():
+        # The context's weights read CLIP's rows too, by their first columns
+        stream = readers.streams.get(CONTEXT if kind == CLIP_ROWS else kind)
         try:
-            found[kind] = _metric(weights, stream)
+            found[kind] = _metric(weights, stream.keys if stream else (), width)
         except HostError as error:
             found[kind] = str(error)
             log.warning("No metric for the %s text: %s", kind, error)
     return found
 
 
-def _metric(weights: ModelWeights, stream: Stream) -> Tensor:  # (d, d)
-    if stream.width > WIDEST:
-        raise HostError(f"its width {stream.width} is more than {WIDEST}, which would take minutes.")
-    if not stream.keys:
+def _metric(weights: ModelWeights, keys: Sequence[str], width: int) -> Tensor:  # (width, width)
+    if width > WIDEST:
+        raise HostError(f"its width {width} is more than {WIDEST}, which would take minutes.")
+    if not keys:
         raise HostError("no weight of its own reads it.")
-    G = gram(map(weights.patched, stream.keys), len(stream.keys), stream.width)
+    G = gram(map(weights.patched, keys), len(keys), width)
     if not G.isfinite().all():
         raise HostError("the weights that read it hold NaN or Inf.")
     return G

@@ -29,7 +29,8 @@ FORMAT = "trce.erased_delta"
 VERSION = "1"
 MAX_HEADER = 1 << 22  # bytes; room for the longest lists that the nodes accept
 MAX_BYTES = 1 << 33  # of the file: room for whole matrices of all attention in SDXL
-MAX_WIDTH = 16384
+MAX_WIDTH = 16384  # of a map
+MAX_SIDE = 1 << 17  # of a tuned projection: fused ones have 36,864 rows in Flux.2
 
 KINDS = ("context", "pooled", "clip", "llama")  # of text, each with its own map; only the first is required
 TUNED_NAME = re.compile(r"tuned\.(?P<module>\w+(\.\w+)+)\.(?P<part>diff|lora_up|lora_down)", re.ASCII)
@@ -181,7 +182,7 @@ def _tuned_names(names: Sequence[str], shape: Callable[[str], tuple[int, ...]]) 
         found[module] = tuple(f"tuned.{module}.{part}" for part in wanted)
         shapes = [shape(name) for name in found[module]]
         sizes = [size for given_shape in shapes for size in given_shape]
-        fits = all(len(given_shape) == 2 for given_shape in shapes) and all(0 < size <= MAX_WIDTH for size in sizes)
+        fits = all(len(given_shape) == 2 for given_shape in shapes) and all(0 < size <= MAX_SIDE for size in sizes)
         if not fits or len(shapes) == 2 and not sizes[1] == sizes[2] <= min(sizes[0], sizes[3]):
             raise DeltaError(f"the tuned projection {module} has the shapes {shapes}, which make no change of weights.")
     return found

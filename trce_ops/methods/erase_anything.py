@@ -156,7 +156,7 @@ def erase(job: Job, settings: EraseAnythingSettings) -> Edit:
     settings = replace(settings, **model.sampled)
     maps = {"context": no_map(job.encoders["context"].width)}
     tuning = tune(
-        Request(job.pairs, job.keep, others=other_words(job.pairs, job.keep, settings.seed)),
+        Request(job.pairs, job.keep, company=False, others=other_words(job.pairs, job.keep, settings.seed)),
         job.encoders,
         model,
         maps,

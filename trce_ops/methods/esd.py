@@ -80,7 +80,7 @@ def erase(job: Job, settings: EsdSettings) -> Edit:
     settings = replace(settings, **model.sampled)
     maps = {"context": no_map(job.encoders["context"].width)}
     tuning = tune(
-        Request(job.pairs, job.keep),
+        Request(job.pairs, job.keep, company=False),
         job.encoders,
         model,
         maps,

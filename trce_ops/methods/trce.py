@@ -41,6 +41,8 @@ def erase_and_tune(job: Job, settings: TrceSettings) -> tuple[ErasedDelta, Repor
     encoders = dict(job.encoders)
     encoder = encoders.pop("context")
     model = job.tunable(settings.tuning.resolution) if settings.tuning else None
+    if model is not None and settings.tuning:
+        model.adapt(settings.tuning)
     delta, report = erase(
         job.pairs,
         job.keep,

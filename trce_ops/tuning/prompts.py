@@ -33,7 +33,8 @@ class Request:
 
     templates: use sentences around the concepts and the keep list. captions: groups of captions to keep; those that
     mention a concept are left out. others: by concept, equally many words each whose attention the objective compares
-    with the concept's.
+    with the concept's. company: have colours and styles beside kept prompts too, for objectives that compare with the
+    safe target, which is in the same company; others would erase the company as well.
     """
 
     pairs: Sequence[ConceptPair]
@@ -41,6 +42,7 @@ class Request:
     templates: bool = True
     captions: Sequence[Sequence[str]] = CAPTIONS
     others: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    company: bool = True
 
     @property
     def concepts(self) -> list[str]:
@@ -59,7 +61,7 @@ def draw_unwanted(request: Request, count: int, generator: Generator) -> list[Pr
     Half of the prompts of a colour or a style, which seldom stands alone, have it in the company of what is kept.
     """
     templates = sentences(request.concepts, request.templates)
-    others = [*request.keep, *chain.from_iterable(request.captions)] if request.templates else []
+    others = [*request.keep, *chain.from_iterable(request.captions)] if request.templates and request.company else []
     company = in_company(text for text in others if not mentions(text, request.concepts))
     groups = [expand([pair], templates) for pair in request.pairs]
     groups += [expand([pair], company) for pair in request.pairs if company and is_quality(pair.concept)]

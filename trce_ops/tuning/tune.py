@@ -27,7 +27,7 @@ from .adversarial_texts import Embeddings, Words
 from .adversary import Adversary, Source
 from .cache import VERSION, from_tensors, to_tensors
 from .data import Contexts, collect, draw_plans
-from .factors import FUSED_PARTS, TRAINED, Trained, choose
+from .factors import FUSED_PARTS, TRAINED, Trained, TuningError, choose
 from .objective import Objective, terms
 from .prompts import Request, draw_prompts, encode_prompts, with_others
 from .settings import QUICK, TuneSettings, check
@@ -53,7 +53,9 @@ class TunableModel:
     sampled: Mapping[str, float] = field(default_factory=dict)  # settings for how this model is sampled
 
     def adapt(self, settings: TuneSettings) -> TuneSettings:
-        """The settings that this model is tuned with."""
+        """The settings that this model is tuned with. Raises TuningError for what is invalid or it does not have."""
+        check(settings)
+        choose((), settings.projections, self.sets)
         settings = replace(settings, **self.sampled)
         return settings if self.open_encoder else replace(settings, adversary="embeddings")
 
@@ -128,10 +130,9 @@ def tune(
     machine. Raises TuningError, OutOfMemory, SoftPromptError, and whatever `progress` raises to cancel, which it may
     before every step.
     """
-    check(settings)
+    settings = model.adapt(settings)
     if settings.steps == 0:
         return Tuning({}, (), (), ())
-    settings = model.adapt(settings)
     generator = Generator().manual_seed(settings.seed)
     start = perf_counter()
     unwanted, keep = draw_prompts(request, settings, generator)
@@ -209,8 +210,9 @@ def tune_delta(
     encoders: by kind of text: `context`, and `pooled` and `clip` where a model reads those. With 0 steps, returns
     `delta` unchanged.
     """
-    check(settings)
     settings = model.adapt(settings)
+    if delta.tuned:
+        raise TuningError("The delta is tuned already; tune one of the closed form.")
     request, maps = request_of(delta), delta.maps
     cache = DiskCache(cache_dir if settings.steps else None, "tuned")
     key = cache_key(request, encoders["context"], model, maps, settings)
