@@ -358,6 +358,20 @@ def test_a_picture_of_methods_and_prompts(erasure, two_steps, bench, tmp_path):
     assert drawn.crop(box).tobytes() == sheet.crop(box).tobytes()  # the unedited model's come first
 
 
+@pytest.mark.parametrize("world", ["emoji", "flow"])
+def test_without_a_name_the_methods_are_those_that_the_model_can_have(erasure, monkeypatch, world):
+    chosen, used = [], erasure.cases.bench(world)
+    monkeypatch.setattr(erasure.picture, "draw", lambda methods, *_: chosen.extend(methods))
+    erasure.main(["--world", world, "--picture", "unused.png"])
+    methods = importlib.import_module("in_comfyui").pack("trce_ops.methods")
+    assert chosen
+    for name in methods.METHODS.keys() - {*chosen}:
+        with pytest.raises(methods.MethodError):
+            used.erase_with(name, ["cigarette"])
+    if "erase-anything" in chosen:
+        used.erase_with("erase-anything:steps=2,trajectories=1", ["cigarette"])
+
+
 # -- over a cluster
 
 
