@@ -21,7 +21,7 @@ NAMES = {
     "M2": "M2 described",
     "M3": "M3 kept",
     "M4": "M4 kept pictures",
-    "score": "EraseEval",
+    "score": "combined",
 }
 
 
