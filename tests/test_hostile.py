@@ -1,7 +1,7 @@
 """What a stranger can send to the server: names, links, floods and cancels. It stays up, no file is half or outside,
 and the model that all prompts share draws the same bytes afterwards.
 
-TRCE_INTERRUPTS says how many cancels at random moments (CI does 12; 200 were done by hand, see the README).
+TRCE_INTERRUPTS says how many cancels at random moments (CI does 12; 200 were done by hand, see docs/reliability.md).
 """
 
 import copy
