@@ -232,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if name not in demo_world.FROM_PICTURES:
             demo_world.method_settings(name)  # stops where there is none of that name
     if options.picture:
-        picture.draw(options.method, options.concept[0], options.picture, UNEDITED)
+        picture.draw(options.world, options.method, options.concept[0], options.picture, UNEDITED)
         return
     runs = run(options)
     print(f"\nHow often the judge recognises it; {options.images} pictures of", end=" ")

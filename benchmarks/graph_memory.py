@@ -2,7 +2,7 @@
 
 Counted and not measured: the network is ComfyUI's own class at its real size, on tensors that have shapes and no
 numbers (torch's FakeTensorMode), and every storage that is alive is added up. So a model of twelve billion parameters
-takes no memory here and some minutes. Printed are the weights, and the most that a step of quick tuning holds beside
+takes no memory here and some minutes. Printed are the weights, and the most that a step of mode tuned holds beside
 them at 1024 pixels: one picture's graph, the trained factors with AdamW's state, and the trained weights as they are
 computed with.
 
@@ -104,7 +104,7 @@ def make(model: Model):
 
 
 def step(model: Model, again: bool, resolution: int) -> tuple[float, float]:
-    """Bytes of the weights, and the most that two steps of quick tuning hold beside them."""
+    """Bytes of the weights, and the most that two steps of mode tuned hold beside them."""
     host, tuning = pack("nodes.host.denoiser"), pack("trce_ops.tuning.train")
     settings, objective = pack("trce_ops.tuning.settings").QUICK, pack("trce_ops.tuning.objective")
     with ExitStack() as stack:

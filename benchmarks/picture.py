@@ -27,14 +27,15 @@ def shown(prompts: Sequence[Prompt]) -> list[Prompt]:
     return [p for label, n in SHOWN.items() for p in [p for p in prompts if p.label == label][:n]]
 
 
-def draw(methods: Sequence[str], thing: str, path: Path, unedited: str) -> None:
+def draw(world_name: str, methods: Sequence[str], thing: str, path: Path, unedited: str) -> None:
     """Erase the thing by every method and save what each draws, the unedited model's first. No picture is chosen."""
-    world = cases.bench().world
+    bench = cases.bench(world_name)
+    world = bench.world
     prompts = shown(erasing.prompts(thing, max(SHOWN.values()), demo_world.SEED))
     context = world.encode([prompt.text for prompt in prompts])
     columns = [(unedited, world.draw(world.model, context, demo_world.SEED))]
     for method in methods:
-        model, _ = cases.erase(cases.bench(), method, (thing,))
+        model, _ = cases.erase(bench, method, (thing,))
         columns.append((method, world.draw(model, context, demo_world.SEED)))
     sheet([f"{prompt.label.replace('_', ' ')}: {prompt.text}" for prompt in prompts], columns).save(path)
 

@@ -26,8 +26,8 @@ class TRCEApplyDelta(io.ComfyNode):
             display_name="Apply Erased Delta",
             category="model/trce",
             description="Puts an erasure on a model: one made by TRCE Erase in this workflow, or one that somebody "
-            "shared. Works on every model with the text encoder that the delta was made with. Several of these nodes "
-            "in a row combine their erasures.",
+            "shared. The model has to have the text encoder that the delta was made with. Several of these nodes in a "
+            "row combine their erasures.",
             search_aliases=["apply erasure", "erased concept", "unlearn", "concept delta"],
             inputs=[
                 MODEL,
