@@ -185,7 +185,7 @@ def test_mace_aligns_sentences_of_different_lengths():
 def test_realera_draws_neighbours_at_the_distances_it_is_told(encoder):
     noise = torch.Generator().manual_seed(6)
     c, s = torch.randn(2, 5, 24, generator=noise, dtype=torch.float64)
-    pairs = EmbeddingPairs(c, s, torch.arange(1.0, 6.0), ("first_eot",) * 5, tuple("abcde"))
+    pairs = EmbeddingPairs(c, s, torch.arange(1.0, 6.0), ("first_eot",) * 5, tuple("abcde"), {})
     mined, far = realera.mine(pairs, realera.RealEraSettings(neighbours=40, near=0.8, far=0.3))
     assert torch.equal(mined.sources[:5], c)
     assert torch.equal(mined.targets.view(41, 5, 24), s.expand(41, 5, 24))

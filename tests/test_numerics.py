@@ -1,5 +1,7 @@
 """The corners of the closed form: few pairs, many alike, pairs that contradict, lists that do."""
 
+import re
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -134,6 +136,12 @@ def test_a_concept_that_is_its_own_safe_target_is_pointed_out(report, encoder):
     text = report("gun -> pistol\nrifle -> cake")
     assert "'gun' is not erased: the text encoder gives it the same embeddings as 'pistol'" in text
     assert "'rifle' is not erased" not in text
+
+
+def test_a_concept_that_is_read_as_another_is_erased_with_it(report):
+    text = report("longrifle | long rifle -> cake\ngun -> bread", templates=True)
+    assert "Erased 3 concepts" in text and "not erased" not in text
+    assert re.search(r"  longrifle -> cake: ([\d.]+)\n  long rifle -> cake: \1\n", text)
 
 
 def test_words_that_every_caption_has_are_refused(report):

@@ -13,7 +13,7 @@ from ..text.spelling import mentions, same_name
 
 
 def conflicts(concepts: Sequence[ConceptPair], keep: Sequence[str], moved: Mapping[str, float]) -> Iterator[str]:
-    """One sentence for each conflict. `moved` (report.mean_by) lacks concepts that equal their targets."""
+    """One sentence for each conflict. `moved` lacks concepts that equal their targets."""
     seen: dict[str, ConceptPair] = {}
     for pair in concepts:
         other = seen.setdefault(same_name(pair.concept), pair)

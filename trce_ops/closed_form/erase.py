@@ -161,6 +161,8 @@ def erase(
         moved.update(mean_by(moved_ratios(other.context_map, other.pairs), [kind] * len(other.pairs), [kind]))
         kept[kind] = kept_ratio(other.context_map, other.kept[EVERYDAY].samples.flatten(0, 1))
     moved_concepts = mean_by(ratios, pairs.concepts, dict.fromkeys(pairs.concepts))
+    shared = {concept: moved_concepts[other] for concept, other in pairs.alike.items() if other in moved_concepts}
+    moved_concepts = shared | moved_concepts
     report = Report(
         prompts=len(prompts),
         pairs=len(pairs),

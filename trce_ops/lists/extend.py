@@ -31,7 +31,7 @@ def widen(
     """The additions that can join the pairs, each once, in order.
 
     Leaves out what is already there, safe targets and kept things in any spelling, and what is mapped onto itself.
-    Another spelling of a concept is an addition: it has tokens of its own.
+    Another spelling of a concept is an addition: it may have tokens of its own.
     """
     taken = {same_name(pair.concept) for pair in pairs}
     needed = {bare(fold(text)) for text in (*(pair.safe for pair in pairs), *keep)}

@@ -63,6 +63,7 @@ def mine(pairs: EmbeddingPairs, settings: RealEraSettings) -> tuple[EmbeddingPai
         pairs.weights.repeat(k + 1),
         pairs.roles * (k + 1),
         pairs.concepts * (k + 1),
+        pairs.alike,
     )
     return mined, far
 

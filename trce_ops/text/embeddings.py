@@ -94,6 +94,7 @@ class EmbeddingPairs:
     weights: Tensor  # (n,) float32
     roles: tuple[str, ...]  # per row: sot, keyword, first_eot or pads
     concepts: tuple[str, ...]  # per row
+    alike: Mapping[str, str]  # concept -> another, whose rows its prompts share
 
     def __len__(self) -> int:
         return len(self.roles)
@@ -176,19 +177,22 @@ def embed_positions(
 ) -> EmbeddingPairs:
     """Encode the prompts and pair the tokens that `positions` returns for source and target, as pair_positions does.
 
-    Prompts with the same ids are encoded and counted once. With an encoder of several layers, every pair counts once
-    per layer. Raises TokenError, naming the widget and the line, for a prompt longer than one chunk.
+    Prompts with the same ids are encoded and counted once, for the first concept. With an encoder of several layers,
+    every pair counts once per layer. Raises TokenError, naming the widget and the line, for a prompt longer than one
+    chunk.
     """
     tokenize, locate = cache(encoder.tokenize), cache(encoder.locate)  # many concepts share targets
     slots: dict[Ids, list[tuple[int, int]]] = {}  # ids -> (row of the table, position)
     columns: list[tuple[str, str, float]] = []
-    seen = set()
+    concept_of: dict[tuple[Ids, Ids], str] = {}
+    alike: dict[str, str] = {}
     for prompt in prompts:
         try:
             source, target = tokenize(prompt.source), tokenize(prompt.target)
-            if (source, target) in seen:
+            if (source, target) in concept_of:
+                alike.setdefault(prompt.concept, concept_of[source, target])
                 continue
-            seen.add((source, target))
+            concept_of[source, target] = prompt.concept
             source_roles, target_roles = locate(source, prompt.keyword), locate(target, prompt.safe_keyword)
         except TokenError as error:
             raise TokenError(f"The line of '{prompt.concept}' in '{field}' cannot be used. {error}") from None
@@ -206,4 +210,4 @@ def embed_positions(
     sources, targets = (part.reshape(-1, encoder.width) for part in (table[0::2], table[1::2]))
     columns = [column for column in columns for _ in range(encoder.layers)]
     roles, concepts, row_weights = zip(*columns) if columns else ((), (), ())
-    return EmbeddingPairs(sources, targets, torch.tensor(row_weights), roles, concepts)
+    return EmbeddingPairs(sources, targets, torch.tensor(row_weights), roles, concepts, alike)
