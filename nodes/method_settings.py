@@ -101,10 +101,11 @@ TOOLTIPS = {  # by method; a method without settings is left out
         "seed": SEED,
     },
 }
-NUMBERS = ("erase", "preserve", "ridge", "reach", "beyond", "threshold", "shrinkage", "negative_guidance")
+NUMBERS = ("erase", "preserve", "ridge", "beyond", "threshold", "shrinkage", "negative_guidance")
 NUMBERS += ("attention", "contrast")
 LIMITS = {
     **dict.fromkeys(NUMBERS, (0.0, 1000.0, 0.001, 0.000001)),
+    "reach": (0.000001, 1000.0, 0.001, 0.000001),
     **dict.fromkeys(("rounds", "neighbours", "augment"), (0, 100)),
     **dict.fromkeys(("near", "far"), (-1.0, 1.0, 0.01)),
     "params": speed.PARAMS,

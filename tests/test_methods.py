@@ -547,6 +547,24 @@ def test_speed_changes_the_columns_that_read_the_pooled_vector_and_no_others(enc
     assert change[:, :24].any() and not change[:, 24:].any()
 
 
+@pytest.mark.parametrize(
+    ("method", "settings", "says"),
+    [
+        ("speed", speed.SpeedSettings(params="X"), "'params' is 'X'; choose one of V, K, KV"),
+        ("speed", speed.SpeedSettings(tokens="everything"), "'tokens' is 'everything'; choose one of subject, all"),
+        ("speed", speed.SpeedSettings(preserve=0.0), "'preserve' is 0; SPEED needs more"),
+        ("rece", rece.ReceSettings(reach=0.0), "'reach' is 0; RECE needs more"),
+        ("realera", realera.RealEraSettings(near=0.5), "'near' is 0.5 and 'far' is 0.6"),
+        ("realera", realera.RealEraSettings(near=1.5), "'near' is 1.5"),
+        ("realera", realera.RealEraSettings(far=-1.5), "'far' is -1.5"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused_before_any_work(encoder, method, settings, says):
+    with pytest.raises(MethodError, match=says):
+        erased(method, encoder, settings)
+    assert not encoder.encoded
+
+
 def test_what_cannot_be_done_is_said(encoder):
     with pytest.raises(MethodError, match="choose one of trce, "):
         erased("magic", encoder)

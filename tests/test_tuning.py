@@ -481,6 +481,10 @@ def test_gradients_that_overflow_are_scaled_down_and_nan_is_refused(delta, encod
         tuned_on(delta, encoder, lend(Half())[0], SMALL)
 
 
+AT_LEAST_ONE = ("draws", "empty_draws", "keep_draws", "empty_batch", "keep_batch", "empty_trajectories")
+AT_LEAST_ONE += ("keep_trajectories", "sampling_steps")
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -489,6 +493,7 @@ def test_gradients_that_overflow_are_scaled_down_and_nan_is_refused(delta, encod
         (dict(rank=-1), "'rank'"),
         (dict(batch=0), "'batch'"),
         (dict(early=1.5), "'early'"),
+        *(({name: 0}, f"'{name}' is 0; it must be 1") for name in AT_LEAST_ONE),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(delta, encoder, model, change, says):
@@ -681,7 +686,7 @@ def test_every_knob_works_at_both_ends_of_its_widget(delta, encoder, model, knob
 
 
 @pytest.mark.parametrize(
-    "knob", ["learning_rate", "goal", "beta", "margin", "preserve", "unconditional", "early", "steps"]
+    "knob", ["learning_rate", "goal", "beta", "margin", "preserve", "guidance", "unconditional", "early", "steps"]
 )
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
 def test_settings_that_are_no_number_are_refused_by_name(delta, encoder, model, knob, value):

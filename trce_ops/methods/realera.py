@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 from ..text.embeddings import EmbeddingPairs, TextEncoder, embed_pairs
 from ..text.prompts import expand
 from ..text.tokens import TokenWeights
-from .job import Edit, Job, changed, edit_maps, everyday, moved, solve_means
+from .job import Edit, Job, MethodError, changed, edit_maps, everyday, moved, solve_means
 
 
 @dataclass(frozen=True)
@@ -79,4 +79,10 @@ def solve(encoder: TextEncoder, job: Job, settings: RealEraSettings) -> tuple[Te
 
 
 def erase(job: Job, settings: RealEraSettings) -> Edit:
+    """Raises MethodError for cosines that no point can have."""
+    if not -1 <= settings.far <= settings.near <= 1:
+        raise MethodError(
+            f"'near' is {settings.near:g} and 'far' is {settings.far:g}; RealEra needs a 'near' of at most 1 and a "
+            "'far' from -1 to 'near'."
+        )
     return edit_maps(job, lambda _, encoder: solve(encoder, job, settings))

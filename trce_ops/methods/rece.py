@@ -20,7 +20,7 @@ from ..text.embeddings import TextEncoder, embed_positions
 from ..text.prompts import PLAIN, PromptPair, expand
 from ..text.tokens import Roles
 from . import uce
-from .job import Edit, Job, changed, edit_maps, moved, solve_sums
+from .job import Edit, Job, MethodError, changed, edit_maps, moved, solve_sums
 
 
 @dataclass(frozen=True)
@@ -70,4 +70,7 @@ def solve(
 
 
 def erase(job: Job, settings: ReceSettings) -> Edit:
+    """Raises MethodError for a `reach` that leaves the attack without one solution."""
+    if settings.reach <= 0:
+        raise MethodError(f"'reach' is {settings.reach:g}; RECE needs more than 0.")
     return edit_maps(job, lambda kind, encoder: solve(encoder, job, job.projections(kind), settings))

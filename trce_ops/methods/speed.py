@@ -115,7 +115,10 @@ def centres(tokens: Tensor, count: int, generator: Generator, rounds: int = 50) 
 
 
 def erase(job: Job, settings: SpeedSettings) -> Edit:
-    """Raises MethodError for settings that leave no one solution."""
+    """Raises MethodError for settings that do not exist or leave no one solution."""
+    for name, accepted in (("params", PARAMS), ("tokens", TOKENS)):
+        if (given := getattr(settings, name)) not in accepted:
+            raise MethodError(f"'{name}' is '{given}'; choose one of {', '.join(accepted)}.")
     if settings.preserve <= 0:
         raise MethodError(f"'preserve' is {settings.preserve:g}; SPEED needs more than 0.")
     generator = Generator().manual_seed(settings.seed)

@@ -10,17 +10,10 @@ from .factors import ADDED, TRAINED, TuningError
 LOSSES = ("tau", "hinge")
 ADVERSARIES = ("words", "embeddings")
 CHOICES = {"loss": LOSSES, "adversary": ADVERSARIES, "projections": (*TRAINED, ADDED)}
-LEAST = {
-    "steps": 0,
-    "rank": 0,
-    "words": 0,
-    "word_batch": 1,
-    "word_updates": 1,
-    "trajectories": 1,
-    "batch": 1,
-    "resolution": 1,
-}
-LEAST |= dict.fromkeys(("learning_rate", "goal", "beta", "margin", "preserve"), 0)
+LEAST = dict.fromkeys(("steps", "rank", "words", "learning_rate", "goal", "beta", "margin", "preserve", "guidance"), 0)
+LEAST |= dict.fromkeys(("word_batch", "word_updates", "resolution", "sampling_steps"), 1)
+LEAST |= dict.fromkeys(("trajectories", "draws", "batch", "empty_trajectories", "empty_draws", "empty_batch"), 1)
+LEAST |= dict.fromkeys(("keep_trajectories", "keep_draws", "keep_batch"), 1)
 SHARES = ("unconditional", "early")
 
 
