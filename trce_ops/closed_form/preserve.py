@@ -22,7 +22,7 @@ from ..text.embeddings import TextEncoder, encode_batches
 from ..text.prefix_tree import PrefixEncoder
 from ..text.tokens import Ids
 
-VERSION = 6  # part of the cache's key; raise it when something else is computed
+VERSION = 7  # part of the cache's key; raise it when something else is computed
 
 POSITIONS = 24  # of a caption that count in a causal encoder, more if it is longer: its words and some padding
 
@@ -78,7 +78,7 @@ def keep_moment(
             k = k[: rows[ids]]
             samples[ids] = k[[encoder.locate(ids).first_eot, -1], -encoder.width :].float()  # in the last layer
             k = k.reshape(-1, encoder.width)
-            P += k.mT @ k / len(k)
+            P.addmm_(k.mT, k, alpha=1 / len(k))
     kept = Kept(P / len(rows), torch.stack([samples[ids] for ids in rows]))
     cache.write(key, vars(kept))
     return kept
