@@ -224,7 +224,9 @@ PLAIN_SPEED = speed.SpeedSettings(filtered=False, augment=0, threshold=1e-9, pre
 
 
 def speed_change(problem, settings=PLAIN_SPEED):
-    up, down = speed.solve(*problem, settings, torch.Generator().manual_seed(0))
+    W, c, s, kept, empty = problem
+    Z = speed.unconstrained(c)
+    up, down = speed.solve(W, c, s, Z, kept, empty, settings, torch.Generator().manual_seed(0))
     return up @ down
 
 
@@ -535,6 +537,20 @@ def test_the_pooled_vector_gets_a_map_of_its_own(encoder, method):
     gun, cake = (encoder.pool([encoder.tokenize(text)]) for text in ("gun", "cake"))
     erased_gun = delta.streams["pooled"].apply(gun)
     assert (erased_gun - cake).norm() < (gun - cake).norm()
+
+
+@pytest.mark.parametrize("method", ["rece", "speed"])
+def test_the_weights_are_loaded_once_for_all_kinds_of_text(encoder, method):
+    encoder.pooled_width = 24
+    encoder.pool = lambda rows: torch.stack([encoder.encode([ids], 77)[0, ids.index(1)] for ids in rows])
+    loaded = []
+
+    def load():
+        loaded.append(method)
+        return {kind: {f"model.{kind}.to_v": projection().float()} for kind in ("context", "pooled")}
+
+    erased(method, encoder, streams={"pooled": Pooled(encoder)}, weights=load)
+    assert len(loaded) == 1
 
 
 def test_speed_changes_the_columns_that_read_the_pooled_vector_and_no_others(encoder):

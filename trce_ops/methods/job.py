@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -52,11 +52,16 @@ class Job:
     def concepts(self) -> list[str]:
         return [pair.concept for pair in self.pairs]
 
-    def projections(self, kind: str) -> Mapping[str, Tensor]:
-        """The projections that read one kind of text. Raises MethodError for a model that has none."""
+    @cached_property
+    def text_weights(self) -> TextWeights:
+        """What `weights` gives, which takes seconds and gigabytes."""
         if self.weights is None:
             raise MethodError("This method needs the model's projections: pass weights= to erase_with.")
-        found = self.weights().get(kind)
+        return self.weights()
+
+    def projections(self, kind: str) -> Mapping[str, Tensor]:
+        """The projections that read one kind of text. Raises MethodError for a model that has none."""
+        found = self.text_weights.get(kind)
         if not found:
             raise MethodError(
                 f"The model has no weights for its {kind} text that this method could edit; choose another method: "

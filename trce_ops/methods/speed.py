@@ -75,20 +75,27 @@ def null_space(rows: Tensor, threshold: float) -> Tensor:  # (m, d) -> (d, d)
     return eye - spanned.mT @ spanned
 
 
+def unconstrained(sources: Tensor) -> Tensor:  # (n, d) -> (n, d)
+    """Z: the change of any W that keeps nothing is W (targets - sources)^T Z / n, with rho at 1."""
+    n, d = sources.shape
+    eye = torch.eye(d, dtype=sources.dtype)
+    return torch.linalg.solve(eye + sources.mT @ sources / n, sources.mT).mT
+
+
 def solve(
     W: Tensor,  # (out, d) float64
     sources: Tensor,  # (n, d) c_1
     targets: Tensor,  # (n, d) c_*
+    Z: Tensor,  # (n, d) unconstrained(sources), the same for every W
     kept: Tensor,  # (m, d) c_0
     empty: Tensor,  # (e, d) the columns of K_2
     settings: SpeedSettings,
     generator: Generator,
 ) -> tuple[Tensor, Tensor]:  # (out, n), (n, d)
     """Factors of X = up @ down."""
-    n, d = sources.shape
-    eye = torch.eye(d, dtype=W.dtype)
+    n = len(sources)
     up = W @ (targets - sources).mT / n
-    E = up @ torch.linalg.solve(eye + sources.mT @ sources / n, sources.mT).mT
+    E = up @ Z
     kept = influential(kept, E, settings)
     if settings.augment and len(kept):
         more = influential(augmented(kept, W, settings, generator), E, settings)
@@ -126,10 +133,11 @@ def erase(job: Job, settings: SpeedSettings) -> Edit:
     for kind, encoder in job.encoders.items():
         sources, targets, kept, empty = embed(encoder, job, settings, generator)
         found = chosen(job.projections(kind), settings.params)
+        Z = unconstrained(sources)
         for number, (module, whole) in enumerate(found.items()):
             job.progress("Projections", number, len(found))
             W = whole[:, : encoder.width].double()
-            up, down = solve(W, sources, targets, kept, empty, settings, generator)
+            up, down = solve(W, sources, targets, Z, kept, empty, settings, generator)
             tuned[module] = change(up, down, whole.shape)
             goal = (targets - sources) @ W.mT
             left.append((sources @ down.mT @ up.mT - goal).norm() / goal.norm())
