@@ -50,18 +50,17 @@ class Classes:
     roles: tuple[str, ...]
     labels: tuple[str, ...]
 
-    def rows(self, role: str, label: str | None = None) -> Tensor:  # (m, d)
-        kept = [i for i, (r, z) in enumerate(zip(self.roles, self.labels)) if r == role and label in (None, z)]
-        return self.x[kept]
+    def rows(self, role: str) -> Tensor:  # (m, d)
+        return self.x[[i for i, r in enumerate(self.roles) if r == role]]
 
 
 def means(classes: Classes) -> list[Tensor]:  # (d,) each
     """Per concept and role: the concept's mean minus the role's mean. Their span is that of cov(x, z)."""
-    found = []
-    for role, label in dict.fromkeys(zip(classes.roles, classes.labels)):
-        if label != NEUTRAL:
-            found.append(classes.rows(role, label).mean(0) - classes.rows(role).mean(0))
-    return found
+    rows: dict[tuple[str, str], list[int]] = {}
+    for row, key in enumerate(zip(classes.roles, classes.labels)):
+        rows.setdefault(key, []).append(row)
+    whole = {role: classes.rows(role).mean(0) for role in dict.fromkeys(classes.roles)}
+    return [classes.x[own].mean(0) - whole[role] for (role, label), own in rows.items() if label != NEUTRAL]
 
 
 def fit(classes: Classes, settings: LeaceSettings) -> tuple[Tensor, float]:
