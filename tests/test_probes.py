@@ -202,7 +202,13 @@ def test_the_loss_of_the_last_step_is_that_of_the_found_prompt(probes, toy, monk
     points, told = drawn[-1], toy.encode([toy.tokenize(prefix.write("w3 w4"))]).repeat(3)
     loss = points.errors(denoise(points.x, points.sigma, told, {})).mean().item()
     assert prefix.losses[-1] == pytest.approx(loss, rel=1e-5)
-    assert prefix.queries == 3 * (3 + 6 * 3)
+
+
+def test_a_prefix_is_evaluated_once_a_step(probes, toy):
+    """Of twenty words, drawn two hundred times, nineteen are others than the current one."""
+    settings = probes.token_prefix.PrefixSettings(tokens=1, steps=2, candidates=200, batch=3)
+    prefix = probes.token_prefix.search_prefix(ToyDenoiser(), toy, pictures(toy, 7, 11), ["w3"], settings)
+    assert prefix.queries == 2 * (3 + 19 * 3)
 
 
 def test_latent_inversion_goes_there_and_back(pack, probes, toy):

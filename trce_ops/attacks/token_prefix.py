@@ -25,7 +25,7 @@ from .evidence import ProbeError, draw_points, noise_levels
 
 @dataclass(frozen=True)
 class PrefixSettings:
-    """candidates: replacements tried in every step, drawn from the `ranked` best of every position."""
+    """candidates: replacements drawn in every step from the `ranked` best of every position; each is tried once."""
 
     tokens: int = 3
     steps: int = 20
@@ -71,7 +71,7 @@ def search_prefix(
     vocabulary, spelled = encoder.words()
     written = dict(zip(vocabulary.tolist(), spelled))
     ids = [encoder.tokenize(prompt) for prompt in prompts]
-    prefix = vocabulary[torch.randint(len(vocabulary), (settings.tokens,), generator=generator)]
+    prefix = tuple(vocabulary[torch.randint(len(vocabulary), (settings.tokens,), generator=generator)].tolist())
     predict = Predictor(denoise, rows)
     sigmas = noise_levels(denoise)
     losses, queries = [], 0
@@ -79,30 +79,27 @@ def search_prefix(
         progress("Token prefix", step, settings.steps)
         points = draw_points(sigmas, pictures, settings.batch, generator)
         prompt_ids: list[Ids] = [ids[i if len(prompts) > 1 else 0] for i in points.pictures.tolist()]
-        vectors = encoder.look_up(prefix.tolist()).detach().clone().requires_grad_()
+        vectors = encoder.look_up(prefix).detach().clone().requires_grad_()
         texts = encode_distinct(prompt_ids, partial(put_before, vectors, eot_id=encoder.eot_id), encoder)
         loss, gradient = text_gradient(partial(points.losses, denoise), texts, rows)
         pull_back(texts, gradient)
         queries += len(points)
         # First order: putting token v in place i changes the loss by (E_v - E_i) . g_i, so small E_v . g_i is good.
         ranking = encoder.products(cast(Tensor, vectors.grad))[:, vocabulary].argsort(1)[:, : settings.ranked]
-        tried = []
+        candidates: dict[Ids, None] = {}  # each once, in order
         for _ in range(settings.candidates):
             place = int(torch.randint(settings.tokens, (), generator=generator))
             choice = int(torch.randint(ranking.shape[1], (), generator=generator))
-            candidate = prefix.clone()
-            candidate[place] = vocabulary[ranking[place, choice]]
-            tried.append(candidate)
+            token = int(vocabulary[ranking[place, choice]])
+            candidates[(*prefix[:place], token, *prefix[place + 1 :])] = None
+        candidates.pop(prefix, None)
         best = loss
-        for candidate in tried:
+        for candidate in candidates:
             with torch.no_grad():
-                texts = encode_distinct(
-                    prompt_ids, partial(put_before, candidate.tolist(), eot_id=encoder.eot_id), encoder
-                )
+                texts = encode_distinct(prompt_ids, partial(put_before, candidate, eot_id=encoder.eot_id), encoder)
                 value = points.errors(predict(points.x, points.sigma, texts)).mean().item()
             if value < best:
                 best, prefix = value, candidate
         losses.append(best)
     progress("Token prefix", settings.steps, settings.steps)
-    found = tuple(prefix.tolist())
-    return Prefix(found, tuple(written[i] for i in found), tuple(losses), queries + predict.evaluations)
+    return Prefix(prefix, tuple(written[i] for i in prefix), tuple(losses), queries + predict.evaluations)
