@@ -285,6 +285,24 @@ def test_relearning_learns_in_half_precision_too(probes, toy):
     assert losses[-1] < 0.2 * losses[0]
 
 
+@pytest.mark.parametrize("attack", ["relearning", "token prefix"])
+def test_a_model_that_gives_nan_is_refused_at_once(probes, toy, attack):
+    class Broken(TaughtDenoiser):
+        calls = 0
+
+        def __call__(self, x, sigma, texts, overrides):
+            self.calls += 1
+            return super().__call__(x, sigma, texts, overrides) + torch.nan * texts.sequence.mean()
+
+    denoise, shown, text = Broken(), pictures(toy, 7), toy.encode([toy.tokenize("w7")])
+    with pytest.raises(ValueError, match="NaN or Inf"):
+        if attack == "relearning":
+            probes.relearning.relearn(denoise, shown, text)
+        else:
+            probes.token_prefix.search_prefix(denoise, toy, shown, ["w3"])
+    assert denoise.calls == 1
+
+
 def test_the_concept_is_back_when_half_of_it_is_explained(probes):
     t = torch.tensor
     found = dict(empty=t([1.0, 1.0, 1.0]), prompt=t([1.0, 1.0, 1.0]), attack=t([0.79, 0.81, 0.5]))

@@ -6,6 +6,7 @@ concept out of the weights should withstand more steps than one that only moved 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -73,7 +74,7 @@ def relearn(
                 value += loss.item()
             if trained.unscale(scale):
                 break
-            if scale == 1:
+            if scale == 1 or not math.isfinite(value):
                 raise ProbeError("The gradient of the LoRA is NaN or Inf; load the model in bf16 or fp32.")
             scale /= 2
         optimizer.step()

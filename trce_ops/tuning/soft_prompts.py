@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import Protocol, TypeVar
 
@@ -93,7 +94,7 @@ def text_gradient(losses: Callable[[slice, Texts], Tensor], texts: Texts, rows: 
     """Mean of losses(part, texts[part]) (k,) over all texts, and its gradient with respect to them.
 
     `rows` of them have a graph at a time. When gradients overflow in half precision, they are computed again at half
-    the scale; raises SoftPromptError when that does not help.
+    the scale; raises SoftPromptError when that does not help, or the loss itself is NaN or Inf.
     """
     scale = GRADIENT_SCALE
     while True:
@@ -108,7 +109,7 @@ def text_gradient(losses: Callable[[slice, Texts], Tensor], texts: Texts, rows: 
         gradient = Texts.cat(gradients)
         if all(torch.isfinite(z).all() for z in vars(gradient).values() if z is not None):
             return value, gradient
-        if scale == 1:
+        if scale == 1 or not math.isfinite(value):
             raise SoftPromptError("The gradient of the text is NaN or Inf; load the model in bf16 or fp32.")
         scale /= 2
 
