@@ -406,6 +406,11 @@ def test_esd_brings_the_loss_down_and_changes_keys_and_values_alone(encoder):
     assert last < 0.8 * first
 
 
+def test_esd_without_steps_claims_no_erasure(encoder):
+    delta, report = erased("esd", encoder, replace(QUICK_ONES["esd"], steps=0))
+    assert not delta.tuned and report.details == "0 steps of tuning: nothing was trained."
+
+
 @pytest.mark.parametrize("method, prefix", [("esd", ""), ("trce", "tuning_")])
 def test_a_delta_says_how_a_distilled_model_was_sampled(encoder, method, prefix):
     model = replace(lend(ToyDenoiser())[0], sampled={"guidance": 1.0})

@@ -51,7 +51,7 @@ class EraseSettings:
 
 
 def without_metric(settings: EraseSettings) -> EraseSettings:
-    """The settings for text whose metric cannot be computed; a `preserve` that was chosen stays."""
+    """The settings for text whose metric cannot be computed; a `preserve` that is no default stays."""
     preserve = PRESERVE_WITHOUT_METRIC.get(settings.preserve, settings.preserve)
     return replace(settings, metric=False, preserve=preserve)
 

@@ -60,7 +60,7 @@ def solve_factors(
     ridge: float,
     metric: Tensor | None = None,  # (d, d) G, how strongly the model responds to each direction; None: the identity
 ) -> tuple[Tensor, ...]:
-    """Solve for D = T - I in float64. Returns factors (d, n) and (n, d) of D if n <= d, otherwise D alone.
+    """Solve for D = T - I in float64. Returns factors (d, n) and (n, d) of D, or D alone if n > min(d, ROWS).
 
     preserve_scale (eta): raising it keeps the kept embeddings where they are, at the cost of a weaker erasure.
     ridge (mu): raising it keeps T near the identity, most in directions that the model responds to least, and

@@ -113,7 +113,8 @@ def erase_with(
     and module, (out, d or more) float32, for methods that need them. model: takes a resolution and returns the model,
     for methods that train.
     The same inputs give the same delta, bit for bit, on one machine. Raises MethodError, what the method raises
-    (TokenError, NotPositiveDefinite, TuningError, all ValueError), and whatever `progress` raises to cancel.
+    (TokenError, NotPositiveDefinite, TuningError, all ValueError, and OutOfMemory), and whatever `progress` raises to
+    cancel.
     """
     if method not in METHODS:
         raise MethodError(f"'method' is '{method}'; choose one of {', '.join(METHODS)}.")

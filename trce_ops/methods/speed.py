@@ -8,8 +8,8 @@ the null space of the kept embeddings, and K_2 those of the empty prompt, which 
     X = W (C_* - C_1) R,   R = Q - Q K_2 (K_2^T Q K_2 + mu I)^+ K_2^T Q,   Q = P (P C_1 P + rho I)^-1 P
 
 P depends on the projection, because what is kept is first filtered by how much the projection's unconstrained change
-would move it, and then augmented along the input direction to which the projection responds least. So there is a
-separate change for each projection, with a rank of at most the number of concepts.
+would move it, and then augmented along the right singular vector of the projection's smallest singular value. So there
+is a separate change for each projection, with a rank of at most the number of concepts.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def influential(rows: Tensor, E: Tensor, settings: SpeedSettings) -> Tensor:  # 
 
 
 def augmented(rows: Tensor, W: Tensor, settings: SpeedSettings, generator: Generator) -> Tensor:  # (m, d) -> (m k, d)
-    """Directed augmentation: noise along the input direction to which W responds least."""
+    """Directed augmentation: noise along the right singular vector of W's smallest singular value."""
     v = torch.linalg.svd(W, full_matrices=False)[2][-1]
     noise = torch.randn(settings.augment * len(rows), W.shape[1], generator=generator, dtype=W.dtype)
     return rows.repeat(settings.augment, 1) + torch.outer(noise @ v, v)

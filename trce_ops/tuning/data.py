@@ -35,7 +35,8 @@ class Plans:
 
     @property
     def evaluations(self) -> int:
-        """Of the model, for the data: guided trajectories take two a step, the safe predictions one a point."""
+        """Of the model, for the data, with a guidance other than 1: guided trajectories take two a step, the safe
+        predictions one a point."""
         guided = 2 * int(self.erase.lengths.sum()) + self.erase.steps.numel()
         kept = 0 if self.keep is None else 2 * int(self.keep.lengths.sum())
         return guided + int(self.empty.lengths.sum()) + kept

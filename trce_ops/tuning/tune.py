@@ -72,7 +72,7 @@ class TuneReport:
         """The report as lines for people."""
         t = self.tuning
         if not t.losses:
-            return "0 steps of tuning: the erasure is the closed form alone."
+            return "0 steps of tuning: nothing was trained."
         few = max(1, len(t.positions) // 10)
         first, last = (sum(part) / len(part) for part in (t.positions[:few], t.positions[-few:]))
         words = f", {t.word_evaluations} of them to learn adversarial {self.settings.adversary}"
