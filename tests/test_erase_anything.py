@@ -302,8 +302,8 @@ def test_only_queries_and_keys_of_the_text_change_and_the_model_stays(build, era
 @pytest.mark.parametrize("weight, kind", [("attention", 0), ("contrast", 1)])
 def test_each_loss_on_the_attention_goes_down(erased, pack, monkeypatch, name, weight, kind):
     seen = []
-    tune = pack.ops.methods.erase_anything.tune
-    monkeypatch.setattr(pack.ops.methods.erase_anything, "tune", lambda *a, **b: seen.append(tune(*a, **b)) or seen[0])
+    tune = pack.ops.methods.job.tune
+    monkeypatch.setattr(pack.ops.methods.job, "tune", lambda *a, **b: seen.append(tune(*a, **b)) or seen[0])
     weights = {"attention": 0.0, "contrast": 0.0, "preserve": 0.0, weight: 100.0}
     erased(name, steps=60, **weights)
     losses = seen[0].losses[kind::2]

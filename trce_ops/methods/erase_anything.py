@@ -22,7 +22,7 @@ In flow models e is the velocity v. Different from the paper:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from torch import Generator, Tensor, cosine_similarity
@@ -34,12 +34,11 @@ from ..tuning.data import Contexts, Data
 from ..tuning.factors import ADDED
 from ..tuning.losses import drift
 from ..tuning.objective import Objective, Term
-from ..tuning.prompts import Request, draw_in_turn
+from ..tuning.prompts import draw_in_turn
 from ..tuning.settings import TuneSettings
 from ..tuning.trajectories import shuffled
-from ..tuning.tune import TuneReport, tune
 from .esd import negative_guidance
-from .job import Edit, Job, MethodError, no_map
+from .job import Edit, Job, MethodError, edit_trained
 
 TEMPERATURE = 0.07
 IRRELEVANT = 3  # words (K)
@@ -153,17 +152,5 @@ def erase(job: Job, settings: EraseAnythingSettings) -> Edit:
             f"{', '.join(model.sets)}; it is for SD3, Flux, Flux.2, Chroma, Qwen-Image and HunyuanVideo. Choose "
             "another method, such as esd."
         )
-    settings = replace(settings, **model.sampled)
-    maps = {"context": no_map(job.encoders["context"].width)}
-    tuning = tune(
-        Request(job.pairs, job.keep, company=False, others=other_words(job.pairs, job.keep, settings.seed)),
-        job.encoders,
-        model,
-        maps,
-        settings.tuning(),
-        objective=objective(settings),
-        progress=job.progress,
-    )
-    figures = {"position": tuning.positions[-1], "changed": tuning.changes[-1]} if tuning.tuned else {}
-    details = TuneReport(tuning, False, settings.tuning()).text()
-    return Edit(maps, tuning.tuned, figures, tuning.evaluations, details, settings)
+    others = other_words(job.pairs, job.keep, settings.seed)
+    return edit_trained(job, model, settings, objective(settings), others)

@@ -12,7 +12,7 @@ queries too. The authors sample anew for every step; here all points are sampled
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 
 from torch import Generator, Tensor
@@ -21,11 +21,9 @@ from ..delta.low_rank import ContextMap
 from ..tuning.data import Contexts, Data
 from ..tuning.losses import drift
 from ..tuning.objective import Objective, Term
-from ..tuning.prompts import Request
 from ..tuning.settings import TuneSettings
 from ..tuning.trajectories import shuffled
-from ..tuning.tune import TuneReport, tune
-from .job import Edit, Job, no_map
+from .job import Edit, Job, edit_trained
 
 
 @dataclass(frozen=True)
@@ -76,18 +74,4 @@ def objective(eta: float) -> Objective:
 
 def erase(job: Job, settings: EsdSettings) -> Edit:
     """Raises TuningError and OutOfMemory."""
-    model = job.tunable(settings.resolution)
-    settings = replace(settings, **model.sampled)
-    maps = {"context": no_map(job.encoders["context"].width)}
-    tuning = tune(
-        Request(job.pairs, job.keep, company=False),
-        job.encoders,
-        model,
-        maps,
-        settings.tuning(),
-        objective=objective(settings.negative_guidance),
-        progress=job.progress,
-    )
-    figures = {"position": tuning.positions[-1], "changed": tuning.changes[-1]} if tuning.tuned else {}
-    details = TuneReport(tuning, False, settings.tuning()).text()
-    return Edit(maps, tuning.tuned, figures, tuning.evaluations, details, settings)
+    return edit_trained(job, job.tunable(settings.resolution), settings, objective(settings.negative_guidance))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -21,7 +22,9 @@ from ..text.concepts import ConceptPair
 from ..text.embeddings import EmbeddingPairs, TextEncoder, embed_positions
 from ..text.prompts import PLAIN, expand, sentences
 from ..text.tokens import Roles
-from ..tuning.tune import TunableModel
+from ..tuning.objective import Objective
+from ..tuning.prompts import Request
+from ..tuning.tune import TunableModel, TuneReport, tune
 
 Positions = Callable[[Roles, Roles], Iterable[tuple[str, int, int, float]]]  # see text.embeddings.pair_positions
 TextWeights = Mapping[str, Mapping[str, Tensor]]  # kind of text -> module -> W (out, d or more) float32
@@ -100,6 +103,23 @@ def edit_maps(job: Job, solve: Callable[[str, TextEncoder], tuple[Tensor, Mappin
         maps[kind] = factorize(T - torch.eye(len(T), dtype=T.dtype))
         figures |= {name if kind == "context" else f"{kind} {name}": value for name, value in found.items()}
     return Edit(maps, figures=figures)
+
+
+def edit_trained(
+    job: Job,
+    model: TunableModel,
+    settings: Any,  # of the method, with tuning()
+    objective: Objective,
+    others: Mapping[str, Sequence[str]] = MappingProxyType({}),  # see Request
+) -> Edit:
+    """The edit of a method that trains the model on an objective of its own, and has no map."""
+    settings = replace(settings, **model.sampled)
+    maps = {"context": no_map(job.encoders["context"].width)}
+    # Negative guidance has no target in the same company, and would erase what is kept with the concept
+    request, tuning = Request(job.pairs, job.keep, company=False, others=others), settings.tuning()
+    found = tune(request, job.encoders, model, maps, tuning, objective=objective, progress=job.progress)
+    figures = {"position": found.positions[-1], "changed": found.changes[-1]} if found.tuned else {}
+    return Edit(maps, found.tuned, figures, found.evaluations, TuneReport(found, False, tuning).text(), settings)
 
 
 def no_map(width: int) -> ContextMap:

@@ -171,13 +171,13 @@ def tune(
         for module, change in tuning.tuned.items()
     }
     seconds = {"prompts": encoded - start, "trajectories": sampled - encoded, "tuning": perf_counter() - sampled}
-    words = learner.evaluations
+    word_evaluations = learner.evaluations  # the adversary's alone: train.backward goes past this counter
     return replace(
         tuning,
         tuned=tuned,
         data_evaluations=predict.evaluations,
-        train_evaluations=tuning.train_evaluations + words,
-        word_evaluations=words,
+        train_evaluations=tuning.train_evaluations + word_evaluations,
+        word_evaluations=word_evaluations,
         seconds=seconds,
     )
 
