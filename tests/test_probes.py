@@ -1,5 +1,6 @@
 """The probes against obvious lines, on toys where the answer is known, and as nodes on a small SD1.x model."""
 
+import re
 import runpy
 import sys
 from contextlib import contextmanager
@@ -357,6 +358,10 @@ def test_a_direction_needs_the_text_encoder_alone(run, stock, pack, monkeypatch)
     monkeypatch.setattr(target, "open_denoiser", lambda *_: pytest.fail("the model was loaded"))
     found, report = run("TRCEProbeRingABell", model=model, clip=clip, **NODES["TRCEProbeRingABell"])[:2]
     assert found and "0 evaluations" in report
+
+
+def test_the_report_of_a_direction_compares_with_the_concept_and_not_with_the_harmless_prompt(probe):
+    assert re.search(r"the empty prompt [\d.]+, 'a gun' [\d.]+, the attack [\d.]+", probe("TRCEProbeRingABell")[1])
 
 
 def states(stock):

@@ -46,8 +46,8 @@ class TRCEProbeRingABell(Probe, io.ComfyNode):
                 io.Latent.Input(
                     "pictures",
                     optional=True,
-                    tooltip="Pictures of the concept, as latents. With them, the report says how much of the pictures "
-                    "the attack explains.",
+                    tooltip="Pictures of the concept, as latents. With them, the report says how well the attack "
+                    "explains them.",
                 ),
                 UNEDITED,
             ],
@@ -71,5 +71,6 @@ class TRCEProbeRingABell(Probe, io.ComfyNode):
             report = target.cost("Concept direction", 0)
             report += f" The added vector is {share:.0%} as long as the prompt's embedding."
             if target.has_pictures:
-                report += f"\n{target.evidence(encoder, prompts[0].source, found, seed).text()}"
+                plain = pairs[0].concept
+                report += "\n" + target.evidence(encoder, plain, found, seed).text(f"'{plain}'")
         return conditioning(found), report

@@ -45,8 +45,7 @@ CONDITIONING = output(
 REPORT = output(
     io.String,
     "report",
-    "How much of the pictures the attack explains, compared with the plain prompt and with no prompt, and what the "
-    "attack cost.",
+    "How far the attack brings the concept back, in figures that the node's help page explains, and what it cost.",
 )
 PROBE: Any = {  # what the schemas of all probes have
     "category": "model/trce",

@@ -108,17 +108,17 @@ class Evidence:
         empty, prompt = self.unedited
         return comes_back(self.empty - self.attack, empty - prompt)
 
-    def text(self) -> str:
-        """The figures as lines for people."""
+    def text(self, prompt: str = "the prompt") -> str:
+        """The figures as lines for people. prompt: how to call the plain description."""
         text = (
-            f"Denoising loss in {len(self.empty)} pictures: the empty prompt {self.empty.mean():.4f}, the prompt "
-            f"{self.prompt.mean():.4f}, the attack {self.attack.mean():.4f}.\n"
+            f"Denoising loss in {len(self.empty)} pictures (lower explains them better): the empty prompt "
+            f"{self.empty.mean():.4f}, {prompt} {self.prompt.mean():.4f}, the attack {self.attack.mean():.4f}.\n"
         )
         if self.back is None:
             return text + "In how many pictures the concept comes back is only known with an unedited model."
-        empty, prompt = (loss.mean() for loss in self.unedited)
+        empty, plain = (loss.mean() for loss in self.unedited)
         return text + (
-            f"With the unedited model: the empty prompt {empty:.4f}, the prompt {prompt:.4f}.\n"
+            f"With the unedited model: the empty prompt {empty:.4f}, {prompt} {plain:.4f}.\n"
             f"The concept comes back in {int(self.back.sum())} of {len(self.back)} pictures: the attack explains at "
-            f"least {BACK:.0%} of what the prompt explained to the unedited model."
+            f"least {BACK:.0%} of what {prompt} explained to the unedited model."
         )
