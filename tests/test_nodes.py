@@ -275,6 +275,16 @@ def test_the_steps_and_the_report_are_shown_on_the_node(pack, make_model, make_c
     assert output.ui == {"text": [output.args[2]]}  # what the history keeps, also for those without a browser
 
 
+def test_the_time_left_is_that_of_a_step_that_begins_again(pack, monkeypatch, listen):
+    told = []
+    listen(lambda node_id, text: told.append(text))
+    progress = pack.host.progress.node_progress(None)
+    for second, word, done in ((0, 1, 0), (10, 1, 1), (1000, 2, 0), (1010, 2, 1)):
+        monkeypatch.setattr(pack.host.progress, "perf_counter", lambda second=second: second)
+        progress(f"Learning, word {word}", done, 3)
+    assert told[1::2] == [f"Learning, word {word}: 1 of 3, 20 s left" for word in (1, 2)]
+
+
 def test_the_metric_is_that_of_the_weights_with_their_loras(pack, run, make_model, make_clip, sample, trce_settings):
     """Also while ComfyUI has the patched weights in place; and a map that was solved in it says so in its file."""
     module, gram = pack.module.nodes.host.text_weights, pack.ops.closed_form.metric.gram

@@ -135,7 +135,11 @@ def test_of_several_starts_the_word_that_explains_the_pictures_best_comes_first(
     settings = probes.inversion.InversionSettings(steps=4, learning_rate=0.1, batch=2, starts=4, initial_word="w0")
     shown, denoise = pictures(toy, 7), ToyDenoiser(words=1)
     starts = probes.inversion.random_starts(toy, settings)
-    words = probes.inversion.learn_words(denoise, toy, shown, ["*"], starts)
+    told = []
+    words = probes.inversion.learn_words(
+        denoise, toy, shown, ["*"], starts, progress=lambda step, *_: told.append(step)
+    )
+    assert list(dict.fromkeys(told)) == [f"Concept inversion, word {i} of 4" for i in (1, 2, 3, 4)]
     losses = [probes.evidence.denoising_loss(denoise, shown, word.write("*", toy), 8, 0).mean() for word in words]
     assert len(words) == 4 and losses == sorted(losses) and losses[0] < losses[-1]
     alone = probes.inversion.learn_word(denoise, toy, shown, ["*"], settings)  # the first start is the initial word's

@@ -13,14 +13,15 @@ from server import PromptServer
 def node_progress(node_id: str | None) -> Callable[[str, int, int], None]:
     """A callback for trce_ops: moves the bar, writes the step and the time left on the node, raises on cancel."""
     bar = comfy.utils.ProgressBar(1)
-    clock = {}  # start time of each phase
+    clock = {}  # start time of each phase; one that begins again starts anew
 
     def progress(step: str, done: int, total: int) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
         bar.update_absolute(done, total)
-        phase = step.partition(",")[0], total
-        began = clock.setdefault(phase, perf_counter())
-        left = (perf_counter() - began) * (total - done) / done if done else 0
+        phase, now = step.partition(",")[0], perf_counter()
+        if not done:
+            clock[phase] = now
+        left = (now - clock.setdefault(phase, now)) * (total - done) / done if done else 0
         show_text(node_id, f"{step}: {done} of {total}{_in_words(left)}")
 
     return progress

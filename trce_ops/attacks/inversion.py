@@ -66,10 +66,12 @@ def learn_word(
     *,
     rows: int = 8,
     progress: StepProgress = lambda *_: None,
+    name: str = "Concept inversion",
 ) -> LearnedWord:
     """Train one word on pictures of the concept; `rows` of them go through the model at a time.
 
-    Starts from the vector of the initial word. Raises ProbeError for inputs that cannot be used.
+    Starts from the vector of the initial word. name: of the step, for `progress`. Raises ProbeError for inputs that
+    cannot be used.
     """
     if settings.vectors < 1:
         raise ProbeError(f"'vectors' is {settings.vectors}; it must be 1 or more.")
@@ -85,7 +87,7 @@ def learn_word(
     write = partial(put_in_place, vectors, encoder=encoder)
     sigmas, losses = noise_levels(denoise), []
     for step in range(settings.steps):
-        progress("Concept inversion", step, settings.steps)
+        progress(name, step, settings.steps)
         points = draw_points(sigmas, pictures, settings.batch, generator)
         chosen: list[int] = torch.randint(len(templates), (settings.batch,), generator=generator).tolist()
         optimizer.zero_grad()
@@ -94,7 +96,7 @@ def learn_word(
         pull_back(texts, gradient)
         optimizer.step()
         losses.append(loss)
-    progress("Concept inversion", settings.steps, settings.steps)
+    progress(name, settings.steps, settings.steps)
     return LearnedWord(vectors.detach(), tuple(losses), settings.steps * settings.batch)
 
 
@@ -121,11 +123,12 @@ def learn_words(
     """A word from each start. First comes the one that explains the pictures best, by their denoising loss with the
     first template, on the same noise for all. Raises what learn_word does.
     """
+    learn = partial(learn_word, denoise, encoder, pictures, templates, rows=rows, progress=progress)
+    if len(starts) == 1:
+        return [learn(starts[0])]
     found = []
-    for start in starts:
-        learned = learn_word(denoise, encoder, pictures, templates, start, rows=rows, progress=progress)
-        if len(starts) == 1:
-            return [learned]
+    for number, start in enumerate(starts, 1):
+        learned = learn(start, name=f"Concept inversion, word {number} of {len(starts)}")
         loss = denoising_loss(denoise, pictures, learned.write(templates[0], encoder), rows, starts[0].seed)
         found.append((loss.mean().item(), replace(learned, queries=learned.queries + len(pictures) * LEVELS)))
     return [learned for _, learned in sorted(found, key=itemgetter(0))]
