@@ -80,7 +80,7 @@ class TRCEErase(io.ComfyNode):
     @within_bounds
     def execute(cls, model, clip, concepts, keep="", mode=CLOSED_FORM, strength=1.0, settings=None) -> io.NodeOutput:
         settings = settings_from(settings, Settings, "TRCE Settings")
-        job = job_of(lend(model, clip), parse_concepts(concepts), keep, settings, cls.hidden.unique_id)
+        job = job_of(lend(model, clip), parse_concepts(concepts), parse_keep(keep), settings, cls.hidden.unique_id)
         delta, report, tuned = erase_and_tune(job, chosen(model, mode, settings))
         lines = [report.text(), *limits(model, delta, clip, concepts)]
         if not job.keep:
@@ -100,13 +100,11 @@ def chosen(model, mode: str, settings: Settings) -> TrceSettings:
     return found
 
 
-def job_of(lent: dict, pairs: Sequence[ConceptPair], keep: str, settings: Settings, node_id: str) -> Job:
-    """What to erase, from what `lend` gives. keep: the text of the widget."""
+def job_of(lent: dict, pairs: Sequence[ConceptPair], keep: Sequence[str], settings: Settings, node_id: str) -> Job:
+    """What to erase, from what `lend` gives."""
     encoders = {"context": lent.pop("encoder"), **lent.pop("streams")}
     progress = node_progress(node_id)
-    return Job(
-        pairs, parse_keep(keep), encoders, cache_dir=cache_folder(), retrain=settings.retrain, progress=progress, **lent
-    )
+    return Job(pairs, keep, encoders, cache_dir=cache_folder(), retrain=settings.retrain, progress=progress, **lent)
 
 
 def shown(

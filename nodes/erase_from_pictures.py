@@ -4,27 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from comfy_api.latest import io
 
-from ..trce_ops.attacks.inversion import TEMPLATES, InversionSettings, LearnedWord, learn_words
+from ..trce_ops.attacks.inversion import TEMPLATES, InversionSettings, LearnedWord, check_templates, learn_words
 from ..trce_ops.attacks.nearest_words import Agreement, Nearest, nearest_words
 from ..trce_ops.lists.words import WORDS
 from ..trce_ops.methods.trce import erase_and_tune
-from ..trce_ops.text.concepts import ConceptPair, parse_concepts
+from ..trce_ops.text.concepts import ConceptPair, parse_concepts, parse_keep, parse_safe
+from ..trce_ops.text.embeddings import TextEncoder, locate_pairs
 from ..trce_ops.text.learned_words import NAME, LearnedWords, name_of
+from ..trce_ops.text.prompts import expand, sentences
 from ..trce_ops.tuning.text_batch import Texts
 from ..trce_ops.tuning.trajectories import OutOfMemory
 from .erase import CLOSED_FORM, LOSSES, MODE, SETTINGS, chosen, job_of, shown
 from .host.apply import apply_delta
 from .host.denoiser import check_differentiable, open_denoiser
+from .host.encoders import text_encoders
 from .host.errors import HostError
 from .host.lend import lend
 from .host.limits import limits
 from .host.pictures import as_latents
 from .host.progress import node_progress
-from .host.readers import POOLED
+from .host.readers import CONTEXT, POOLED, find_text_readers
 from .host.soft_prompts import open_encoder
 from .inputs import CLIP, ERASED, KEEP, MODEL, STRENGTH, concepts_input, seed_input, setting_inputs, settings_from
 from .settings import Settings
@@ -117,24 +121,40 @@ class TRCEEraseFromPictures(io.ComfyNode):
         **learning,
     ) -> io.NodeOutput:
         settings = settings_from(settings, Settings, "TRCE Settings")
-        written = parse_concepts(concepts, optional=True)
+        readers = check_differentiable(model, "erasing from pictures", "use TRCE Erase")
+        asked, start, prompts = chosen(model, mode, settings), replace(LEARNING, **learning), read_lines(templates)
+        written, kept, safe = parse_concepts(concepts, optional=True), parse_keep(keep), parse_safe(safe)
+        encoder: Any = text_encoders(clip, readers)[CONTEXT]
+        check_templates(prompts, start.vectors, encoder)
+        check_texts(encoder, asked.closed_form.templates, written, kept, safe)
         progress = node_progress(cls.hidden.unique_id)
         try:
-            learned = learn(model, clip, pictures, vae, read_lines(templates), replace(LEARNING, **learning), progress)
+            learned = learn(model, clip, pictures, vae, prompts, start, progress)
         except (torch.OutOfMemoryError, OutOfMemory):
             learned = None  # refused below, where the traceback no longer holds the tensors
         if learned is None:
             raise HostError("The device has not enough memory to learn the words; connect smaller 'pictures'.")
         vectors = {name_of(word.vectors): word.vectors for word in learned.words}
-        pairs = (*(ConceptPair(name, " ".join(safe.split())) for name in vectors), *written)
-        job = job_of(lend(model, clip, learned=LearnedWords(vectors)), pairs, keep, settings, cls.hidden.unique_id)
-        delta, report, tuned = erase_and_tune(job, chosen(model, mode, settings))
+        pairs = (*(ConceptPair(name, safe) for name in vectors), *written)
+        job = job_of(lend(model, clip, learned=LearnedWords(vectors)), pairs, kept, settings, cls.hidden.unique_id)
+        delta, report, tuned = erase_and_tune(job, asked)
         named = {name: f"word {i} of the pictures" for i, name in enumerate(vectors, 1)}
         known = tuple(replace(pair, concept=named.get(pair.concept, pair.concept)) for pair in delta.info.concepts)
         delta = replace(delta, info=replace(delta.info, concepts=known))
         text = NAME.sub(lambda found: named[found[0]], report.text())
         lines = [*learned.lines, text, *limits(model, delta, clip, concepts)]
         return shown(cls, apply_delta(model, delta, strength), delta, lines, tuned)
+
+
+def check_texts(
+    encoder: TextEncoder, templates: bool, concepts: Sequence[ConceptPair], keep: Sequence[str], safe: str
+) -> None:
+    """Raises TokenError, naming the widget, for text that does not fit into the sentences in which it is erased."""
+    around = sentences([pair.concept for pair in concepts], templates)
+    kept = [ConceptPair(line, line) for line in keep]
+    for widget, pairs in {"concepts": concepts, "keep": kept, "safe": [ConceptPair(safe, safe)]}.items():
+        for _ in locate_pairs(expand(pairs, around), encoder, widget):
+            pass
 
 
 @dataclass(frozen=True)
@@ -146,10 +166,10 @@ class Learned:
 
 def learn(model, clip, pictures, vae, templates: Sequence[str], settings: InversionSettings, progress) -> Learned:
     """The words for the pictures."""
-    pools = POOLED in check_differentiable(model, "erasing from pictures", "use TRCE Erase").streams
     latents, size = as_latents(model, pictures, vae)
     if len(latents) > MOST:
         raise HostError(f"'pictures' are {len(latents)}; at most {MOST} are accepted.")
+    pools = POOLED in find_text_readers(model).streams
     with open_encoder(clip, pools) as encoder, open_denoiser(model, *size) as denoise:
         given = [word.strip() for word in settings.initial_word.split(",") if word.strip()]
         seen = {"seed": settings.seed, "rows": ROWS}

@@ -126,10 +126,18 @@ def test_images_are_encoded_and_need_a_vae(erase):
         (dict(pictures={"samples": torch.zeros(65, 4, 8, 8)}), "at most 64"),
         (dict(pictures={"samples": torch.full((1, 4, 8, 8), torch.nan)}), "NaN or Inf"),
         (dict(templates=""), "'templates' is empty"),
+        (dict(templates="a photo of *\na photo"), "'templates': 'a photo' must have the word"),
         (dict(concepts="a ->> b -> c"), "Line 1 of 'concepts'"),
+        (dict(concepts="a " * 80), "in 'concepts' cannot be used"),
+        (dict(keep="a dog -> a cat"), "Line 1 of 'keep'"),
+        (dict(keep="a " * 80), "in 'keep' cannot be used"),
+        (dict(safe="a pencil | a pen"), "'safe' has more than one safe target"),
+        (dict(safe="a pencil -> a pen"), "'safe' has an arrow"),
+        (dict(safe="a " * 80), "in 'safe' cannot be used"),
     ],
 )
-def test_bad_input_is_one_sentence(erase, inputs, says):
+def test_bad_input_is_one_sentence_before_any_work(pack, erase, monkeypatch, inputs, says):
+    monkeypatch.setattr(pack.module.nodes.erase_from_pictures, "open_denoiser", lambda *_: pytest.fail("it learns"))
     with pytest.raises(ValueError, match=says):
         erase(**inputs)
 

@@ -57,6 +57,14 @@ class LearnedWord:
             return encoder.encode([put_in_place(self.vectors, template, encoder)])
 
 
+def check_templates(templates: Sequence[str], vectors: int, encoder: SoftEncoder) -> None:
+    """Raises ProbeError or SoftPromptError for prompts in which a word of so many vectors has no place."""
+    if not templates:
+        raise ProbeError("'templates' is empty; write prompts with '*' for what is learned, such as 'a photo of *'.")
+    for template in templates:
+        put_in_place(torch.empty(vectors, 0), template, encoder)
+
+
 def learn_word(
     denoise: Denoiser,
     encoder: SoftEncoder,
@@ -79,8 +87,7 @@ def learn_word(
     initial = content(encoder.tokenize(settings.initial_word), encoder.eot_id)
     if not initial:
         raise ProbeError("'initial_word' is empty; write a plain word such as 'thing'.")
-    if not templates:
-        raise ProbeError("'templates' is empty; write prompts with '*' for what is learned, such as 'a photo of *'.")
+    check_templates(templates, settings.vectors, encoder)
     start = encoder.look_up(initial).mean(0, keepdim=True).detach()
     vectors = start.repeat(settings.vectors, 1).requires_grad_()
     optimizer = torch.optim.Adam([vectors], lr=settings.learning_rate)

@@ -139,6 +139,17 @@ def parse_keep(text: str) -> tuple[str, ...]:
     return captions
 
 
+def parse_safe(text: str) -> str:
+    """Read a widget that holds one safe target; "" stands for the empty prompt. Raises ConceptError."""
+    text = " ".join(text.split())
+    if re.search(SPLIT, text):
+        raise ConceptError("'safe' has an arrow in it; write what to draw instead, alone.")
+    try:
+        return read_safe(content(text))
+    except LineError as error:
+        raise ConceptError(f"'safe' {error}") from None
+
+
 def format_concepts(pairs: Iterable[ConceptPair]) -> str:
     """The pairs as parse_concepts reads them, one per line."""
     return "\n".join(

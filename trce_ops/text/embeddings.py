@@ -168,6 +168,23 @@ def embed_pairs(
     return embed_positions(prompts, encoder, partial(pair_positions, weights=weights), progress)
 
 
+def locate_pairs(
+    prompts: Sequence[PromptPair], encoder: TextEncoder, field: str
+) -> Iterator[tuple[PromptPair, tuple[Ids, Ids], tuple[Roles, Roles]]]:
+    """The prompts with ids and roles of source and target.
+
+    Raises TokenError, naming the widget `field` and the line, for a prompt longer than one chunk.
+    """
+    tokenize, locate = cache(encoder.tokenize), cache(encoder.locate)  # many concepts share targets
+    for prompt in prompts:
+        try:
+            ids = tokenize(prompt.source), tokenize(prompt.target)
+            roles = locate(ids[0], prompt.keyword), locate(ids[1], prompt.safe_keyword)
+        except TokenError as error:
+            raise TokenError(f"The line of '{prompt.concept}' in '{field}' cannot be used. {error}") from None
+        yield prompt, ids, roles
+
+
 def embed_positions(
     prompts: Sequence[PromptPair],
     encoder: TextEncoder,
@@ -178,25 +195,19 @@ def embed_positions(
     """Encode the prompts and pair the tokens that `positions` returns for source and target, as pair_positions does.
 
     Prompts with the same ids are encoded and counted once, for the first concept. With an encoder of several layers,
-    every pair counts once per layer. Raises TokenError, naming the widget and the line, for a prompt longer than one
-    chunk.
+    every pair counts once per layer. Raises what locate_pairs does.
     """
-    tokenize, locate = cache(encoder.tokenize), cache(encoder.locate)  # many concepts share targets
     slots: dict[Ids, list[tuple[int, int]]] = {}  # ids -> (row of the table, position)
     columns: list[tuple[str, str, float]] = []
     concept_of: dict[tuple[Ids, Ids], str] = {}
     alike: dict[str, str] = {}
-    for prompt in prompts:
-        try:
-            source, target = tokenize(prompt.source), tokenize(prompt.target)
-            if (source, target) in concept_of:
-                alike.setdefault(prompt.concept, concept_of[source, target])
-                continue
-            concept_of[source, target] = prompt.concept
-            source_roles, target_roles = locate(source, prompt.keyword), locate(target, prompt.safe_keyword)
-        except TokenError as error:
-            raise TokenError(f"The line of '{prompt.concept}' in '{field}' cannot be used. {error}") from None
-        for role, p, q, weight in positions(source_roles, target_roles):
+    for prompt, ids, roles in locate_pairs(prompts, encoder, field):
+        if ids in concept_of:
+            alike.setdefault(prompt.concept, concept_of[ids])
+            continue
+        concept_of[ids] = prompt.concept
+        source, target = ids
+        for role, p, q, weight in positions(*roles):
             slots.setdefault(source, []).append((2 * len(columns), p))
             slots.setdefault(target, []).append((2 * len(columns) + 1, q))
             columns.append((role, prompt.concept, weight))
