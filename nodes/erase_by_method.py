@@ -72,7 +72,7 @@ class TRCEEraseByMethod(io.ComfyNode):
             settings=settings.of(method, drawn_resolution(model)),
             cache_dir=cache_folder(),
             progress=node_progress(node_id),
-            **lend(model, clip),
+            **lend(model, clip, remedy="choose another 'method', such as uce"),
         )
         erased = apply_delta(model, delta, strength)
         text = "\n".join([report.text(), *limits(model, delta, clip, concepts)])

@@ -1,5 +1,6 @@
 """Erase by Another Method, run in process as ComfyUI runs it, on a small SD1.x model."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -150,6 +151,18 @@ def test_the_report_shows_every_concept_as_it_was_read_and_what_contradicts_it(r
     report = run("TRCEEraseByMethod", concepts="a gun -> an umbrella\ngun -> a kite", **inputs)[2]
     assert "  a gun -> an umbrella" in report
     assert "'a gun' in 'keep' mentions the concept" in report and "two safe targets" in report
+
+
+def test_messages_name_what_this_node_has(pack, run, make_model, make_clip, choice, monkeypatch):
+    model = make_model()
+    model.model.concat_keys = ("mask",)
+    inputs = dict(model=model, clip=make_clip(), concepts=CONCEPTS, keep=KEEP)
+    with pytest.raises(pack.host.errors.HostError, match="or choose another 'method', such as uce"):
+        run("TRCEEraseByMethod", **inputs, **choice("esd"))
+    monkeypatch.setattr(pack.module.nodes.host.lend, "text_weights", lambda *_: {})
+    with pytest.raises(ValueError, match="choose another method: ") as error:
+        run("TRCEEraseByMethod", **inputs, **choice("speed"))
+    assert set(re.split(", | or ", str(error.value).rstrip(".").rpartition(": ")[2])) <= set(OFFERED)
 
 
 def test_erase_anything_is_refused_on_a_unet_by_what_it_lacks(pack, run, make_model, make_clip, choice):

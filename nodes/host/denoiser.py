@@ -43,7 +43,7 @@ from .weights import ModelWeights, is_packed
 BASE = "base."  # where Network has the model
 MEMORY = 12  # memory of a training graph, as a multiple of what sampling the same picture takes
 LARGE = 2e9  # parameters of a model whose graph is kept small whatever the picture
-TUNING = "tuning"
+TUNING, REMEDY = "tuning", "set 'mode' to 'closed form'"  # of TRCE Erase
 EIGHT_BITS = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 
@@ -166,7 +166,7 @@ def open_denoiser(model, width: int, height: int | None = None) -> Iterator[Host
                 denoiser.close()
 
 
-def check_differentiable(model, job: str = TUNING, remedy: str = "set 'mode' to 'closed form'") -> TextReaders:
+def check_differentiable(model, job: str = TUNING, remedy: str = REMEDY) -> TextReaders:
     """The weights that read the text of MODEL. Raises HostError with the job and a remedy if it has no gradients."""
     readers = find_text_readers(model)
     base = model.model
@@ -201,9 +201,9 @@ def drawn_resolution(model) -> int:
     return row.v_resolution if v_prediction and row.v_resolution else row.resolution
 
 
-def tunable(model, resolution: int, open_encoder: Callable | None = None) -> TunableModel:
-    """MODEL in the form that trce_ops.tuning trains. Raises HostError when it cannot be trained."""
-    readers = check_differentiable(model)
+def tunable(model, resolution: int, open_encoder: Callable | None = None, remedy: str = REMEDY) -> TunableModel:
+    """MODEL in the form that trce_ops.tuning trains. Raises HostError with the remedy when it cannot be trained."""
+    readers = check_differentiable(model, remedy=remedy)
     row, opened = readers.row, partial(open_denoiser, model, resolution)
     sampled = {"guidance": row.cfg} if row.cfg else {}
     sampled |= {"sampling_steps": row.steps} if row.steps else {}

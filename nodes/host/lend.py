@@ -6,23 +6,30 @@ from dataclasses import replace
 from functools import partial
 
 from ...trce_ops.text.learned_words import NO_WORDS, LearnedWords
-from .denoiser import tunable
+from ...trce_ops.tuning.tune import TunableModel
+from .denoiser import REMEDY, tunable
 from .encoders import ClipEncoder, sd3_clips, text_encoders, without_t5
 from .readers import CONTEXT, POOLED, TextReaders, find_text_readers
 from .soft_prompts import open_encoder
 from .text_weights import metrics, text_weights
 
 
-def lend(model, clip, resolution: int | None = None, learned: LearnedWords = NO_WORDS) -> dict:
+def lend(model, clip, resolution: int | None = None, learned: LearnedWords = NO_WORDS, remedy: str = REMEDY) -> dict:
     """The arguments of erase_with that come from MODEL and CLIP. Raises HostError when the two do not fit.
 
     resolution: of training pictures, in pixels; None for the resolution in the method's settings. learned: words that
-    concepts may name.
+    concepts may name. remedy: what a method that trains says about a MODEL that it cannot train.
     """
     readers = fitted(find_text_readers(model), clip)
     encoders = text_encoders(clip, readers, learned)
     context, widths = encoders["context"], {kind: encoder.width for kind, encoder in encoders.items()}
     soft = partial(open_encoder, clip, POOLED in readers.streams, context) if isinstance(context, ClipEncoder) else None
+
+    def trained(asked: int) -> TunableModel:
+        if soft:
+            check_file(clip.patcher, "clip")
+        return tunable(model, resolution or asked, soft, remedy)
+
     return {
         "encoder": encoders.pop("context"),
         "streams": encoders,
@@ -30,7 +37,7 @@ def lend(model, clip, resolution: int | None = None, learned: LearnedWords = NO_
         "space": readers.space,
         "weights": partial(text_weights, model, readers),
         "metrics": partial(metrics, model, readers, widths),
-        "model": lambda asked: tunable(model, resolution or asked, soft),
+        "model": trained,
     }
 
 

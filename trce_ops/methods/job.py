@@ -68,7 +68,7 @@ class Job:
         if not found:
             raise MethodError(
                 f"The model has no weights for its {kind} text that this method could edit; choose another method: "
-                "uce, mace, realera, leace or trce-closed-form."
+                "uce, mace, realera, leace or trce-closed-form-paper."
             )
         return found
 
