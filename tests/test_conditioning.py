@@ -1,5 +1,7 @@
 """Families that have no weights to put the map on: it goes on the conditioning, through real sampling."""
 
+import weakref
+
 import pytest
 import torch
 
@@ -88,6 +90,23 @@ def test_the_map_is_uploaded_once_and_not_at_every_step(pack, monkeypatch):
         mapped = on_text.apply(c).as_subclass(torch.Tensor)
     torch.testing.assert_close(mapped, c + 0.5 * c @ (up @ down).float().mT)
     assert Moved.moves == [(8, 3), (3, 8)]
+
+
+def test_the_uploaded_map_is_dropped_when_sampling_ends(pack, make_sd3, make_delta, sample, prompts, monkeypatch):
+    ContextMap, uploaded = pack.ops.delta.low_rank.ContextMap, []
+    upload = ContextMap.to
+
+    def noted(self, *place):
+        copy = upload(self, *place)
+        uploaded.append(weakref.ref(copy))
+        return copy
+
+    monkeypatch.setattr(ContextMap, "to", noted)
+    image = dict(shape=(1, 16, 8, 8), pooled_output=torch.ones(1, 20))
+    erased = pack.host.apply.apply_delta(make_sd3(True), make_delta("sd3", 128), 1.0)
+    first, again = (sample(erased.clone(), *prompts(128), **image) for _ in range(2))
+    assert torch.equal(first, again)
+    assert len(uploaded) == 2 and not any(copy() for copy in uploaded)
 
 
 def test_krea2_is_mapped_on_the_conditioning(pack, make_model, make_delta, sample, prompts):

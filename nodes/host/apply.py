@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import comfy.model_management
 import torch
-from comfy.patcher_extension import WrappersMP
+from comfy.patcher_extension import CallbacksMP, WrappersMP
 from comfy.weight_adapter.base import WeightAdapterBase
 from comfy.weight_adapter.lora import LoRAAdapter
 from torch import Tensor
@@ -57,7 +57,8 @@ class ConditioningMap:
     """c + strength * D c on the sequence of embeddings, for models without a weight that can hold the map.
 
     With a `clip` map too, the rows of CLIP (those that are zero past its width) get that map and all others the
-    `context` map. The maps are uploaded at the first call on a device, not at every step of the sampler.
+    `context` map. The maps are uploaded at the first call on a device, not at every step of the sampler, and stay there
+    until sampling ends.
     """
 
     def __init__(self, maps: Mapping[str, ContextMap], strength: float):
@@ -70,6 +71,10 @@ class ConditioningMap:
         if self._on is None or self._on[0] != device:
             self._on = device, {kind: D.to(device, torch.float32) for kind, D in self.maps.items()}
         return self._on[1]
+
+    def release(self, _patcher) -> None:
+        """Forget the uploaded maps, which ComfyUI does not know of. A callback for the end of sampling."""
+        self._on = None
 
     def apply(self, context: Tensor) -> Tensor:  # (..., d) -> (..., d), a new tensor
         c = context.float()
@@ -138,6 +143,7 @@ def _check_fit(delta: ErasedDelta, maps: Mapping[str, ContextMap], readers: Text
 
 def _map_conditioning(model, conditioning_map: ConditioningMap) -> None:
     """Map the conditioning. Deltas compose as on weights, W T1 T2, so the newest map is applied first."""
+    model.add_callback_with_key(CallbacksMP.ON_CLEANUP, WRAPPER, conditioning_map.release)
     preprocess = "diffusion_model.preprocess_text_embeds"
     if hasattr(model.model.diffusion_model, "preprocess_text_embeds"):
         # This model processes its text before sampling, so apply_model never sees the embeddings.
