@@ -46,7 +46,10 @@ SETTINGS = TrceSettingsType.Input(
     tooltip="Connect TRCE Settings to change how the concepts are erased. Without it, the defaults are used.",
 )
 LOSSES = output(
-    io.LossMap, "loss_map", "The loss of every training step, for Plot Loss Graph. Empty in mode 'closed form'."
+    io.LossMap,
+    "loss_map",
+    "The loss of every training step, for Plot Loss Graph, which does not run after fewer than two steps or in mode "
+    "'closed form'.",
 )
 
 
@@ -114,7 +117,8 @@ def shown(
     text, losses, curves = "\n".join(lines), ExecutionBlocker(None), {}
     if tuned:
         text += f"\n{tuned.text()}"
-        losses = {"loss": list(tuned.tuning.losses)}
+        if len({*tuned.tuning.losses}) > 1:  # Plot Loss Graph divides by their range
+            losses = {"loss": list(tuned.tuning.losses)}
         curves = show_tuning(tuned.tuning, node)
     show_text(node.hidden.unique_id, text)
     return io.NodeOutput(erased_model, delta, text, losses, ui={"text": [text], **curves})
