@@ -41,14 +41,15 @@ class TRCEEraseByMethod(io.ComfyNode):
                     optional=True,
                     tooltip="How to erase. ESD and EraseAnything train, which takes minutes; all others take seconds. "
                     "ESD ignores 'keep', and LEACE, ESD and EraseAnything ignore the safe targets. EraseAnything is "
-                    "for SD3, Flux, Chroma, Qwen-Image and HunyuanVideo.",
+                    "for SD3, Flux, Flux.2, Chroma, Qwen-Image and HunyuanVideo.",
                 ),
                 STRENGTH,
                 MethodSettingsType.Input(
                     "settings",
                     optional=True,
                     tooltip="Connect Method Settings for the same method to change its settings. Without it, "
-                    "its defaults are used: the values of its paper where they carry over.",
+                    "its defaults are used: the values of its paper where they carry over, or else what measured best "
+                    "on the demo model.",
                 ),
             ],
             outputs=ERASED,

@@ -140,7 +140,7 @@ class TRCEMethodSettings(io.ComfyNode):
                     "method",
                     options=[_option(name) for name in OFFERED if name in TOOLTIPS],
                     tooltip="Whose settings these are. Changing it shows the settings of that method, with the symbols "
-                    "of its paper.",
+                    "that its paper has for them.",
                 )
             ],
             outputs=[output(MethodSettingsType, "settings", "Connect it to 'settings' of Erase by Another Method.")],

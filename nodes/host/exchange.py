@@ -87,8 +87,8 @@ def lora_of(changes: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def write_diffusers(model, delta: ErasedDelta, prefix: str, progress: StepProgress) -> str:
-    """Save the changed weights alone, under diffusers' names and in MODEL's types (fp16 for fp8), and return the name
-    of the file.
+    """Save the changed weights alone, under diffusers' names and in MODEL's types (fp16 for fp8, fp32 for GGUF), and
+    return the name of the file.
 
     The file goes into the output folder. Raises HostError and FileNameError.
     """
