@@ -83,7 +83,7 @@ TOOLTIPS = {  # by method; a method without settings is left out
         "steps": "Steps of training. More steps erase harder and take longer.",
         "learning_rate": "Size of a training step; the right one depends on the model. The authors' script has 5e-5.",
         "projections": "'text': keys and values of cross-attention (ESD-x-strict). 'cross': its queries too.",
-        "trajectories": "How many trajectories of the concept to learn from.",
+        "trajectories": "How many prompts of the concept are drawn, to learn from the noisy pictures on the way.",
         "resolution": RESOLUTION,
         "seed": SEED,
     },
@@ -96,7 +96,8 @@ TOOLTIPS = {  # by method; a method without settings is left out
         "steps": "Steps of training, half of which erase and half preserve. More take longer.",
         "learning_rate": "Size of a training step; the right one depends on the model. The paper's is 1e-3.",
         "rank": "Rank of the change of each weight.",
-        "trajectories": "How many trajectories to learn from, of the concept and of kept prompts each.",
+        "trajectories": "How many prompts of the concept, and as many kept ones, are drawn, to learn from the noisy "
+        "pictures on the way.",
         "resolution": RESOLUTION,
         "seed": SEED,
     },

@@ -34,8 +34,8 @@ BLACK_BOX = io.Boolean.Input(
     default=False,
     optional=True,
     advanced=True,
-    tooltip="On: the attack searches on 'unedited_model', and what it finds is tried on 'model', as somebody would who "
-    "cannot look into the erased model. Off: it searches on the erased model itself.",
+    tooltip="On: the attack searches on 'unedited_model' and tries what it finds on 'model', like an attacker who does "
+    "not have the erased model. Off: it searches on the erased model itself.",
 )
 CONDITIONING = output(
     io.Conditioning,

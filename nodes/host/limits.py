@@ -50,7 +50,8 @@ def limits(model, delta: ErasedDelta, clip=None, concepts: str = "") -> list[str
     if patcher and (changes or patcher.object_patches.keys() - {*KEYED}):
         lines.append(
             "The CLIP has a LoRA loaded in bypass mode or another node's changes, which a delta cannot be checked "
-            "against: on another day it is taken for another text encoder. Load a LoRA with the node Load LoRA."
+            "against: after a restart, Apply Erased Delta will say that this is another text encoder. Load a LoRA with "
+            "the node Load LoRA."
         )
     hooks = () if clip is None or not clip.apply_hooks_to_conds else clip.apply_hooks_to_conds.hooks
     if any(getattr(hook, "strength_model", 0) for hook in hooks):
