@@ -63,7 +63,7 @@ class TRCELoadWeights(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, model, weights_name, strength):
-        return file_stamp(WEIGHTS_FOLDER, weights_name), strength
+        return file_stamp(WEIGHTS_FOLDER, weights_name)
 
     @classmethod
     @within_bounds
