@@ -19,6 +19,7 @@ from ..trce_ops.text.learned_words import NAME, LearnedWords, name_of
 from ..trce_ops.text.prompts import expand, sentences
 from ..trce_ops.tuning.text_batch import Texts
 from ..trce_ops.tuning.trajectories import OutOfMemory
+from .attacks import concept_inversion
 from .erase import CLOSED_FORM, LOSSES, MODE, SETTINGS, chosen, job_of, shown
 from .host.apply import apply_delta
 from .host.denoiser import check_differentiable, open_denoiser
@@ -50,9 +51,9 @@ TOOLTIPS = {
     "searched in a list of a thousand, which takes some 4000 evaluations of the model.",
     "learning_rate": "Size of a step. Small ones keep the words near those they start from, which erases their names "
     "too.",
-    "batch": "Pictures in every step. A larger batch makes steadier and slower steps.",
+    "batch": concept_inversion.TOOLTIPS["batch"],
 }
-LIMITS = {"starts": (1, 16), "steps": (1, 10000), "learning_rate": (0.0, 10.0, 0.0001, False), "batch": (1, 64)}
+LIMITS = concept_inversion.LIMITS | {"starts": (1, 16), "steps": (1, 10000)}
 
 
 class TRCEEraseFromPictures(io.ComfyNode):
