@@ -66,8 +66,8 @@ TUNING_TOOLTIPS = {
     "longer.",
     "preserve": "How strongly the empty prompt and the keep list are preserved. Raise it when kept things change, "
     "lower it when the concept survives. 3 to 10 suit loss 'tau', 100 suits 'hinge'.",
-        "unconditional": "Share of the loss on the prediction for the empty prompt, in noisy pictures of the concept. "
-        "The paper uses 0.5; with guidance it works against the rest of the loss.",
+    "unconditional": "Share of the loss on the prediction for the empty prompt, in noisy pictures of the concept. "
+    "The paper uses 0.5; with guidance it works against the rest of the loss.",
     "early": "Share of the sampling steps to tune on, counted from the noisy end. 1 tunes all of them, which "
     "erases harder and changes details too.",
     "projections": "Which weights are trained. 'text': keys and values of cross-attention; erases more and keeps "
@@ -78,10 +78,10 @@ TUNING_TOOLTIPS = {
     "whole matrices, as the paper does.",
     "metric": "On: low-rank changes learn first along the directions of the text embedding that this model "
     "responds to. Off: along all directions alike; then raise 'learning_rate' to 6e-4 and 'goal' to 1.2.",
-        "trajectories": "How many prompts of the concept are drawn, to learn from the noisy pictures on the way. More "
-        "prompts cover more wordings and take longer to prepare.",
-        "batch": "How many noisy pictures of the concept each step learns from. A larger batch makes steadier and "
-        "slower steps. Memory does not grow: the pack splits a step when it does not fit.",
+    "trajectories": "How many prompts of the concept are drawn, to learn from the noisy pictures on the way. More "
+    "prompts cover more wordings and take longer to prepare.",
+    "batch": "How many noisy pictures of the concept each step learns from. A larger batch makes steadier and "
+    "slower steps. Memory does not grow: the pack splits a step when it does not fit.",
     "words": "How many adversarial words are learned in turn while tuning: prompts in which the model would still "
     "draw the concept. They remove descriptions that nobody listed, and take about as long as the rest of the "
     "training. For models that read T5 or a language model, embeddings are learned instead. 0 for none, as in the "

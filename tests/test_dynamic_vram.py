@@ -103,9 +103,10 @@ def test_a_text_encoder_is_learned_on_with_its_loras(pack, make_clip, dynamic):
     assert torch.equal(encode(clip), encode(plain)) and len(clip.copies) == 2
 
 
-def test_a_model_without_a_file_is_refused_before_anything_is_computed(run, make_model, make_clip, dynamic):
-    model = dynamic(make_model)
-    model.cached_patcher_init = None
-    with pytest.raises(ValueError, match="'model' was loaded by a node .* --disable-dynamic-vram"):
-        run("TRCEErase", model=model, clip=make_clip(), concepts="a gun -> a cake", mode="tuned")
-    run("TRCEErase", model=model, clip=make_clip(), concepts="a gun -> a cake")  # the closed form needs no gradients
+@pytest.mark.parametrize("missing", ["model", "clip"])
+def test_what_has_no_file_is_refused_before_anything_is_computed(pack, run, make_model, make_clip, dynamic, missing):
+    inputs = dict(model=dynamic(make_model), clip=dynamic(make_clip), concepts="a gun -> a cake")
+    getattr(inputs[missing], "patcher", inputs[missing]).cached_patcher_init = None
+    with pytest.raises(pack.host.errors.HostError, match=f"'{missing}' was loaded by a node .* --disable-dynamic-vram"):
+        run("TRCEErase", **inputs, mode="tuned")
+    run("TRCEErase", **inputs)  # the closed form needs no gradients

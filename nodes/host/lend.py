@@ -8,6 +8,7 @@ from functools import partial
 from ...trce_ops.text.learned_words import NO_WORDS, LearnedWords
 from ...trce_ops.tuning.tune import TunableModel
 from .denoiser import REMEDY, tunable
+from .dynamic_vram import check_file
 from .encoders import ClipEncoder, sd3_clips, text_encoders, without_t5
 from .readers import CONTEXT, POOLED, TextReaders, find_text_readers
 from .soft_prompts import open_encoder
