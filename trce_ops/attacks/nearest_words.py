@@ -84,6 +84,6 @@ class Agreement:
     def __call__(self, texts: Texts) -> Tensor:  # k texts -> (k,)
         k, n = len(texts), len(self.noised)
         x, sigma = self.noised.x.repeat(k, 1, 1, 1), self.noised.sigma.repeat(k)
-        e = self.predict(x, sigma, texts[torch.arange(k).repeat_interleave(n).to(texts.sequence.device)])
+        e = self.predict(x, sigma, texts, torch.arange(k).repeat_interleave(n).to(texts.sequence.device))
         said = (e.unflatten(0, (k, n)) - self.e_u).flatten(2)  # (k, n, chw)
         return torch.cosine_similarity(said, (self.noised.noise - self.e_u).flatten(1), dim=-1).mean(1)

@@ -81,7 +81,7 @@ def collect(
         return follow(predict, plan, sigmas, x, prompts, contexts.empty, settings.guidance, step)
 
     erase = sample("unwanted", plans.erase, contexts.neg)
-    e_safe = predict(erase.x, erase.sigma, contexts.safe[erase.prompts])
+    e_safe = predict(erase.x, erase.sigma, contexts.safe, erase.prompts)
     empty = sample("empty prompt", plans.empty, contexts.empty)
     keep = sample("kept", plans.keep, contexts.keep) if plans.keep and contexts.keep else None
     return Data(erase, e_safe, empty, keep, attention_to_others(predict, erase, contexts, progress))
@@ -97,5 +97,5 @@ def attention_to_others(
     found = []
     for j in range(k):
         progress("Attention to other words", j, k)
-        found.append(predict.attention(points.x, points.sigma, contexts.others[k * points.prompts + j]))
+        found.append(predict.attention(points.x, points.sigma, contexts.others, k * points.prompts + j))
     return torch.stack(found, 1)

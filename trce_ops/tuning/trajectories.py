@@ -93,13 +93,13 @@ class Predictor:
                 pass
             self.halve()  # outside the handler: the exception keeps the tensors alive
 
-    def __call__(self, x: Tensor, sigma: Tensor, texts: Texts) -> Tensor:
-        """e (n, c, h, w) on the CPU, without a graph."""
-        return self._in_parts(self.denoise, x, sigma, texts)
+    def __call__(self, x: Tensor, sigma: Tensor, texts: Texts, which: Tensor | None = None) -> Tensor:
+        """e (n, c, h, w) on the CPU, without a graph. which (n,): indices of the texts, to copy only those in use."""
+        return self._in_parts(self.denoise, x, sigma, texts, which)
 
-    def attention(self, x: Tensor, sigma: Tensor, texts: Texts) -> Tensor:
+    def attention(self, x: Tensor, sigma: Tensor, texts: Texts, which: Tensor | None = None) -> Tensor:
         """Attention (n, N) to the marked tokens, on the CPU, without a graph. Raises TuningError."""
-        return self._in_parts(lambda *given: self.attending(*given)[1], x, sigma, texts)
+        return self._in_parts(lambda *given: self.attending(*given)[1], x, sigma, texts, which)
 
     @property
     def attending(self) -> Callable[..., tuple[Tensor, Tensor]]:
@@ -110,10 +110,13 @@ class Predictor:
         return found
 
     @torch.no_grad()
-    def _in_parts(self, predict: Callable[..., Tensor], x: Tensor, sigma: Tensor, texts: Texts) -> Tensor:
+    def _in_parts(
+        self, predict: Callable[..., Tensor], x: Tensor, sigma: Tensor, texts: Texts, which: Tensor | None
+    ) -> Tensor:
         def some(start: int) -> Tensor:
             part = slice(start, start + self.rows)
-            return predict(x[part], sigma[part], texts[part], self.overrides).cpu()
+            text = texts[part if which is None else which[part]]
+            return predict(x[part], sigma[part], text, self.overrides).cpu()
 
         done, start = [], 0
         while start < len(x):
@@ -190,7 +193,7 @@ def follow(
         used = (plan.steps[active] == step).any(1)
         progress(done, total)
         sigma = sigmas[step].expand(len(active))
-        e = predict(x[active], sigma, texts[plan.prompts[active]])
+        e = predict(x[active], sigma, texts, plan.prompts[active])
         e_u = e.clone()
         asked = used | (guidance != 1) if guided else torch.zeros_like(used)
         if asked.any():
