@@ -151,11 +151,11 @@ def tuning(run: Run) -> None:
     settings = pack("trce_ops.tuning.settings").QUICK
     settings = replace(settings, steps=20, learning_rate=2e-3, resolution=run.shape("sd1").resolution)
     settings = replace(settings, trajectories=8, sampling_steps=8)
-    weights = {name: W.clone() for name, W in erasure.model.model.state_dict().items()}
+    weights = {name: W.cpu().clone() for name, W in erasure.model.model.state_dict().items()}
 
     def restored() -> bool:
         now = erasure.model.model.state_dict()
-        return not management.in_training and all(torch.equal(W, now[name]) for name, W in weights.items())
+        return not management.in_training and all(torch.equal(W, now[name].cpu()) for name, W in weights.items())
 
     seconds, (tuned, report) = run.timed(erasure.tune, settings)
     places = report.tuning.positions
@@ -189,6 +189,13 @@ def applied_place(run: Run, erasure: Erasure, model) -> float:
     )
     line = e_safe - e_neg
     return (((e - e_neg) * line).sum() / line.square().sum()).item()
+
+
+def dynamic(run: Run) -> None:
+    """The same with DynamicVRAM: the model is sampled between the two tunings, and so has been fetched."""
+    if run.device == "cuda":
+        random_models.enable_dynamic_vram()
+    tuning(run)
 
 
 def memory(run: Run) -> None:
@@ -254,6 +261,7 @@ def sampling(run: Run, kind: str, erasure: Erasure) -> None:
 PARTS: dict[str, Callable[[Run], None]] = {
     "exactness": exactness,
     "tuning": tuning,
+    "dynamic": dynamic,
     "memory": memory,
     "sd1": partial(speed, kind="sd1"),
     "sdxl": partial(speed, kind="sdxl"),

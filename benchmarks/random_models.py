@@ -112,7 +112,22 @@ def randomise(module: torch.nn.Module, seed: int) -> None:
         weight.requires_grad_(False)
 
 
-def make_clip(kind: str = "sd1", shape: Shape | None = None):
+def enable_dynamic_vram() -> None:
+    """As ComfyUI's main.py does by itself on NVIDIA cards, for the models that are made from here on."""
+    import comfy.memory_management
+    import comfy.model_management
+    import comfy.model_patcher
+    import comfy_aimdo.control
+
+    comfy_aimdo.control.init()
+    devices = [device.index for device in comfy.model_management.get_all_torch_devices()]
+    if not comfy_aimdo.control.init_devices((index, 0) for index in devices):
+        raise RuntimeError("DynamicVRAM does not start on this machine")
+    comfy.model_patcher.CoreModelPatcher = comfy.model_patcher.ModelPatcherDynamic
+    comfy.memory_management.aimdo_enabled = True
+
+
+def make_clip(kind: str = "sd1", shape: Shape | None = None, disable_dynamic: bool = False):
     """ComfyUI's CLIP of SD1.x or SDXL with the real tokenizer."""
     import comfy.sd
     import comfy.sd1_clip
@@ -125,8 +140,10 @@ def make_clip(kind: str = "sd1", shape: Shape | None = None):
     }
     target = comfy.supported_models_base.ClipTarget(*classes[kind])
     options = (shape or SHAPES[kind]).clip
-    clip = comfy.sd.CLIP(target, model_options={"dtype": torch.float32, **options})
+    given = {"dtype": torch.float32, **options}
+    clip = comfy.sd.CLIP(target, model_options=given, disable_dynamic=disable_dynamic)
     randomise(clip.cond_stage_model, 0)
+    clip.patcher.cached_patcher_init = lambda disable_dynamic: make_clip(kind, shape, disable_dynamic).patcher, ()
     return clip
 
 
@@ -136,8 +153,14 @@ def make_projections(rows: tuple[int, ...] = SD15_ROWS, width: int = 768) -> lis
     return [torch.randn(out, width, generator=noise) / width**0.5 for out in rows]
 
 
-def make_model(shape: Shape = SHAPES["sd1"], dtype: torch.dtype = torch.float32, device: str = "cpu"):
+def make_model(
+    shape: Shape = SHAPES["sd1"],
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    disable_dynamic: bool = False,
+):
     """ComfyUI's MODEL. SD1.5 has 860 million parameters, SDXL 2.6 billion."""
+    import comfy.memory_management
     import comfy.model_patcher
     import comfy.ops
     import comfy.supported_models
@@ -146,10 +169,14 @@ def make_model(shape: Shape = SHAPES["sd1"], dtype: torch.dtype = torch.float32,
     computed = torch.float16 if device == "cuda" else torch.float32
     config.set_inference_dtype(dtype, computed if dtype.itemsize == 1 else None)  # nothing is computed in fp8
     config.custom_operations = comfy.ops.manual_cast
-    place = torch.device(device)
-    base = config.get_model({}, device=place).eval()
+    place, cpu = torch.device(device), torch.device("cpu")
+    dynamic = comfy.memory_management.aimdo_enabled
+    base = config.get_model({}, device=cpu if dynamic else place).eval()
     randomise(base, 2)
-    return comfy.model_patcher.ModelPatcher(base, place, torch.device("cpu"))
+    patcher = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
+    model = patcher(base, place, cpu)
+    model.cached_patcher_init = make_model, (shape, dtype, device)
+    return model
 
 
 def make_prompts(concepts: int, templates: int = TEMPLATES):
