@@ -411,7 +411,7 @@ def test_esd_without_steps_claims_no_erasure(encoder):
     assert not delta.tuned and report.details == "0 steps of tuning: nothing was trained."
 
 
-@pytest.mark.parametrize("method, prefix", [("esd", ""), ("trce", "tuning_")])
+@pytest.mark.parametrize("method, prefix", [("esd", ""), ("trce", "tune_")])
 def test_a_delta_says_how_a_distilled_model_was_sampled(encoder, method, prefix):
     model = replace(lend(ToyDenoiser())[0], sampled={"guidance": 1.0})
     distilled, _ = erased(method, encoder, model=lambda resolution: model)
@@ -448,15 +448,13 @@ def test_trce_is_what_the_node_does(encoder):
     ours, _ = erased("trce-closed-form", encoder)
     expected, _ = closed_form.erase(PAIRS, KEEP, encoder, EraseSettings(), family="sd1", captions=FEW)
     assert torch.equal(ours.context_map.dense(), expected.context_map.dense())
+    assert ours.info.settings == expected.info.settings
     both, report = erased("trce", encoder)
     tuned = tune_delta(expected, {"context": encoder}, lend(ToyDenoiser())[0], SMALL)[0].tuned
     assert all(torch.equal(both.tuned[m].dense(), tuned[m].dense()) for m in tuned)
     assert report.evaluations > 0
     paper, _ = erased("trce-closed-form-paper", encoder)
-    assert (
-        paper.info.settings["closed_form_weights_keyword"] == 0
-        and paper.info.settings["closed_form_weights_first_eot"] == 1
-    )
+    assert paper.info.settings["weight_keyword"] == 0 and paper.info.settings["weight_first_eot"] == 1
 
 
 @pytest.mark.parametrize("method", ON_UNETS)

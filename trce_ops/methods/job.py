@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Any
@@ -92,7 +92,7 @@ class Edit:
     figures: Mapping[str, float] = field(default_factory=dict)
     evaluations: int = 0  # of the model
     details: str = ""  # lines for people
-    settings: Any = None  # those that were used, where the model has some of its own; None for those that were given
+    settings: Mapping[str, Any] | None = None  # that were used, if not those that were given
 
 
 def edit_maps(job: Job, solve: Callable[[str, TextEncoder], tuple[Tensor, Mapping[str, float]]]) -> Edit:
@@ -119,7 +119,9 @@ def edit_trained(
     request, tuning = Request(job.pairs, job.keep, company=False, others=others), settings.tuning()
     found = tune(request, job.encoders, model, maps, tuning, objective=objective, progress=job.progress)
     figures = {"position": found.positions[-1], "changed": found.changes[-1]} if found.tuned else {}
-    return Edit(maps, found.tuned, figures, found.evaluations, TuneReport(found, False, tuning).text(), settings)
+    return Edit(
+        maps, found.tuned, figures, found.evaluations, TuneReport(found, False, tuning).text(), asdict(settings)
+    )
 
 
 def no_map(width: int) -> ContextMap:

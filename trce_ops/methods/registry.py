@@ -136,7 +136,7 @@ def erase_with(
         concepts=tuple(pairs),
         keep=tuple(keep),
         method=method,
-        settings=flat(asdict(edit.settings or settings)),
+        settings=flat(edit.settings or asdict(settings)),
         measured={name.replace(" ", "_"): round(value, 4) for name, value in edit.figures.items()},
         pack_version=__version__,
         space=space,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from ..closed_form.erase import EraseSettings, erase
 from ..closed_form.report import Report
@@ -77,5 +77,4 @@ def run(job: Job, settings: TrceSettings) -> Edit:
     if tuned:
         evaluations = tuned.tuning.evaluations
         details += f"\n{tuned.text()}"
-        settings = replace(settings, tuning=tuned.settings)
-    return Edit(delta.maps, delta.tuned, delta.info.measured, evaluations, details, settings)
+    return Edit(delta.maps, delta.tuned, delta.info.measured, evaluations, details, delta.info.settings)

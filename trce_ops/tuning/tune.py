@@ -190,9 +190,7 @@ def located(prompt: PromptPair, encoder: TextEncoder) -> tuple[Ids, tuple[int, .
 
 def request_of(delta: ErasedDelta) -> Request:
     """What a delta erases and keeps. Deltas of methods that have no setting for it use templates."""
-    settings = delta.info.settings
-    templates = bool(settings.get("templates", settings.get("closed_form_templates", True)))
-    return Request(delta.info.concepts, delta.info.keep, templates)
+    return Request(delta.info.concepts, delta.info.keep, bool(delta.info.settings.get("templates", True)))
 
 
 def tune_delta(
