@@ -23,6 +23,7 @@ from .attacks import concept_inversion
 from .erase import CLOSED_FORM, LOSSES, MODE, SETTINGS, chosen, job_of, shown
 from .host.apply import apply_delta
 from .host.denoiser import check_differentiable, open_denoiser
+from .host.dynamic_vram import check_file
 from .host.encoders import text_encoders
 from .host.errors import HostError
 from .host.lend import lend
@@ -123,6 +124,7 @@ class TRCEEraseFromPictures(io.ComfyNode):
     ) -> io.NodeOutput:
         settings = settings_from(settings, Settings, "TRCE Settings")
         readers = check_differentiable(model, "erasing from pictures", "use TRCE Erase")
+        check_file(clip.patcher, "clip")
         asked, start, prompts = chosen(model, mode, settings), replace(LEARNING, **learning), read_lines(templates)
         written, kept, safe = parse_concepts(concepts, optional=True), parse_keep(keep), parse_safe(safe)
         encoder: Any = text_encoders(clip, readers)[CONTEXT]

@@ -38,14 +38,14 @@ class Settings:
 TrceSettingsType = io.Custom("TRCE_SETTINGS")
 
 
-def _presets(name: str, custom: dict[str, list[io.Input]], tooltip: str) -> io.Input:
+def _presets(name: str, custom: dict[str, list[io.Input]], tooltip: str, more: str) -> io.Input:
     options = {DEFAULT: [], PAPER: [], **custom}
     return io.DynamicCombo.Input(
         name,
         options=[io.DynamicCombo.Option(choice, inputs) for choice, inputs in options.items()],
         optional=True,
         tooltip=f"{tooltip} 'default' is what measured best for the mode, 'paper' is what the authors published, "
-        "'custom' shows every setting.",
+        f"'custom' shows every setting. {more}",
     )
 
 
@@ -63,15 +63,16 @@ class TRCESettings(io.ComfyNode):
                 _presets(
                     "closed_form",
                     {choice: closed_form_widgets(shown) for choice, shown in CUSTOM_CLOSED_FORM.items()},
-                    "How the closed form works. Choose 'custom, tuned' to change what the modes 'tuned' and 'robust' "
-                    "begin with.",
+                    "How the closed form works.",
+                    "Choose 'custom, tuned' to change what the modes 'tuned' and 'robust' begin with.",
                 ),
                 _presets(
                     "tuning",
                     {choice: tuning_widgets(shown) for choice, shown in CUSTOM_TUNING.items()},
-                    "How tuning works, in the modes 'tuned' and 'robust' of TRCE Erase. Choose 'custom, robust' to "
-                    "change what mode 'robust' does; 'custom' and 'paper' tune as they say in both modes. With "
-                    "'metric' off in the closed form, 'default' has the values that measured best without it.",
+                    "How tuning works, in the modes 'tuned' and 'robust' of TRCE Erase.",
+                    "Choose 'custom, robust' to change what mode 'robust' does; 'custom' and 'paper' do the same in "
+                    "both modes. With 'metric' off in the closed form, 'default' has the values that measured best "
+                    "without it.",
                 ),
                 io.Int.Input(
                     "resolution",

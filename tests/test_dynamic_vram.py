@@ -67,6 +67,7 @@ def test_a_layer_that_has_been_fetched_is_still_read(pack, comfy_host, monkeypat
     cpu = torch.device("cpu")
     comfy.ops.cast_modules_with_vbar([layer], torch.float32, cpu, torch.float32, False)
     comfy.ops.resolve_cast_module_with_vbar(layer, torch.float32, cpu, torch.float32, None, False)
+    layer._pin = torch.empty(size, dtype=torch.uint8)  # as older ComfyUI keeps it
     assert torch.is_tensor(layer._v_weight)
     pack.host.weights.check_alone("to_k", layer)
 
@@ -80,8 +81,10 @@ def test_a_model_is_trained_on_a_copy_that_is_gone_afterwards(pack, make_model, 
             x = denoise.noise(1, torch.Generator().manual_seed(2), torch.tensor(5.0))
             changed = denoise.weights[READER].clone().requires_grad_()
             denoise(x, torch.tensor([5.0]), texts, {READER: changed}).square().sum().backward()
+        held.append(denoise)  # as a caller may
         return changed.grad
 
+    held = []
     model = lora(dynamic(make_model), READER)
     assert torch.equal(predict(model), predict(lora(make_model(), READER)))
     copy = weakref.ref(model.copies.pop())
@@ -103,10 +106,44 @@ def test_a_text_encoder_is_learned_on_with_its_loras(pack, make_clip, dynamic):
     assert torch.equal(encode(clip), encode(plain)) and len(clip.copies) == 2
 
 
-@pytest.mark.parametrize("missing", ["model", "clip"])
-def test_what_has_no_file_is_refused_before_anything_is_computed(pack, run, make_model, make_clip, dynamic, missing):
-    inputs = dict(model=dynamic(make_model), clip=dynamic(make_clip), concepts="a gun -> a cake")
+@pytest.mark.parametrize("node, inputs", [("TRCEErase", dict(mode="tuned")), ("TRCEEraseByMethod", dict(method="esd"))])
+def test_a_model_without_a_file_is_refused_before_anything_is_computed(
+    run, make_model, make_clip, dynamic, node, inputs
+):
+    given = dict(model=dynamic(make_model), clip=make_clip(), concepts="a gun -> a cake")
+    given["model"].cached_patcher_init = None
+    with pytest.raises(ValueError, match="'model' was loaded by a node .* --disable-dynamic-vram, or (set|choose)"):
+        run(node, **given, **inputs)
+    run("TRCEErase", **given)  # the closed form needs no gradients
+
+
+def test_a_text_encoder_without_a_file_is_tuned_against_embeddings(pack, make_model, make_clip, dynamic):
+    clip = dynamic(make_clip)
+    assert pack.host.lend.lend(make_model(), clip)["model"](64).open_encoder
+    clip.patcher.cached_patcher_init = None
+    assert not pack.host.lend.lend(make_model(), clip)["model"](64).open_encoder
+
+
+@pytest.mark.parametrize("missing", ["model", "unedited_model", "clip"])
+def test_probes_name_the_input_without_a_file(pack, run, make_model, make_clip, dynamic, missing):
+    inputs = dict(model=dynamic(make_model), unedited_model=dynamic(make_model), clip=dynamic(make_clip))
     getattr(inputs[missing], "patcher", inputs[missing]).cached_patcher_init = None
-    with pytest.raises(pack.host.errors.HostError, match=f"'{missing}' was loaded by a node .* --disable-dynamic-vram"):
-        run("TRCEErase", **inputs, mode="tuned")
-    run("TRCEErase", **inputs)  # the closed form needs no gradients
+    pictures = {"samples": torch.zeros(1, 4, 8, 8)}
+    with pytest.raises(pack.host.errors.HostError, match=f"'{missing}' was loaded by a node"):
+        run("TRCEProbeConceptInversion", **inputs, pictures=pictures, prompt="a photo of *")
+
+
+def test_a_network_that_another_node_replaced_is_unloaded_before_it_is_read(pack, make_model):
+    """Also the whole of it, as nodes do that compile a model."""
+    import comfy.model_management
+
+    class Wrapped(torch.nn.Module):
+        def __init__(self, network):
+            super().__init__()
+            self.inner = network
+
+    model = make_model()
+    other = model.clone()
+    other.add_object_patch("diffusion_model", Wrapped(model.model.diffusion_model))
+    comfy.model_management.load_models_gpu([other])
+    assert pack.host.readers.find_text_readers(model).keys == pack.host.readers.find_text_readers(make_model()).keys

@@ -361,7 +361,7 @@ def test_a_picture_of_methods_and_prompts(erasure, two_steps, bench, tmp_path):
 @pytest.mark.parametrize("world", ["emoji", "flow"])
 def test_without_a_name_the_methods_are_those_that_the_model_can_have(erasure, monkeypatch, world):
     chosen, used = [], erasure.cases.bench(world)
-    monkeypatch.setattr(erasure.picture, "draw", lambda methods, *_: chosen.extend(methods))
+    monkeypatch.setattr(erasure.picture, "draw", lambda world, methods, *_: chosen.extend(methods))
     erasure.main(["--world", world, "--picture", "unused.png"])
     methods = importlib.import_module("in_comfyui").pack("trce_ops.methods")
     assert chosen

@@ -310,7 +310,7 @@ def test_numbers_at_their_bounds_are_taken(pack, run, make_model, clip, end, mon
     model = make_model()
     bounds = {
         knob.id: getattr(knob, end)
-        for knob in pack.module.nodes.setting_widgets.CLOSED_FORM_WIDGETS
+        for knob in pack.module.nodes.setting_widgets.closed_form_widgets(erase.EraseSettings())
         if hasattr(knob, end)
     }
 

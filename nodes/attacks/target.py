@@ -13,6 +13,7 @@ from ...trce_ops.attacks.evidence import Evidence, ProbeError, denoising_loss
 from ...trce_ops.progress import StepProgress
 from ...trce_ops.tuning.text_batch import Texts
 from ..host.denoiser import HostDenoiser, check_differentiable, open_denoiser
+from ..host.dynamic_vram import check_file
 from ..host.encoders import text_encoders
 from ..host.pictures import as_latents
 from ..host.readers import POOLED
@@ -33,9 +34,10 @@ class Target:
         self.has_pictures = pictures is not None
         readers = check_differentiable(model, "probing", REMEDY)
         if unedited is not None:
-            check_differentiable(unedited, "probing", REMEDY)
+            check_differentiable(unedited, "probing", REMEDY, "unedited_model")
         self.pools = POOLED in readers.streams
         text_encoders(clip, readers)  # raises when the CLIP does not fit
+        check_file(clip.patcher, "clip")
         if pictures is not None:
             self.pictures, self.size = as_latents(model, pictures)
         self._opened = ExitStack()  # closes the model that is open
@@ -64,6 +66,7 @@ class Target:
         """The model, open, and no other one."""
         if self._open is None or self._open[0] is not model:
             self._opened.close()
+            self._open = None
             self._open = model, self._opened.enter_context(open_denoiser(model, *self.size))
         return self._open[1]
 

@@ -81,8 +81,8 @@ class HostDenoiser:
         self.text_width = text_width
 
     def close(self) -> None:
-        """Release the weights. The denoiser cannot be called any more."""
-        del self.weights
+        """Release the model and the weights. The denoiser cannot be called any more."""
+        del self.network, self.weights
 
     def schedule(self, steps: int) -> Tensor:  # (steps + 1,)
         return comfy.samplers.calculate_sigmas(self.sampling, "normal", steps).clone().cpu()
@@ -166,8 +166,11 @@ def open_denoiser(model, width: int, height: int | None = None) -> Iterator[Host
                 denoiser.close()
 
 
-def check_differentiable(model, job: str = TUNING, remedy: str = REMEDY) -> TextReaders:
-    """The weights that read the text of MODEL. Raises HostError with the job and a remedy if it has no gradients."""
+def check_differentiable(model, job: str = TUNING, remedy: str = REMEDY, name: str = "model") -> TextReaders:
+    """The weights that read the text of MODEL. Raises HostError with the job and a remedy if it has no gradients.
+
+    name: of the input.
+    """
     readers = find_text_readers(model)
     base = model.model
     row, is_unet = readers.row, readers.row.trained is TRAINED
@@ -175,20 +178,20 @@ def check_differentiable(model, job: str = TUNING, remedy: str = REMEDY) -> Text
         families = tuned_in_words() if job == TUNING else "SD1.x, SD2.x and SDXL"
         because = f", which {row.untuned}" if row.untuned else ""
         raise HostError(
-            f"The connected 'model' is a {readers.family} model{because}, and {job} is for {families}; {remedy}."
+            f"The connected '{name}' is a {readers.family} model{because}, and {job} is for {families}; {remedy}."
         )
     another = not is_unet and type(base.model_config).__name__ not in row.configs  # a variant that reads more
     if base.concat_keys or another or base.adm_channels and is_unet and readers.family != "sdxl":
         raise HostError(
-            f"The connected 'model' needs a picture besides the text (to inpaint, a depth map, ...), which {job} does "
+            f"The connected '{name}' needs a picture besides the text (to inpaint, a depth map, ...), which {job} does "
             f"not support; connect a text-to-image model, or {remedy}."
         )
-    check_file(model)
-    for name, weight in base.named_parameters():
+    check_file(model, name, remedy)
+    for key, weight in base.named_parameters():
         data = weight.data
         if not (is_packed(weight) or isinstance(data, QuantizedTensor) or data.dtype in (*FLOATS, *EIGHT_BITS)):
             raise HostError(
-                f"The connected 'model' holds {name} as {data.dtype}, which has no gradients for {job}; load it in "
+                f"The connected '{name}' holds {key} as {data.dtype}, which has no gradients for {job}; load it in "
                 f"fp16, bf16, fp32, fp8 or as GGUF, or {remedy}."
             )
     return readers

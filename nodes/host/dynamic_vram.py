@@ -13,20 +13,24 @@ from contextlib import contextmanager
 from .errors import HostError
 
 
-def check_file(model, name: str = "model") -> None:
-    """Raises HostError for a MODEL with DynamicVRAM whose file is not known."""
-    if model.is_dynamic() and model.cached_patcher_init is None:
+def has_gradients(model) -> bool:
+    """Whether a MODEL, or the patcher of a CLIP, can be trained as it is, or as a copy from its file."""
+    return not model.is_dynamic() or model.cached_patcher_init is not None
+
+
+def check_file(model, name: str, remedy: str = "connect another one") -> None:
+    """Raises HostError if gradients cannot pass. name: of the input; remedy: what else can be done."""
+    if not has_gradients(model):
         raise HostError(
             f"The connected '{name}' was loaded by a node that does not say from which file, and ComfyUI's DynamicVRAM "
-            "gives no gradients. Load it with one of ComfyUI's own loaders, or start ComfyUI with "
-            "--disable-dynamic-vram."
+            "has no gradients. Load it with one of ComfyUI's own loaders, start ComfyUI with --disable-dynamic-vram, "
+            f"or {remedy}."
         )
 
 
 @contextmanager
-def without_dynamic_vram(model, name: str = "model") -> Iterator:
-    """MODEL itself, or the copy with the same patches. name: of the input. Raises what check_file does."""
-    check_file(model, name)
+def without_dynamic_vram(model) -> Iterator:
+    """MODEL itself, or a copy with the same patches; see has_gradients."""
     if not model.is_dynamic():
         yield model
         return
@@ -41,7 +45,7 @@ def without_dynamic_vram(model, name: str = "model") -> Iterator:
 @contextmanager
 def clip_without_dynamic_vram(clip) -> Iterator:
     """The same for a CLIP."""
-    with without_dynamic_vram(clip.patcher, "clip") as patcher:
+    with without_dynamic_vram(clip.patcher) as patcher:
         if patcher is not clip.patcher:
             clip = clip.clone()
             clip.patcher, clip.cond_stage_model = patcher, patcher.model

@@ -6,9 +6,8 @@ from dataclasses import replace
 from functools import partial
 
 from ...trce_ops.text.learned_words import NO_WORDS, LearnedWords
-from ...trce_ops.tuning.tune import TunableModel
 from .denoiser import REMEDY, tunable
-from .dynamic_vram import check_file
+from .dynamic_vram import has_gradients
 from .encoders import ClipEncoder, sd3_clips, text_encoders, without_t5
 from .readers import CONTEXT, POOLED, TextReaders, find_text_readers
 from .soft_prompts import open_encoder
@@ -24,13 +23,9 @@ def lend(model, clip, resolution: int | None = None, learned: LearnedWords = NO_
     readers = fitted(find_text_readers(model), clip)
     encoders = text_encoders(clip, readers, learned)
     context, widths = encoders["context"], {kind: encoder.width for kind, encoder in encoders.items()}
-    soft = partial(open_encoder, clip, POOLED in readers.streams, context) if isinstance(context, ClipEncoder) else None
-
-    def trained(asked: int) -> TunableModel:
-        if soft:
-            check_file(clip.patcher, "clip")
-        return tunable(model, resolution or asked, soft, remedy)
-
+    soft = None
+    if isinstance(context, ClipEncoder) and has_gradients(clip.patcher):
+        soft = partial(open_encoder, clip, POOLED in readers.streams, context)
     return {
         "encoder": encoders.pop("context"),
         "streams": encoders,
@@ -38,7 +33,7 @@ def lend(model, clip, resolution: int | None = None, learned: LearnedWords = NO_
         "space": readers.space,
         "weights": partial(text_weights, model, readers),
         "metrics": partial(metrics, model, readers, widths),
-        "model": trained,
+        "model": lambda asked: tunable(model, resolution or asked, soft, remedy),
     }
 
 

@@ -101,7 +101,7 @@ def _modules(model) -> dict[str, Any]:
     Clones share them, and while one is loaded, another node's objects may stand in the place of some; then it is
     unloaded.
     """
-    replaced = (original for name, original in model.object_patches_backup.items() if name.startswith(PREFIX))
+    replaced = (original for name, original in model.object_patches_backup.items() if f"{name}.".startswith(PREFIX))
     if any(isinstance(original, nn.Module) for original in replaced):
         comfy.model_management.unload_all_models()
     return dict(model.model.diffusion_model.named_modules())

@@ -70,7 +70,8 @@ class ModelWeights:
 
 
 OWN = vars(torch.nn.Module()).keys()  # where torch keeps parameters, buffers and hooks
-FETCHED = ("_v_weight", "_v_bias", "_prefetch")  # where ComfyUI's DynamicVRAM keeps what it has fetched
+# Where ComfyUI's DynamicVRAM keeps what it has fetched or pinned
+FETCHED = ("_v_weight", "_v_bias", "_prefetch", "_pin")
 
 
 def tensors_beside(module: Any, weight: Tensor) -> dict[str, Tensor]:
