@@ -65,10 +65,6 @@ class ClipEncoder(EotEncoder):
         self.pooled_width = sum(self.pools.values())
         self.fingerprint = encoder_fingerprint(clip)
 
-    def of(self, clip) -> ClipEncoder:
-        """The same encoders of another CLIP."""
-        return ClipEncoder(clip, tuple(self.encoders), self.learned, tuple(self.pools))
-
     @property
     def cache_key(self) -> str:
         return f"{self.fingerprint} {encoding_key(self.clip)} {' '.join(self.encoders)}"

@@ -95,7 +95,8 @@ def open_encoder(clip, pools: bool, hard: ClipEncoder | None = None) -> Iterator
     """Load CLIP with its patches. pools: whether the diffusion model reads a pooled vector. hard: how the model reads
     the CLIP, if not as it stands."""
     with clip_without_dynamic_vram(clip) as loaded:
-        hard = hard.of(loaded) if hard else ClipEncoder(loaded)
+        as_read = (tuple(hard.encoders), hard.learned, tuple(hard.pools)) if hard else ()
+        hard = ClipEncoder(loaded, *as_read)
         device = hard.load()
         with torch.inference_mode(False), torch.enable_grad(), device_context(device):
             weights = {
