@@ -95,8 +95,9 @@ def open_encoder(clip, pools: bool, hard: ClipEncoder | None = None) -> Iterator
     """Load CLIP with its patches. pools: whether the diffusion model reads a pooled vector. hard: how the model reads
     the CLIP, if not as it stands."""
     with clip_without_dynamic_vram(clip) as loaded:
-        as_read = (tuple(hard.encoders), hard.learned, tuple(hard.pools)) if hard else ()
-        hard = ClipEncoder(loaded, *as_read)
+        hard = hard or ClipEncoder(loaded)
+        if hard.clip is not loaded:
+            hard = ClipEncoder(loaded, tuple(hard.encoders), hard.learned, tuple(hard.pools))
         device = hard.load()
         with torch.inference_mode(False), torch.enable_grad(), device_context(device):
             weights = {
