@@ -21,18 +21,24 @@ def dynamic(comfy_host):
         made = make()
         patcher = getattr(made, "patcher", made)
         patcher.__class__ = Dynamic
-        made.copies = []
+        made.copies = []  # weak references to the networks
 
         def reload(disable_dynamic):
             assert disable_dynamic
             again = make()
-            made.copies.append(getattr(again, "patcher", again).model)
+            made.copies.append(weakref.ref(getattr(again, "patcher", again).model))
             return getattr(again, "patcher", again)
 
         patcher.cached_patcher_init = reload, ()
         return made
 
     return build
+
+
+def alive(*models):
+    """The copies that somebody still holds."""
+    gc.collect()
+    return [ref() for model in models for ref in model.copies if ref() is not None]
 
 
 def lora(patcher, key, seed=0):
@@ -87,10 +93,25 @@ def test_a_model_is_trained_on_a_copy_that_is_gone_afterwards(pack, make_model, 
     held = []
     model = lora(dynamic(make_model), READER)
     assert torch.equal(predict(model), predict(lora(make_model(), READER)))
-    copy = weakref.ref(model.copies.pop())
-    gc.collect()
-    assert copy() is None and not model.copies
+    assert len(model.copies) == 1 and not alive(model)
     assert all(entry.model is not model for entry in current_loaded_models)
+
+
+def test_a_probe_holds_one_copy_at_a_time(run, make_model, make_clip, dynamic):
+    model, unedited, clip = dynamic(make_model), dynamic(make_model), dynamic(make_clip)
+    before = []
+    for one in (model, unedited):
+        reload, given = one.cached_patcher_init
+        one.cached_patcher_init = (
+            lambda reload=reload, **asked: before.append(len(alive(model, unedited))) or reload(**asked),
+            given,
+        )
+    noise = torch.Generator().manual_seed(3)
+    inputs = dict(
+        model=model, unedited_model=unedited, clip=clip, pictures={"samples": torch.randn(1, 4, 8, 8, generator=noise)}
+    )
+    run("TRCEProbeConceptInversion", **inputs, prompt="a photo of *", steps=1, black_box=True)
+    assert len(before) > 2 and not any(before) and not alive(model, unedited, clip)
 
 
 def test_a_text_encoder_is_learned_on_with_its_loras(pack, make_clip, dynamic):
