@@ -40,6 +40,10 @@ class HostSoftEncoder:
         }
         self.storages = {W.untyped_storage().data_ptr() for part in weights.values() for W in part.values()}
 
+    def close(self) -> None:
+        """Release the text encoders. This one cannot be called any more."""
+        del self.hard, self.weights, self.tables
+
     def tokenize(self, text: str) -> Ids:
         return self.hard.tokenize(text)
 
@@ -107,4 +111,8 @@ def open_encoder(clip, pools: bool, hard: ClipEncoder | None = None) -> Iterator
                 }
                 for name, encoder in hard.encoders.items()
             }
-            yield HostSoftEncoder(hard, weights, pools)
+            encoder = HostSoftEncoder(hard, weights, pools)
+            try:
+                yield encoder
+            finally:
+                encoder.close()
