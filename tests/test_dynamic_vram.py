@@ -71,6 +71,8 @@ def test_a_layer_that_has_been_fetched_is_still_read(pack, comfy_host, monkeypat
     monkeypatch.setattr(comfy.cli_args.args, "disable_pinned_memory", True)
     monkeypatch.setattr(comfy.model_management, "get_offload_stream", lambda device: None)
     cpu = torch.device("cpu")
+    if not hasattr(comfy.ops, "cast_modules_with_vbar"):
+        pytest.skip("an older ComfyUI, which fetches in another way")
     comfy.ops.cast_modules_with_vbar([layer], torch.float32, cpu, torch.float32, False)
     comfy.ops.resolve_cast_module_with_vbar(layer, torch.float32, cpu, torch.float32, None, False)
     layer._pin = torch.empty(size, dtype=torch.uint8)  # as older ComfyUI keeps it
