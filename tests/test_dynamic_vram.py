@@ -140,11 +140,17 @@ def test_a_model_without_a_file_is_refused_before_anything_is_computed(
     run("TRCEErase", **given)  # the closed form needs no gradients
 
 
-def test_a_text_encoder_without_a_file_is_tuned_against_embeddings(pack, make_model, make_clip, dynamic):
-    clip = dynamic(make_clip)
-    assert pack.host.lend.lend(make_model(), clip)["model"](64).open_encoder
-    clip.patcher.cached_patcher_init = None
-    assert not pack.host.lend.lend(make_model(), clip)["model"](64).open_encoder
+@pytest.mark.parametrize("known", [True, False])
+def test_a_text_encoder_without_a_file_is_tuned_against_embeddings(
+    run, make_model, make_clip, dynamic, trce_settings, known
+):
+    clip, settings = dynamic(make_clip), trce_settings(tuning=dict(steps=2, trajectories=1, batch=1), resolution=64)
+    if not known:
+        clip.patcher.cached_patcher_init = None
+    given = dict(model=make_model(), clip=clip, concepts="a gun -> a cake", mode="tuned", settings=settings)
+    _, delta, report, _ = run("TRCEErase", **given)
+    assert delta.info.settings["tune_adversary"] == ("words" if known else "embeddings")
+    assert ("'clip' was loaded by a node that does not say from which file" in report) != known
 
 
 @pytest.mark.parametrize("missing", ["model", "unedited_model", "clip"])

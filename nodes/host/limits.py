@@ -7,6 +7,7 @@ import logging
 from ...trce_ops.delta.file import ErasedDelta
 from ...trce_ops.text.concepts import full_width, left_out_numbers, read_as_one, unlike_prompts
 from .apply import maps_on_text
+from .dynamic_vram import has_gradients
 from .others import KEYED, put_on, ways_of_others
 from .readers import find_text_readers
 
@@ -52,6 +53,11 @@ def limits(model, delta: ErasedDelta, clip=None, concepts: str = "") -> list[str
             "The CLIP has a LoRA loaded in bypass mode or another node's changes, which a delta cannot be checked "
             "against: after a restart, Apply Erased Delta will say that this is another text encoder. Load a LoRA with "
             "the node Load LoRA."
+        )
+    if patcher and delta.tuned and not has_gradients(patcher):
+        lines.append(
+            "Tuned against adversarial embeddings: the 'clip' was loaded by a node that does not say from which file, "
+            "so that no words could be learned. Load it with one of ComfyUI's own loaders for those."
         )
     hooks = () if clip is None or not clip.apply_hooks_to_conds else clip.apply_hooks_to_conds.hooks
     if any(getattr(hook, "strength_model", 0) for hook in hooks):
