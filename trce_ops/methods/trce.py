@@ -42,7 +42,7 @@ def erase_and_tune(job: Job, settings: TrceSettings) -> tuple[ErasedDelta, Repor
     encoder = encoders.pop("context")
     model = job.tunable(settings.tuning.resolution) if settings.tuning else None
     if model is not None and settings.tuning:
-        model.adapt(settings.tuning)
+        model.adapt(settings.tuning)  # raises for settings that the model cannot have
     delta, report = erase(
         job.pairs,
         job.keep,
