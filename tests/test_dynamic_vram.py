@@ -60,19 +60,20 @@ def test_a_layer_that_has_been_fetched_is_still_read(pack, comfy_host, monkeypat
     import comfy.model_management
     import comfy.ops
 
-    aimdo = pytest.importorskip("comfy_aimdo.model_vbar")
-    tensors = pytest.importorskip("comfy_aimdo.torch")
+    if not hasattr(comfy.ops, "cast_modules_with_vbar"):
+        pytest.skip("an older ComfyUI, which fetches in another way")
+    import comfy_aimdo.model_vbar
+    import comfy_aimdo.torch
+
     layer = comfy.ops.manual_cast.Linear(768, 320, bias=False)
     layer.weight = torch.nn.Parameter(torch.randn(320, 768), requires_grad=False)
     size = comfy.memory_management.vram_aligned_size([layer.weight])
     layer._v, layer._v_signature, layer._pin_state = types.SimpleNamespace(size=size), None, {}
-    monkeypatch.setattr(aimdo, "vbar_fault", lambda v: b"somewhere")
-    monkeypatch.setattr(tensors, "aimdo_to_tensor", lambda v, device: torch.empty(v.size, dtype=torch.uint8))
+    monkeypatch.setattr(comfy_aimdo.model_vbar, "vbar_fault", lambda v: b"somewhere")
+    monkeypatch.setattr(comfy_aimdo.torch, "aimdo_to_tensor", lambda v, device: torch.empty(v.size, dtype=torch.uint8))
     monkeypatch.setattr(comfy.cli_args.args, "disable_pinned_memory", True)
     monkeypatch.setattr(comfy.model_management, "get_offload_stream", lambda device: None)
     cpu = torch.device("cpu")
-    if not hasattr(comfy.ops, "cast_modules_with_vbar"):
-        pytest.skip("an older ComfyUI, which fetches in another way")
     comfy.ops.cast_modules_with_vbar([layer], torch.float32, cpu, torch.float32, False)
     comfy.ops.resolve_cast_module_with_vbar(layer, torch.float32, cpu, torch.float32, None, False)
     layer._pin = torch.empty(size, dtype=torch.uint8)  # as older ComfyUI keeps it
