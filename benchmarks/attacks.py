@@ -124,7 +124,7 @@ def take_aim(bench: demo_world.Bench, thing: str, n: int) -> Aim:
 @contextmanager
 def opened(bench: demo_world.Bench, model) -> Iterator[tuple]:
     """The model and the text encoder, differentiable: a Denoiser and a SoftEncoder."""
-    lent = pack("nodes.host.lend").lend(model, bench.world.clip, demo_world.RESOLUTION)["model"](0)
+    lent = pack("nodes.host.lend").lend(model, bench.world.clip)["model"](demo_world.RESOLUTION)
     with lent.open_encoder() as encoder, lent.open() as denoise:
         yield denoise, encoder
 

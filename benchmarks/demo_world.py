@@ -43,7 +43,7 @@ def method_settings(text: str):
     name, _, given = text.partition(":")
     if name not in methods:
         raise SystemExit(f"--method {name}: choose from {', '.join((*methods, *FROM_PICTURES))}")
-    settings = methods[name].settings
+    settings = at_resolution(methods[name].settings)
     for knob in filter(None, f"{CHOSEN.get(name, '')},{given}".split(",")):
         path, _, value = knob.partition("=")
         try:
@@ -53,13 +53,21 @@ def method_settings(text: str):
     return name, settings
 
 
+def at_resolution(settings):
+    """The settings of a method, with trained ones at the demo model's resolution."""
+    if hasattr(settings, "resolution"):
+        return replace(settings, resolution=RESOLUTION)
+    tuning = getattr(settings, "tuning", None)
+    return replace(settings, tuning=replace(tuning, resolution=RESOLUTION)) if tuning else settings
+
+
 def turn(settings, path: Sequence[str], value: str):
     """The settings with the knob at `path` at another value."""
     old = getattr(settings, path[0])
     if path[1:]:
         new = turn(old, path[1:], value)
     elif is_dataclass(old):
-        new = getattr(pack("trce_ops.tuning.settings"), value)
+        new = replace(getattr(pack("trce_ops.tuning.settings"), value), resolution=old.resolution)
     elif value.startswith("x"):
         new = old * float(Fraction(value[1:]))
     else:
@@ -79,12 +87,12 @@ def from_pictures(bench: Bench, thing: str, tuned: bool):
     learned = node.learn(*given)
     print("\n".join(learned.lines))
     vectors = {words.name_of(word.vectors): word.vectors for word in learned.words}
-    lent = pack("nodes.host.lend").lend(world.model, world.clip, RESOLUTION, words.LearnedWords(vectors))
+    lent = pack("nodes.host.lend").lend(world.model, world.clip, words.LearnedWords(vectors))
     delta, report = pack("trce_ops.methods").erase_with(
         "trce" if tuned else "trce-closed-form",
         [replace(pairs[0], concept=name) for name in vectors],
         keep,
-        settings=methods.BOTH if tuned else methods.CLOSED_FORM,
+        settings=at_resolution(methods.BOTH if tuned else methods.CLOSED_FORM),
         cache_dir=bench.cache,
         **lent,
     )
@@ -121,7 +129,7 @@ class Bench:
             delta, report = from_pictures(self, *things, tuned=method != FROM_PICTURES[0])
             return self.apply(self.world.model, delta), delta, report
         name, settings = method_settings(method)
-        lent = pack("nodes.host.lend").lend(self.world.model, self.world.clip, RESOLUTION)
+        lent = pack("nodes.host.lend").lend(self.world.model, self.world.clip)
         delta, report = pack("trce_ops.methods").erase_with(
             name, *asked(*things), settings=settings, cache_dir=self.cache, **lent
         )

@@ -46,12 +46,13 @@ def main() -> None:
     world = load_world()
     import comfy.sd
 
-    concepts, methods = pack("trce_ops.text.concepts"), pack("trce_ops.methods")
+    concepts, methods, trce = (pack(f"trce_ops.{name}") for name in ("text.concepts", "methods", "methods.trce"))
     pairs = concepts.parse_concepts(erasing.concepts_text(CONCEPT))
     keep = concepts.parse_keep(erasing.keep_text(CONCEPT))
     with tempfile.TemporaryDirectory() as folder:
-        lent = pack("nodes.host.lend").lend(world.model, world.clip, RESOLUTION)
-        delta, report = methods.erase_with("trce", pairs, keep, cache_dir=folder, **lent)
+        settings = replace(trce.BOTH, tuning=replace(trce.BOTH.tuning, resolution=RESOLUTION))
+        lent = pack("nodes.host.lend").lend(world.model, world.clip)
+        delta, report = methods.erase_with("trce", pairs, keep, settings=settings, cache_dir=folder, **lent)
     print(report.text())
     # the checkpoint's text encoder has more layers, which add exactly zero
     _, stock, *_ = comfy.sd.load_state_dict_guess_config(expand(load_compact()))

@@ -169,7 +169,7 @@ def test_a_concept_is_erased_from_the_flow_model_and_another_one_stays(flow):
     from in_comfyui import pack
 
     _, world = flow
-    lent = pack("nodes.host.lend").lend(world.model, world.clip, 64)
+    lent = pack("nodes.host.lend").lend(world.model, world.clip)
     concepts = pack("trce_ops.text.concepts")
     given = concepts.parse_concepts("a crown -> a top hat"), concepts.parse_keep("a ring\na heart")
     settings = pack("trce_ops.methods").METHODS["trce-closed-form"].settings

@@ -419,3 +419,6 @@ def test_every_variant_can_be_made(erasure):
     for wrong in ("lion", "uce:lion=1", "uce:preserve=lion", "trce:tuning.lion=1", "trce:tuning=LION", "uce:preserve"):
         with pytest.raises(SystemExit, match=wrong.split(":")[0]):
             world.method_settings(wrong)
+    for text in ("trce", "trce-robust", "trce:tuning=ROBUST"):  # on pictures as the demo model draws them
+        assert world.method_settings(text)[1].tuning.resolution == 64
+    assert all(world.method_settings(name)[1].resolution == 64 for name in ("esd", "erase-anything"))

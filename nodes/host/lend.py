@@ -14,11 +14,10 @@ from .soft_prompts import open_encoder
 from .text_weights import metrics, text_weights
 
 
-def lend(model, clip, resolution: int | None = None, learned: LearnedWords = NO_WORDS, remedy: str = REMEDY) -> dict:
+def lend(model, clip, learned: LearnedWords = NO_WORDS, remedy: str = REMEDY) -> dict:
     """The arguments of erase_with that come from MODEL and CLIP. Raises HostError when the two do not fit.
 
-    resolution: of training pictures, in pixels; None for the resolution in the method's settings. learned: words that
-    concepts may name. remedy: what a method that trains says about a MODEL that it cannot train.
+    learned: words that concepts may name. remedy: what a method that trains says about a MODEL that it cannot train.
     """
     readers = fitted(find_text_readers(model), clip)
     encoders = text_encoders(clip, readers, learned)
@@ -33,7 +32,7 @@ def lend(model, clip, resolution: int | None = None, learned: LearnedWords = NO_
         "space": readers.space,
         "weights": partial(text_weights, model, readers),
         "metrics": partial(metrics, model, readers, widths),
-        "model": lambda asked: tunable(model, resolution or asked, soft, remedy),
+        "model": lambda resolution: tunable(model, resolution, soft, remedy),
     }
 
 
