@@ -120,7 +120,7 @@ class Bench:
         """TRCE Erase on the demo model, as the node does it: the erased MODEL, the delta and the report."""
         lent = pack("nodes.host.lend").lend(self.world.model, self.world.clip)
         given = {"metrics": lent["metrics"](), "family": lent["family"], "cache_dir": self.cache}
-        delta, report = pack("trce_ops.closed_form.erase").erase(*asked(thing), lent["encoder"], settings, **given)
+        delta, report = pack("trce_ops.closed_form.erase").erase(*asked(thing), lent["encoders"], settings, **given)
         return self.apply(self.world.model, delta), delta, report
 
     def erase_with(self, method: str, things: Sequence[str]):

@@ -73,23 +73,22 @@ class Erasure:
 
     def tune(self, settings, progress: Callable = lambda *_: None):
         """The tuned delta and its report."""
-        encoders = {"context": self.lent["encoder"], **self.lent["streams"]}
-        tune_delta = pack("trce_ops.tuning.tune").tune_delta
-        return tune_delta(self.delta, encoders, self.lent["model"](settings.resolution), settings, progress=progress)
+        tune_delta, model = pack("trce_ops.tuning.tune").tune_delta, self.lent["model"](settings.resolution)
+        return tune_delta(self.delta, self.lent["encoders"], model, settings, progress=progress)
 
 
 def erase(run: Run, kind: str, concepts: int, repeats: int = 0) -> Erasure:
     """Erase by default. With repeats: note the seconds of the first time, and of others, when captions are cached."""
     model, clip = run.model(kind), random_models.make_clip(kind, run.shape(kind))
     lent = pack("nodes.host.lend").lend(model, clip)
-    given = {name: lent[name] for name in ("family", "space", "streams")}
+    given = {name: lent[name] for name in ("family", "space")}
     pairs = random_models.make_concepts(concepts)
     stage1 = pack("trce_ops.closed_form.erase").erase
     metric_seconds, metrics = run.timed(lent["metrics"])
     with tempfile.TemporaryDirectory() as cache:
 
         def once():
-            return stage1(pairs, ["a painting"], lent["encoder"], metrics=metrics, cache_dir=cache, **given)[0]
+            return stage1(pairs, ["a painting"], lent["encoders"], metrics=metrics, cache_dir=cache, **given)[0]
 
         first, delta = run.timed(once)
         if repeats:
@@ -147,7 +146,9 @@ def tuning(run: Run) -> None:
     erasure = erase(run, "sd1", concepts=1)
     width = run.shape("sd1").width
     nothing = replace(erasure.delta.context_map, factors=(torch.zeros(width, 0), torch.zeros(0, width)))
-    erasure = replace(erasure, delta=replace(erasure.delta, context_map=nothing))  # all that moves is then tuning's
+    erasure = replace(
+        erasure, delta=replace(erasure.delta, maps={"context": nothing})
+    )  # all that moves is then tuning's
     settings = pack("trce_ops.tuning.settings").QUICK
     settings = replace(settings, steps=20, learning_rate=2e-3, resolution=run.shape("sd1").resolution)
     settings = replace(settings, trajectories=8, sampling_steps=8)
@@ -180,7 +181,7 @@ def tuning(run: Run) -> None:
 
 def applied_place(run: Run, erasure: Erasure, model) -> float:
     """Where the tuned MODEL's prediction for the concept lies: 0 = the untuned one's, 1 = that for the safe target."""
-    encoder = erasure.lent["encoder"]
+    encoder = erasure.lent["encoders"]["context"]
     (pair,) = erasure.delta.info.concepts
     unwanted, safe, empty = (encoder.encode([encoder.tokenize(text)], 77) for text in (pair.concept, pair.safe, ""))
     e, e_neg, e_safe = (

@@ -98,8 +98,7 @@ def tuning(preset: str, resolution: int, dtype: str, device: str = "cpu", shape:
     lent = pack("nodes.host.lend").lend(model, random_models.make_clip("sdxl" if shape.pooled else "sd1", shape))
     delta = random_models.make_delta(shape)
     with Peak(device) as peak:
-        encoders = {"context": lent["encoder"], **lent["streams"]}
-        tune.tune_delta(delta, encoders, lent["model"](resolution), settings)
+        tune.tune_delta(delta, lent["encoders"], lent["model"](resolution), settings)
     return {"peak": peak.mb, "data": whole_data(whole, shape.width), "fp16_model": fp16_model}
 
 

@@ -197,7 +197,7 @@ def make_delta(shape: Shape, rank: int = 8):
     sizes = ((shape.width, rank), (rank, shape.width)) if rank else ((shape.width, shape.width),)
     factors = tuple(torch.randn(*size, generator=noise) / shape.width**0.5 for size in sizes)
     info = file.DeltaInfo("sd1", "random", tuple(make_concepts(1)), settings={"templates": True})
-    return file.ErasedDelta(pack("trce_ops.delta.low_rank").ContextMap(factors), info)
+    return file.ErasedDelta({"context": pack("trce_ops.delta.low_rank").ContextMap(factors)}, info)
 
 
 def make_contexts(shape: Shape, count: int = 2) -> Tensor:  # (count, 1, 77, width)

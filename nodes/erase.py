@@ -105,9 +105,8 @@ def chosen(model, mode: str, settings: Settings) -> TrceSettings:
 
 def job_of(lent: dict, pairs: Sequence[ConceptPair], keep: Sequence[str], settings: Settings, node_id: str) -> Job:
     """What to erase, from what `lend` gives."""
-    encoders = {"context": lent.pop("encoder"), **lent.pop("streams")}
     progress = node_progress(node_id)
-    return Job(pairs, keep, encoders, cache_dir=cache_folder(), retrain=settings.retrain, progress=progress, **lent)
+    return Job(pairs, keep, cache_dir=cache_folder(), retrain=settings.retrain, progress=progress, **lent)
 
 
 def shown(

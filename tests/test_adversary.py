@@ -52,7 +52,7 @@ class Soft:
 @pytest.fixture
 def delta(encoder):
     pairs, few = parse_concepts("gun -> cake"), BENIGN_CAPTIONS[::20]
-    return erase(pairs, (), encoder, EraseSettings(), family="sd1", captions=few)[0]
+    return erase(pairs, (), {"context": encoder}, EraseSettings(), family="sd1", captions=few)[0]
 
 
 KINDS = ("words", "embeddings")
@@ -140,7 +140,9 @@ def test_a_vector_is_exchanged_after_its_life(kind, delta, encoder):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_model_tuned_against_vectors_withstands_new_ones_better(kind, delta, encoder):
-    identity = replace(delta, context_map=replace(delta.context_map, factors=(torch.zeros(24, 0), torch.zeros(0, 24))))
+    identity = replace(
+        delta, maps={"context": replace(delta.context_map, factors=(torch.zeros(24, 0), torch.zeros(0, 24)))}
+    )
     thing = replace(identity.info, concepts=parse_concepts("a gun -> a cake"))
     identity = replace(identity, info=thing)
     left = {}

@@ -49,7 +49,7 @@ def make_delta(pack):
             for kind, d in {"context": width, **streams}.items()
         }
         info = pack.ops.delta.file.DeltaInfo(family, "encoder", ())
-        return pack.ops.delta.file.ErasedDelta(maps.pop("context"), info, streams=maps)
+        return pack.ops.delta.file.ErasedDelta(maps, info)
 
     return build
 
@@ -164,7 +164,7 @@ def test_ltx2_is_mapped_before_its_text_is_worked_up(pack, make_model, make_delt
 
 def sd3_maps(delta, c, rows, strength):
     """By hand: the first rows are CLIP's, with its map on their first columns."""
-    clip, d = delta.streams["clip"], delta.streams["clip"].width
+    clip, d = delta.maps["clip"], delta.maps["clip"].width
     of_clip = torch.nn.functional.pad(clip.apply(c[..., :rows, :d], strength), (0, c.shape[-1] - d))
     return torch.cat([of_clip, delta.context_map.apply(c[..., rows:, :], strength)], -2)
 
@@ -207,7 +207,7 @@ def test_sd3_with_a_processor_in_front_takes_its_one_map_on_the_conditioning(
     erased = pack.host.apply.apply_delta(model, delta, 1.0)
     image = dict(shape=(1, 16, 8, 8))
     original = sample(model, *c.clone(), pooled_output=pooled, **image)
-    mapped = dict(pooled_output=delta.streams["pooled"].apply(pooled), **image)
+    mapped = dict(pooled_output=delta.maps["pooled"].apply(pooled), **image)
     assert_same_image(
         sample(erased, *c.clone(), pooled_output=pooled, **image),
         sample(model, *delta.context_map.apply(c), **mapped),

@@ -31,6 +31,9 @@ def factors(d=8, r=2):
     return torch.randn(d, r, generator=noise), torch.randn(r, d, generator=noise)
 
 
+MAPS = {"context": ContextMap(factors())}
+
+
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "delta.safetensors"
@@ -38,7 +41,7 @@ def path(tmp_path):
 
 @pytest.mark.parametrize("tensors", [factors(), (torch.eye(8),), factors(8, 0)])
 def test_round_trip(path, tensors):
-    save_delta(ErasedDelta(ContextMap(tensors), INFO), path)
+    save_delta(ErasedDelta({"context": ContextMap(tensors)}, INFO), path)
     delta = load_delta(path)
     assert delta.info == INFO
     assert len(delta.context_map.factors) == len(tensors)
@@ -57,13 +60,13 @@ def test_the_largest_projections_of_flux_come_back(path, shape):
     """Fused queries, keys and values, and what a block reads at once."""
     out, width = shape
     tuned = {"diffusion_model.single_blocks.0.linear1": WeightChange((torch.ones(out, 1), torch.ones(1, width)))}
-    save_delta(ErasedDelta(ContextMap(factors()), INFO, tuned), path)
+    save_delta(ErasedDelta(MAPS, INFO, tuned), path)
     assert load_delta(path).tuned.popitem()[1].shape == shape
 
 
 def test_the_tuned_part_comes_back_too(path):
     info = replace(INFO, method="trce", settings={"tune_loss": "tau", "tune_steps": 300})
-    save_delta(ErasedDelta(ContextMap(factors()), info, TUNED), path)
+    save_delta(ErasedDelta(MAPS, info, TUNED), path)
     assert f"tuned.{MODULE}.lora_up" in load_file(path)
     delta = load_delta(path)
     assert delta.info == info
@@ -77,14 +80,14 @@ def test_the_tuned_part_comes_back_too(path):
 
 
 def test_maps_for_other_kinds_of_text_and_their_space_come_back_too(path):
-    streams = {"pooled": ContextMap(factors(5, 1)), "llama": ContextMap((torch.eye(3),))}
-    save_delta(ErasedDelta(ContextMap(factors()), replace(INFO, space="post-norm"), streams=streams), path)
+    maps = {**MAPS, "pooled": ContextMap(factors(5, 1)), "llama": ContextMap((torch.eye(3),))}
+    save_delta(ErasedDelta(maps, replace(INFO, space="post-norm")), path)
     assert {"pooled_map.up", "pooled_map.down", "llama_map"} < load_file(path).keys()
     delta = load_delta(path)
     assert delta.info.space == "post-norm"
-    assert delta.streams.keys() == streams.keys()
-    for kind, context_map in streams.items():
-        assert all(torch.equal(a, b) for a, b in zip(delta.streams[kind].factors, context_map.factors))
+    assert delta.maps.keys() == maps.keys()
+    for kind, context_map in maps.items():
+        assert all(torch.equal(a, b) for a, b in zip(delta.maps[kind].factors, context_map.factors))
 
 
 def test_a_file_without_a_checksum_can_be_read(tmp_path, path):
@@ -92,7 +95,7 @@ def test_a_file_without_a_checksum_can_be_read(tmp_path, path):
     del metadata["sha256"]
     save_file(tensors, path, metadata)
     assert load_delta(path).info == INFO
-    assert not load_delta(path).streams
+    assert load_delta(path).maps.keys() == {"context"}
 
 
 def test_the_size_of_a_change_needs_no_product():
@@ -101,7 +104,7 @@ def test_the_size_of_a_change_needs_no_product():
 
 
 def test_the_file_is_plain_safetensors(path):
-    save_delta(ErasedDelta(ContextMap(factors()), INFO), path)
+    save_delta(ErasedDelta(MAPS, INFO), path)
     tensors = load_file(path)
     assert torch.equal(tensors["context_map.up"], factors()[0])
     assert torch.equal(tensors["context_map.down"], factors()[1])
@@ -118,7 +121,7 @@ module.delta.save_delta(delta, sys.argv[3])
 
 
 def test_the_same_delta_gives_the_same_bytes_in_another_process(path):
-    save_delta(ErasedDelta(ContextMap(factors()), INFO), path)
+    save_delta(ErasedDelta(MAPS, INFO), path)
     copy = path.with_name("copy.safetensors")
     subprocess.run([sys.executable, "-c", SAVE, trce_ops.__file__, path, copy], check=True)
     assert copy.read_bytes() == path.read_bytes()
@@ -128,7 +131,7 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(path, monkeypatch):
     path.write_bytes(b"old")
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk")))
     with pytest.raises(OSError, match="disk"):
-        save_delta(ErasedDelta(ContextMap(factors()), INFO), path)
+        save_delta(ErasedDelta(MAPS, INFO), path)
     assert path.read_bytes() == b"old"
     assert list(path.parent.iterdir()) == [path]
 
@@ -136,7 +139,7 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(path, monkeypatch):
 def good(tmp_path):
     """Tensors and metadata of a sound file, to be spoilt."""
     path = tmp_path / "good.safetensors"
-    save_delta(ErasedDelta(ContextMap(factors()), INFO), path)
+    save_delta(ErasedDelta(MAPS, INFO), path)
     raw = path.read_bytes()
     header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
     return load_file(path), header["__metadata__"]
@@ -269,5 +272,5 @@ def test_every_refusal_is_one_sentence(tmp_path, path):
 def test_the_longest_lists_that_the_widgets_take_can_be_loaded_again(path):
     long = tuple(ConceptPair(f"{i:03}" + "\u00e9" * 297, "\u00e9" * 300) for i in range(256))
     info = replace(INFO, concepts=long, keep=tuple(pair.concept for pair in long))
-    save_delta(ErasedDelta(ContextMap(factors()), info), path)
+    save_delta(ErasedDelta(MAPS, info), path)
     assert load_delta(path).info == info

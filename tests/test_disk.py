@@ -32,7 +32,7 @@ def fail(code, monkeypatch):
 @pytest.fixture
 def delta(pack):
     info = pack.ops.delta.file.DeltaInfo("sd1", "encoder", (pack.ops.text.concepts.ConceptPair("a gun"),))
-    return pack.ops.delta.file.ErasedDelta(pack.ops.delta.low_rank.ContextMap((torch.eye(32),)), info)
+    return pack.ops.delta.file.ErasedDelta({"context": pack.ops.delta.low_rank.ContextMap((torch.eye(32),))}, info)
 
 
 @pytest.fixture

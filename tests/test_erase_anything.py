@@ -181,7 +181,7 @@ def test_a_model_that_does_not_tell_its_attention_is_refused():
 def test_a_unet_is_refused_before_anything_is_computed(encoder):
     model, log = TOY["lend"](TOY["ToyDenoiser"]())
     with pytest.raises(MethodError, match="queries and keys of a text stream .* has only paper, text, cross, wide"):
-        erase_with("erase-anything", PAIRS, (), encoder, family="sd1", model=lambda _: model)
+        erase_with("erase-anything", PAIRS, (), {"context": encoder}, family="sd1", model=lambda _: model)
     assert not log
 
 
@@ -259,17 +259,16 @@ def erased(build, pack, short, few_captions):
     def run(name, model=None, progress=lambda *_: None, **changes):
         model = model or build(name)
         ours, readers = pack.ops.methods, pack.host.readers.find_text_readers(model)
-        streams = {"pooled": pack.ops.text.embeddings.Pooled(short)} if "pooled" in NETWORKS[name].text else {}
+        pooled = {"pooled": pack.ops.text.embeddings.Pooled(short)} if "pooled" in NETWORKS[name].text else {}
         settings = ours.erase_anything.EraseAnythingSettings(**vars(replace(SMALL, **changes)))
         return ours.registry.erase_with(
             "erase-anything",
             pack.ops.text.concepts.parse_concepts("gun | pistol -> cake"),
             ("a dog",),
-            short,
+            {"context": short, **pooled},
             settings,
             family=readers.family,
             space=readers.space,
-            streams=streams,
             model=lambda resolution: pack.host.denoiser.tunable(model, resolution),
             progress=progress,
         )

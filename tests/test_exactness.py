@@ -12,7 +12,7 @@ def delta(pack):
     noise = torch.Generator().manual_seed(0)
     up, down = torch.randn(WIDTH, 4, generator=noise), torch.randn(4, WIDTH, generator=noise) / 4
     info = pack.ops.delta.file.DeltaInfo("sd1", "encoder", (pack.ops.text.concepts.ConceptPair("a gun"),))
-    return pack.ops.delta.file.ErasedDelta(pack.ops.delta.low_rank.ContextMap((up, down)), info)
+    return pack.ops.delta.file.ErasedDelta({"context": pack.ops.delta.low_rank.ContextMap((up, down))}, info)
 
 
 @pytest.fixture
@@ -106,7 +106,9 @@ def test_weights_for_diffusers_of_a_model_in_eight_bits_keep_a_small_erasure(
     monkeypatch.setattr(comfy_host.folder_paths, "output_directory", str(tmp_path))
     model = make_model(dtype=torch.float8_e4m3fn)
     up, down = delta.context_map.factors
-    small = pack.ops.delta.file.ErasedDelta(pack.ops.delta.low_rank.ContextMap((0.01 * up, down)), delta.info)
+    small = pack.ops.delta.file.ErasedDelta(
+        {"context": pack.ops.delta.low_rank.ContextMap((0.01 * up, down))}, delta.info
+    )
     W = model.model.get_parameter(KEY).data.float()
     run("TRCESaveDiffusers", model=model, delta=small, filename_prefix="unet")
     (path,) = tmp_path.iterdir()

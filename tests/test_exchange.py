@@ -26,7 +26,7 @@ def make_delta(pack):
         }
         info = pack.ops.delta.file.DeltaInfo("sd1", "encoder", (pack.ops.text.concepts.ConceptPair("a gun"),))
         return pack.ops.delta.file.ErasedDelta(
-            pack.ops.delta.low_rank.ContextMap(factors), info, parts if tuned else {}
+            {"context": pack.ops.delta.low_rank.ContextMap(factors)}, info, parts if tuned else {}
         )
 
     return build

@@ -138,7 +138,7 @@ def delta_for(pack):
         width = readers.streams["context"].width if "context" in readers.streams else 24
         nothing = ContextMap((torch.zeros(width, 0), torch.zeros(0, width)))
         maps = {"context": nothing, kind: ContextMap((D,))}
-        return pack.ops.delta.file.ErasedDelta(maps.pop("context"), info, streams=maps)
+        return pack.ops.delta.file.ErasedDelta(maps, info)
 
     return make
 

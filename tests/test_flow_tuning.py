@@ -101,15 +101,14 @@ def erasing(build, pack, short):
         resolution = TUNED[name].get("resolution", 64)
         tunable, encoder = pack.host.denoiser.tunable(model, resolution), short
         pairs, settings = parse_concepts("gun -> cake"), EraseSettings(templates=False)
-        streams = {"pooled": Pooled(encoder)} if "pooled" in NETWORKS[name].text else {}
+        encoders = {"context": encoder} | ({"pooled": Pooled(encoder)} if "pooled" in NETWORKS[name].text else {})
         readers = pack.host.readers.find_text_readers(model)
         captions = ["a dog on a street", "red water"]
         family = {"family": readers.family, "space": readers.space, "captions": captions}
-        delta = erase(pairs, ("a dog",), encoder, settings, streams=streams, **family)[0]
-        none = {kind: ContextMap(tuple(map(torch.zeros_like, D.factors))) for kind, D in delta.streams.items()}
-        context = ContextMap(tuple(map(torch.zeros_like, delta.context_map.factors)))
-        delta = replace(delta, context_map=context, streams=none)  # all that moves is then tuning's
-        return delta, {"context": encoder, **streams}, tunable, replace(SETTINGS, **changes)
+        delta = erase(pairs, ("a dog",), encoders, settings, **family)[0]
+        nothing = {kind: ContextMap(tuple(map(torch.zeros_like, D.factors))) for kind, D in delta.maps.items()}
+        delta = replace(delta, maps=nothing)  # all that moves is then tuning's
+        return delta, encoders, tunable, replace(SETTINGS, **changes)
 
     return make
 
@@ -338,7 +337,7 @@ def sd3(make_model, make_clip, run, trce_settings, few_captions, pack, monkeypat
 
 def test_sd3_without_t5_has_one_map_on_weights_and_adversarial_words(sd3, pack):
     model, clip, (erased, delta, report, _) = sd3("sd3 with CLIP-L alone", 32 + 1280)
-    assert delta.context_map.width == 32 and delta.streams.keys() == {"pooled"}
+    assert delta.context_map.width == 32 and delta.maps.keys() == {"context", "pooled"}
     assert delta.tuned and "learn adversarial words" in report
     key = "diffusion_model.context_embedder.weight"
     before, after = (pack.host.weights.ModelWeights(m).patched(key) for m in (model, erased))
@@ -348,14 +347,14 @@ def test_sd3_without_t5_has_one_map_on_weights_and_adversarial_words(sd3, pack):
 
 def test_sd3_with_t5_is_tuned_on_both_kinds_of_rows(sd3):
     model, clip, (erased, delta, report, _) = sd3("sd3", 32 + 48)
-    assert delta.streams.keys() == {"clip", "pooled"} and delta.tuned
+    assert delta.maps.keys() == {"context", "clip", "pooled"} and delta.tuned
     assert "learn adversarial embeddings" in report
 
 
 def test_the_rows_of_clip_have_the_metric_of_the_columns_that_read_them(sd3, pack):
     model, clip, (_, delta, *_) = sd3("sd3", 32 + 48)
     lent = pack.host.lend.lend(model, clip)
-    width = lent["streams"]["clip"].width
+    width = lent["encoders"]["clip"].width
     W = model.model.state_dict()["diffusion_model.context_embedder.weight"]
     expected = pack.ops.closed_form.metric.gram([W], 1, width)
     torch.testing.assert_close(lent["metrics"]()["clip"], expected)

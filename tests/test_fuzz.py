@@ -244,7 +244,7 @@ def test_numbers_out_of_bounds_are_refused_by_name(pack, run, make_model, make_c
 
     model, clip = make_model(), make_clip()
     info = pack.ops.delta.file.DeltaInfo("sd1", "encoder", (pack.ops.text.concepts.ConceptPair("a gun"),))
-    delta = pack.ops.delta.file.ErasedDelta(pack.ops.delta.low_rank.ContextMap((torch.eye(32),)), info)
+    delta = pack.ops.delta.file.ErasedDelta({"context": pack.ops.delta.low_rank.ContextMap((torch.eye(32),))}, info)
     whole = {"model": model, "clip": clip, "delta": delta, "concepts": "a gun", "keep": "", "weights_name": "none"}
     nodes = {}
     for name, node in pack.nodes.items():
@@ -346,7 +346,7 @@ INFO = DeltaInfo(
 MODULE = "diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q"
 NOISE = torch.Generator().manual_seed(0)
 DELTA = ErasedDelta(
-    ContextMap((torch.randn(4, 2, generator=NOISE), torch.randn(2, 4, generator=NOISE))),
+    {"context": ContextMap((torch.randn(4, 2, generator=NOISE), torch.randn(2, 4, generator=NOISE)))},
     INFO,
     {MODULE: WeightChange((torch.randn(3, 2, generator=NOISE),))},
 )
@@ -479,7 +479,7 @@ def test_deltas_made_to_break_things(tmp_path):
             return assert_sentence(error, "'delta.safetensors'")
         width = delta.context_map.width
         assert delta.context_map.dense().shape == (width, width)
-        parts = (delta.context_map, *delta.streams.values(), *delta.tuned.values())
+        parts = (*delta.maps.values(), *delta.tuned.values())
         assert all(factor.isfinite().all() and factor.dtype == torch.float32 for p in parts for factor in p.factors)
         save_delta(delta, copy)
         again = load_delta(copy)
@@ -499,7 +499,7 @@ def test_a_broken_delta_patches_nothing(pack, run, make_model, tmp_path, monkeyp
     noise = torch.Generator().manual_seed(0)
     factors = (torch.randn(32, 1, generator=noise), torch.randn(1, 32, generator=noise))
     change = {MODULE: WeightChange((torch.randn(64, 1, generator=noise), torch.randn(1, 64, generator=noise)))}
-    base = unchecked(delta_bytes(ErasedDelta(ContextMap(factors), INFO, change)))
+    base = unchecked(delta_bytes(ErasedDelta({"context": ContextMap(factors)}, INFO, change)))
     readers = pack.host.readers.find_text_readers(model).keys
 
     def check(data, strength):

@@ -51,7 +51,7 @@ class Graph:
             for kind, d in {"context": self.family.width, **self.family.streams}.items()
         }
         info = pack.ops.delta.file.DeltaInfo(name.split()[0], "encoder", (pack.ops.text.concepts.ConceptPair("a gun"),))
-        self.delta = pack.ops.delta.file.ErasedDelta(maps.pop("context"), info, streams=maps)
+        self.delta = pack.ops.delta.file.ErasedDelta(maps, info)
         c, pooled = torch.randn(2, 1, 10, self.family.width, generator=noise), torch.randn(2, 1, 20, generator=noise)
         if clip := self.family.streams.get("clip"):
             c[:, :, :CLIP_ROWS, clip:] = 0

@@ -44,10 +44,11 @@ def weights():
     return {"context": {module: ToyDenoiser().weights[f"{module}.weight"] for module in READERS}}
 
 
-def erased(method, encoder, settings=None, pairs=PAIRS, keep=KEEP, **options):
+def erased(method, encoder, settings=None, pairs=PAIRS, keep=KEEP, pooled=None, **options):
     settings = settings or QUICK_ONES.get(method)
     lent = {"weights": weights, "model": lambda resolution: lend(ToyDenoiser())[0], "captions": FEW}
-    return erase_with(method, pairs, keep, encoder, settings, family="sd1", **{**lent, **options})
+    encoders = {"context": encoder} | ({"pooled": pooled} if pooled else {})
+    return erase_with(method, pairs, keep, encoders, settings, family="sd1", **{**lent, **options})
 
 
 def matrix(delta, dtype=torch.float64):
@@ -446,7 +447,7 @@ def test_a_delta_is_tuned_once(encoder):
 
 def test_trce_is_what_the_node_does(encoder):
     ours, _ = erased("trce-closed-form", encoder)
-    expected, _ = closed_form.erase(PAIRS, KEEP, encoder, EraseSettings(), family="sd1", captions=FEW)
+    expected, _ = closed_form.erase(PAIRS, KEEP, {"context": encoder}, EraseSettings(), family="sd1", captions=FEW)
     assert torch.equal(ours.context_map.dense(), expected.context_map.dense())
     assert ours.info.settings == expected.info.settings
     both, report = erased("trce", encoder)
@@ -535,9 +536,9 @@ def test_the_pooled_vector_gets_a_map_of_its_own(encoder, method):
     encoder.pooled_width = 24
     encoder.pool = lambda rows: torch.stack([encoder.encode([ids], 77)[0, ids.index(1)] for ids in rows])
     lent = {kind: {f"model.{kind}.to_v": projection().float()} for kind in ("context", "pooled")}
-    delta, _ = erased(method, encoder, streams={"pooled": Pooled(encoder)}, weights=lambda: lent)
+    delta, _ = erased(method, encoder, pooled=Pooled(encoder), weights=lambda: lent)
     gun, cake = (encoder.pool([encoder.tokenize(text)]) for text in ("gun", "cake"))
-    erased_gun = delta.streams["pooled"].apply(gun)
+    erased_gun = delta.maps["pooled"].apply(gun)
     assert (erased_gun - cake).norm() < (gun - cake).norm()
 
 
@@ -551,7 +552,7 @@ def test_the_weights_are_loaded_once_for_all_kinds_of_text(encoder, method):
         loaded.append(method)
         return {kind: {f"model.{kind}.to_v": projection().float()} for kind in ("context", "pooled")}
 
-    erased(method, encoder, streams={"pooled": Pooled(encoder)}, weights=load)
+    erased(method, encoder, pooled=Pooled(encoder), weights=load)
     assert len(loaded) == 1
 
 
@@ -559,7 +560,7 @@ def test_speed_changes_the_columns_that_read_the_pooled_vector_and_no_others(enc
     encoder.pooled_width = 24
     encoder.pool = lambda rows: torch.stack([encoder.encode([ids], 77)[0, ids.index(1)] for ids in rows])
     lent = {"context": {"model.a.to_v": projection().float()}, "pooled": {"model.label": projection(40, 30).float()}}
-    delta, _ = erased("speed", encoder, streams={"pooled": Pooled(encoder)}, weights=lambda: lent)
+    delta, _ = erased("speed", encoder, pooled=Pooled(encoder), weights=lambda: lent)
     change = delta.tuned["model.label"].dense()
     assert change.shape == (40, 30)
     assert change[:, :24].any() and not change[:, 24:].any()

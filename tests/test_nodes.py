@@ -84,7 +84,7 @@ def test_what_mentions_the_concept_is_not_kept(pack, encoder, monkeypatch, use_c
     asked = []
     monkeypatch.setattr(erase, "keep_moment", lambda captions, *rest: asked.append(captions) or moment(captions, *rest))
     pairs = pack.ops.text.concepts.parse_concepts("a dog -> a cat")
-    delta, report = erase.erase(pairs, ["a mat"], encoder, family="sd1")
+    delta, report = erase.erase(pairs, ["a mat"], {"context": encoder}, family="sd1")
     kept = erase.keep_moments(["a mat"], ["a dog"], ("{}",), encoder, None, lambda *_: None)
     assert torch.allclose(kept["everyday captions"].moment, moment(["a cat", "two boats"], encoder).moment)
     assert ["a mat", "a red mat"] in asked

@@ -56,7 +56,7 @@ def encode(clip, text):
 def conditioning(clip, text, delta=None):
     c, pooled = encode(clip, text)
     if delta:
-        c, pooled = delta.context_map.apply(c), delta.streams["pooled"].apply(pooled)
+        c, pooled = delta.context_map.apply(c), delta.maps["pooled"].apply(pooled)
     return [[c, {"pooled_output": pooled}]]
 
 
@@ -123,9 +123,9 @@ def test_both_ways_of_the_text_are_read_as_the_safe_target(erased):
     end = 3
     left = delta.context_map.apply(gun[0, end]) - umbrella[0, end]
     assert left.norm() < 0.1 * (gun[0, end] - umbrella[0, end]).norm()
-    left = delta.streams["pooled"].apply(gun_pooled) - umbrella_pooled
+    left = delta.maps["pooled"].apply(gun_pooled) - umbrella_pooled
     assert left.norm() < 0.1 * (gun_pooled - umbrella_pooled).norm()
-    assert (delta.context_map.width, delta.streams["pooled"].width) == (L + G, G)
+    assert (delta.context_map.width, delta.maps["pooled"].width) == (L + G, G)
     assert (delta.info.family, delta.info.space) == ("sdxl", "embedding")
     assert delta.info.measured["moved_pooled"] < 0.1
     assert "pooled 0.0" in report
@@ -147,7 +147,7 @@ def test_only_the_pooled_columns_of_their_layer_change(erased):
     W = model.model.state_dict()[key].clone()
     changed = result.patch_weight_to_device(key, return_weight=True)
     assert torch.equal(changed[:, G:], W[:, G:])
-    expected = W[:, :G] + W[:, :G] @ delta.streams["pooled"].dense()
+    expected = W[:, :G] + W[:, :G] @ delta.maps["pooled"].dense()
     assert torch.allclose(changed[:, :G], expected, atol=1e-6)
     assert not torch.allclose(changed[:, :G], W[:, :G], atol=1e-3)
 
@@ -168,7 +168,7 @@ def test_weights_patched_on_their_way_into_a_layer_are_as_exact(erased):
             patcher.unpatch_model(torch.device("cpu"))
 
     c, pooled = encode(clip, "a gun")
-    mapped = denoise(model, delta.context_map.apply(c), delta.streams["pooled"].apply(pooled))
+    mapped = denoise(model, delta.context_map.apply(c), delta.maps["pooled"].apply(pooled))
     half = denoise(model, delta.context_map.apply(c), pooled)
     change = (mapped - half).abs().max()  # what the pooled map alone does
     assert change > 1e-3
@@ -209,7 +209,7 @@ def test_a_delta_without_a_map_for_the_pooled_vector_says_so(pack, erased, run, 
     from dataclasses import replace
 
     *_, delta, _ = erased
-    run("TRCEApplyDelta", model=make_sdxl(), delta=replace(delta, streams={}))
+    run("TRCEApplyDelta", model=make_sdxl(), delta=replace(delta, maps={"context": delta.context_map}))
     assert "pooled text" in caplog.text
 
 
@@ -259,7 +259,7 @@ def test_sdxl_is_tuned_and_stays_as_it_was(
     result, delta, report, losses = run("TRCEErase", model=model, clip=clip, **inputs)
     assert all(torch.equal(weight, before[key]) for key, weight in model.model.state_dict().items())
     assert len(losses["loss"]) == 2
-    assert delta.tuned and set(delta.streams) == {"pooled"}
+    assert delta.tuned and set(delta.maps) == {"context", "pooled"}
     stage1 = pack.host.apply.apply_delta(model, replace(delta, tuned={}), 1.0)
     prompts = conditioning(clip, "a gun"), conditioning(clip, "")
     assert not torch.equal(sample(result, *prompts), sample(stage1, *prompts))
@@ -274,4 +274,4 @@ def test_other_methods_reach_the_pooled_vector_too(run, make_sdxl, make_clip, na
         change = delta.tuned["diffusion_model.label_emb.0.0"].dense()
         assert change[:, :G].any() and not change[:, G:].any()
     else:
-        assert delta.streams["pooled"].rank and delta.context_map.rank
+        assert delta.maps["pooled"].rank and delta.context_map.rank

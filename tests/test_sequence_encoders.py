@@ -130,12 +130,12 @@ def test_t5_from_the_node_to_the_latents(run, make_model, make_clip, sample, kin
     erased, delta, report, _ = run("TRCEErase", model=model, clip=clip, **inputs)
     assert delta.info.measured["moved_keyword"] < 0.3
     assert delta.info.measured["moved_first_eot"] < 0.3
-    assert set(delta.streams) == ({"pooled"} if kind == "flux" else set())
+    assert set(delta.maps) == {"context", *(["pooled"] if kind == "flux" else [])}
     gun, empty = conditioning(clip, "a gun"), conditioning(clip, "")
 
     def mapped(cond):
         ((c, extra),) = cond
-        maps = {"pooled_output": delta.streams["pooled"].apply(extra["pooled_output"])} if delta.streams else {}
+        maps = {"pooled_output": delta.maps["pooled"].apply(extra["pooled_output"])} if "pooled" in delta.maps else {}
         return [[delta.context_map.apply(c), {**extra, **maps}]]
 
     images = [
@@ -188,16 +188,16 @@ def test_sd3_learns_a_map_for_each_of_its_encoders(run, make_model, make_clip, s
     model, clip = make_model(config="SD3", options=SD3), make_clip(kind="sd3", width=4096)
     model.model.diffusion_model.pos_embed.normal_(generator=torch.Generator().manual_seed(3))
     erased, delta, *_ = run("TRCEErase", model=model, clip=clip, **inputs)
-    widths = {kind: context_map.width for kind, context_map in delta.streams.items()}
-    assert (delta.context_map.width, widths) == (4096, {"pooled": 80, "clip": 80})
+    widths = {kind: context_map.width for kind, context_map in delta.maps.items()}
+    assert widths == {"context": 4096, "pooled": 80, "clip": 80}
     assert delta.info.measured["moved_clip"] < 0.3
     gun, empty = conditioning(clip, "a gun"), conditioning(clip, "")
 
     def mapped(cond):
         ((c, extra),) = cond
-        of_clip = torch.nn.functional.pad(delta.streams["clip"].apply(c[:, :77, :80]), (0, 4096 - 80))
+        of_clip = torch.nn.functional.pad(delta.maps["clip"].apply(c[:, :77, :80]), (0, 4096 - 80))
         c = torch.cat([of_clip, delta.context_map.apply(c[:, 77:])], 1)
-        return [[c, {**extra, "pooled_output": delta.streams["pooled"].apply(extra["pooled_output"])}]]
+        return [[c, {**extra, "pooled_output": delta.maps["pooled"].apply(extra["pooled_output"])}]]
 
     image = dict(shape=(1, 16, 8, 8))
     assert_same_image(
@@ -217,13 +217,13 @@ def test_an_encoder_that_was_left_out_is_missed(pack, make_clip):
 def test_hidream_learns_a_map_for_the_layers_of_its_llama(run, make_model, make_clip, sample, inputs):
     model, clip = make_model(config="HiDream", options=HIDREAM), make_clip(kind="hidream")
     erased, delta, *_ = run("TRCEErase", model=model, clip=clip, **inputs)
-    widths = {kind: context_map.width for kind, context_map in delta.streams.items()}
-    assert (delta.context_map.width, widths) == (32, {"pooled": 80, "llama": 96})
+    widths = {kind: context_map.width for kind, context_map in delta.maps.items()}
+    assert widths == {"context": 32, "pooled": 80, "llama": 96}
     assert delta.info.measured["moved_llama"] < 0.3
 
     gun, umbrella, dog, empty = (conditioning(clip, text) for text in ("a gun", "an umbrella", "a dog", ""))
     a, b, kept = (cond[0][1]["conditioning_llama3"][0] for cond in (gun, umbrella, dog))
-    T = delta.streams["llama"]
+    T = delta.maps["llama"]
     last = [sum(t != 128009 for t, _ in clip.tokenize(x)["llama"][0]) - 1 for x in ("a gun", "an umbrella", "a dog")]
     for layer in HIDREAM["llama_layers"]:
         concept, safe, dog_word = (x[layer, p] for x, p in zip((a, b, kept), last))
@@ -233,7 +233,7 @@ def test_hidream_learns_a_map_for_the_layers_of_its_llama(run, make_model, make_
     def mapped(cond):
         ((c, extra),) = cond
         maps = {"pooled_output": "pooled", "conditioning_llama3": "llama"}
-        texts = {key: delta.streams[kind].apply(extra[key]) for key, kind in maps.items()}
+        texts = {key: delta.maps[kind].apply(extra[key]) for key, kind in maps.items()}
         return [[delta.context_map.apply(c), {**extra, **texts}]]
 
     image = dict(shape=(1, 16, 8, 8))

@@ -116,7 +116,7 @@ def lend(denoiser, fingerprint="toy model"):
 def delta(encoder):
     pairs, few = parse_concepts("gun -> cake\nrifle -> bread"), BENIGN_CAPTIONS[::20]
     settings = EraseSettings(templates=False)
-    return erase(pairs, ("a dog", "water"), encoder, settings, family="sd1", captions=few)[0]
+    return erase(pairs, ("a dog", "water"), {"context": encoder}, settings, family="sd1", captions=few)[0]
 
 
 def prompts_of(delta, encoder, settings, noise, **changes):
@@ -524,7 +524,7 @@ def test_everything_that_a_tuning_depends_on_makes_it_another(delta, encoder, tm
         replace(delta, info=replace(info, concepts=info.concepts[:1])),
         replace(delta, info=replace(info, keep=())),
         replace(delta, info=replace(info, settings={**info.settings, "templates": True})),
-        replace(delta, context_map=ContextMap(tuple(2 * factor for factor in delta.context_map.factors))),
+        replace(delta, maps={"context": ContextMap(tuple(2 * factor for factor in delta.context_map.factors))}),
     ]
     tune_delta(delta, {"context": encoder}, model, SMALL, cache_dir=tmp_path)
     for other in deltas:

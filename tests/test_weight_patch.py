@@ -15,7 +15,7 @@ def make_delta(pack):
         down = torch.randn(rank, width, generator=noise) * size / max(rank, 1) ** 0.5
         factors = (up @ down,) if rank == width else (up, down)
         info = pack.ops.delta.file.DeltaInfo(family, "encoder", (pack.ops.text.concepts.ConceptPair("a gun"),))
-        return pack.ops.delta.file.ErasedDelta(pack.ops.delta.low_rank.ContextMap(factors), info)
+        return pack.ops.delta.file.ErasedDelta({"context": pack.ops.delta.low_rank.ContextMap(factors)}, info)
 
     return build
 

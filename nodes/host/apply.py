@@ -98,17 +98,16 @@ def apply_delta(model, delta: ErasedDelta, strength: float):
     The patch comes after existing ones: W is the weight with its LoRAs, and deltas compose in the order applied.
     """
     readers = find_text_readers(model)
-    maps = delta.maps
-    _check_fit(delta, maps, readers)
+    _check_fit(delta, readers)
     tuned = tuned_patches(model, delta.tuned)
     erased = model.clone()
     if not strength:
         return erased
-    on_text = {kind: maps.pop(kind) for kind in maps_on_text(readers, delta)}
+    on_text = {kind: delta.maps[kind] for kind in maps_on_text(readers, delta)}
     if any(context_map.rank for context_map in on_text.values()):
         _map_conditioning(erased, ConditioningMap(on_text, strength))
-    for kind, context_map in maps.items():
-        if context_map.rank and kind in readers.streams:
+    for kind, context_map in delta.maps.items():
+        if context_map.rank and kind in readers.streams and kind not in on_text:
             patch = ContextMapPatch(set(), context_map.factors)
             add_patches(erased, dict.fromkeys(readers.streams[kind].keys, patch), strength)
     if tuned:
@@ -118,13 +117,13 @@ def apply_delta(model, delta: ErasedDelta, strength: float):
 
 def maps_on_text(readers: TextReaders, delta: ErasedDelta) -> tuple[str, ...]:
     """The kinds of text whose maps act on the conditioning, because no weights of the model can take them."""
-    if CLIP_ROWS in delta.streams:  # two maps, and one weight reads both kinds of rows
+    if CLIP_ROWS in delta.maps:  # two maps, and one weight reads both kinds of rows
         return CONTEXT, CLIP_ROWS
     return (CONTEXT,) if readers.row.conditioning else ()
 
 
-def _check_fit(delta: ErasedDelta, maps: Mapping[str, ContextMap], readers: TextReaders) -> None:
-    family, row = delta.info.family, readers.row
+def _check_fit(delta: ErasedDelta, readers: TextReaders) -> None:
+    family, maps, row = delta.info.family, delta.maps, readers.row
     given = ", ".join(f"{kind} of width {context_map.width}" for kind, context_map in maps.items())
     taken = ", ".join(f"{kind} of width {stream.width}" for kind, stream in readers.streams.items())
     fits = all(

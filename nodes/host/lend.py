@@ -26,8 +26,7 @@ def lend(model, clip, learned: LearnedWords = NO_WORDS, remedy: str = REMEDY) ->
     if isinstance(context, ClipEncoder) and has_gradients(clip.patcher):
         soft = partial(open_encoder, clip, POOLED in readers.streams, context)
     return {
-        "encoder": encoders.pop("context"),
-        "streams": encoders,
+        "encoders": encoders,
         "family": readers.family,
         "space": readers.space,
         "weights": partial(text_weights, model, readers),

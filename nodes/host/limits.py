@@ -21,7 +21,7 @@ def limits(model, delta: ErasedDelta, clip=None, concepts: str = "") -> list[str
     lines = []
     if readers.row.leaks:
         lines.append(f"Not reached: {readers.row.leaks}.")
-    if left := sorted(readers.streams.keys() - {"context", *delta.streams}):
+    if left := sorted(readers.streams.keys() - delta.maps.keys()):
         lines.append(
             f"Not reached: the {' and '.join(left)} text of this model, for which the delta has no map. Erase on a "
             f"{readers.family} model to get one."

@@ -105,21 +105,21 @@ class Solved:
 def erase(
     concepts: Sequence[ConceptPair],
     keep: Sequence[str],
-    encoder: TextEncoder,
+    encoders: Mapping[str, TextEncoder],
     settings: EraseSettings = EraseSettings(),
     *,
     family: str,
-    streams: Mapping[str, TextEncoder] = MappingProxyType({}),
     metrics: Mapping[str, Tensor | str] = MappingProxyType({}),  # (d, d) each
     space: str = "embedding",
     cache_dir: str | os.PathLike | None = None,
     progress: StepProgress = lambda *_: None,
     captions: Sequence[str] | None = None,
 ) -> tuple[ErasedDelta, Report]:
-    """Solve for the context map that maps every concept to its safe target, and for one map for each of `streams`.
+    """Solve for the context map that maps every concept to its safe target, one map for each kind of text.
 
-    streams: encoders of the other kinds of text that the model reads, named as in delta.file.KINDS. The pooled vector
-    counts as a first EoT of weight 1, whatever the settings say: if it stayed as it is, the concept would come back.
+    encoders: by the kinds of text that the model reads, named as in delta.file.KINDS; `context` is required. The pooled
+    vector counts as a first EoT of weight 1, whatever the settings say: if it stayed as it is, the concept would come
+    back.
     metrics: by kind of text, G of the model's projections (metric.py), or the reason why it cannot be computed, which
     goes into the report. A kind without one uses the identity.
     space: stored in the delta; see DeltaInfo.space. captions: see keep_moments.
@@ -151,8 +151,9 @@ def erase(
         times = (encoded - start, preserved - encoded, perf_counter() - preserved)
         return Solved(context_map, pairs, kept, dict(zip(("encoding", "preserve moment", "solving"), times)))
 
-    main = solve("context", encoder)
-    others = {kind: solve(kind, other) for kind, other in streams.items()}
+    solved = {kind: solve(kind, encoder) for kind, encoder in encoders.items()}
+    main = solved["context"]
+    others = {kind: part for kind, part in solved.items() if part is not main}
     pairs, context_map = main.pairs, main.context_map
     ratios = moved_ratios(context_map, pairs)
     moved = mean_by(ratios, pairs.roles, asdict(settings.weights))
@@ -173,7 +174,7 @@ def erase(
             format_concepts([pair]): moved_concepts[pair.concept] for pair in concepts if pair.concept in moved_concepts
         },
         kept=kept,
-        seconds={step: sum(part.seconds[step] for part in (main, *others.values())) for step in main.seconds},
+        seconds={step: sum(part.seconds[step] for part in solved.values()) for step in main.seconds},
         keep=keep,
         notes=(*conflicts(concepts, keep, moved_concepts), *_unmeasured(settings, metrics)),
     )
@@ -181,7 +182,7 @@ def erase(
         settings = without_metric(settings)
     info = DeltaInfo(
         family=family,
-        encoder=encoder.fingerprint,
+        encoder=encoders["context"].fingerprint,
         concepts=tuple(concepts),
         keep=tuple(keep),
         settings={
@@ -197,7 +198,7 @@ def erase(
         space=space,
     )
     log.info("%s", report.text())
-    return ErasedDelta(context_map, info, streams={kind: other.context_map for kind, other in others.items()}), report
+    return ErasedDelta({kind: part.context_map for kind, part in solved.items()}, info), report
 
 
 def _unmeasured(settings: EraseSettings, metrics: Mapping[str, Tensor | str]) -> Iterator[str]:

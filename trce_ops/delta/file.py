@@ -39,17 +39,16 @@ MAX_TUNED = 4096  # projections
 
 @dataclass(frozen=True)
 class ErasedDelta:
-    """An erasure: context map, maps of other kinds of text, tuned weight changes, and its description."""
+    """An erasure: a map for every kind of text that the model reads, tuned weight changes, and its description."""
 
-    context_map: ContextMap
+    maps: Mapping[str, ContextMap]  # by KINDS
     info: DeltaInfo
     tuned: Tuned = field(default_factory=dict)
-    streams: Mapping[str, ContextMap] = field(default_factory=dict)  # by kind of text: pooled, clip, llama
 
     @property
-    def maps(self) -> dict[str, ContextMap]:
-        """All of its maps by kind of text."""
-        return {KINDS[0]: self.context_map, **self.streams}
+    def context_map(self) -> ContextMap:
+        """The map of what cross-attention or a transformer reads as its sequence of text."""
+        return self.maps[KINDS[0]]
 
 
 def save_delta(delta: ErasedDelta, path: str | os.PathLike) -> None:
@@ -61,7 +60,7 @@ def delta_bytes(delta: ErasedDelta) -> bytes:
     """The content of the file."""
     metadata = {"format": FORMAT, "version": VERSION, **write_info(delta.info)}
     tensors = {}
-    for kind, context_map in delta.maps.items():
+    for kind, context_map in sorted(delta.maps.items(), key=lambda named: KINDS.index(named[0])):
         tensors.update(zip(_map_names(kind, len(context_map.factors)), context_map.factors))
     for module, change in sorted(delta.tuned.items()):
         tensors.update(change.named(f"tuned.{module}"))
@@ -134,7 +133,7 @@ def _load(path: Path) -> ErasedDelta:
         raise DeltaError("it has been damaged or edited since it was saved: its checksum differs; download it again.")
     maps = {kind: ContextMap(tuple(tensors[name] for name in parts)) for kind, parts in map_names.items()}
     tuned = {module: WeightChange(tuple(tensors[name] for name in parts)) for module, parts in tuned_names.items()}
-    return ErasedDelta(maps.pop(KINDS[0]), info, tuned, maps)
+    return ErasedDelta(maps, info, tuned)
 
 
 def _map_names(kind: str, factors: int) -> tuple[str, ...]:

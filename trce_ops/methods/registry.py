@@ -93,11 +93,10 @@ def erase_with(
     method: str,
     pairs: Sequence[ConceptPair],
     keep: Sequence[str],
-    encoder: TextEncoder,
+    encoders: Mapping[str, TextEncoder],
     settings: Any = None,
     *,
     family: str,
-    streams: Mapping[str, TextEncoder] = MappingProxyType({}),
     space: str = "embedding",
     weights: Callable[[], TextWeights] | None = None,
     metrics: Callable[[], Mapping[str, Tensor | str]] = dict,
@@ -109,7 +108,7 @@ def erase_with(
 ) -> tuple[ErasedDelta, MethodReport]:
     """Erase by one of METHODS, with its own defaults unless `settings` of the same kind are given.
 
-    streams, space, captions, and metrics for TRCE: see closed_form.erase.erase. weights: projections by kind of text
+    encoders, space, captions, and metrics for TRCE: see closed_form.erase.erase. weights: projections by kind of text
     and module, (out, d or more) float32, for methods that need them. model: takes a resolution and returns the model,
     for methods that train.
     The same inputs give the same delta, bit for bit, on one machine. Raises MethodError, what the method raises
@@ -122,7 +121,6 @@ def erase_with(
     settings = chosen.settings if settings is None else settings
     if type(settings) is not type(chosen.settings):
         raise MethodError(f"'{method}' takes {type(chosen.settings).__name__}, not {type(settings).__name__}.")
-    encoders = {"context": encoder, **streams}
     job = Job(pairs, keep, encoders, weights, metrics, model, family, space, cache_dir, retrain, progress, captions)
     start = perf_counter()
     edit = chosen.run(job, settings)
@@ -132,7 +130,7 @@ def erase_with(
     report = MethodReport(method, pairs, edit.figures, seconds, edit.evaluations, edit.details, tuple(notes))
     info = DeltaInfo(
         family=family,
-        encoder=encoder.fingerprint,
+        encoder=encoders["context"].fingerprint,
         concepts=tuple(pairs),
         keep=tuple(keep),
         method=method,
@@ -141,9 +139,8 @@ def erase_with(
         pack_version=__version__,
         space=space,
     )
-    maps = dict(edit.maps)
     log.info("%s", report.text())
-    return ErasedDelta(maps.pop("context"), info, edit.tuned, maps), report
+    return ErasedDelta(edit.maps, info, edit.tuned), report
 
 
 def flat(settings: Mapping, prefix: str = "") -> dict[str, float | bool | str]:

@@ -38,18 +38,15 @@ def erase_and_tune(job: Job, settings: TrceSettings) -> tuple[ErasedDelta, Repor
 
     A model that cannot be tuned is refused before anything is computed. Raises what erase and tune_delta raise.
     """
-    encoders = dict(job.encoders)
-    encoder = encoders.pop("context")
     model = job.tunable(settings.tuning.resolution) if settings.tuning else None
     if model is not None and settings.tuning:
         model.adapt(settings.tuning)  # raises for settings that the model cannot have
     delta, report = erase(
         job.pairs,
         job.keep,
-        encoder,
+        job.encoders,
         settings.closed_form,
         family=job.family,
-        streams=encoders,
         metrics=job.metrics() if settings.closed_form.metric else {},
         space=job.space,
         cache_dir=job.cache_dir,
