@@ -5,7 +5,7 @@ steps of tuning, a cancel, peak memory. Then seconds: stage 1, tuning, and what 
 512 pixels and SDXL at 1024, with random weights.
 
 Every part is a process of its own with its own time limit, and writes what it finds to DIR/PART.json as it goes, so
-that a failure costs no other part and a time-out only what was still to come. All limits together are under 9 minutes.
+that a failure costs no other part and a time-out only what was still to come. All limits together are under 8 minutes.
 It needs no network and no weights. `--device cpu --small` tries it out on models a few channels wide.
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import resume
 
-LIMITS = {"exactness": 90, "tuning": 70, "dynamic": 70, "memory": 50, "sd1": 130, "sdxl": 120}  # seconds
+LIMITS = {"exactness": 70, "tuning": 60, "dynamic": 60, "memory": 50, "sd1": 120, "sdxl": 115}  # seconds
 
 
 def in_process(part: str, options: argparse.Namespace) -> dict:

@@ -146,9 +146,8 @@ def tuning(run: Run) -> None:
     erasure = erase(run, "sd1", concepts=1)
     width = run.shape("sd1").width
     nothing = replace(erasure.delta.context_map, factors=(torch.zeros(width, 0), torch.zeros(0, width)))
-    erasure = replace(
-        erasure, delta=replace(erasure.delta, maps={"context": nothing})
-    )  # all that moves is then tuning's
+    delta = replace(erasure.delta, maps={"context": nothing})  # all that moves is then tuning's
+    erasure = replace(erasure, delta=delta)
     settings = pack("trce_ops.tuning.settings").QUICK
     settings = replace(settings, steps=20, learning_rate=2e-3, resolution=run.shape("sd1").resolution)
     settings = replace(settings, trajectories=8, sampling_steps=8)

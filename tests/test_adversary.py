@@ -140,9 +140,8 @@ def test_a_vector_is_exchanged_after_its_life(kind, delta, encoder):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_model_tuned_against_vectors_withstands_new_ones_better(kind, delta, encoder):
-    identity = replace(
-        delta, maps={"context": replace(delta.context_map, factors=(torch.zeros(24, 0), torch.zeros(0, 24)))}
-    )
+    nothing = replace(delta.context_map, factors=(torch.zeros(24, 0), torch.zeros(0, 24)))
+    identity = replace(delta, maps={"context": nothing})
     thing = replace(identity.info, concepts=parse_concepts("a gun -> a cake"))
     identity = replace(identity, info=thing)
     left = {}

@@ -104,9 +104,8 @@ def report(encoder):
 
     def write(concepts, *keep, templates=False, captions=BENIGN_CAPTIONS[::20]):
         settings = EraseSettings(templates=templates)
-        return erase(parse_concepts(concepts), keep, {"context": encoder}, settings, family="sd1", captions=captions)[
-            1
-        ].text()
+        given = parse_concepts(concepts), keep, {"context": encoder}, settings
+        return erase(*given, family="sd1", captions=captions)[1].text()
 
     return write
 
