@@ -21,7 +21,7 @@ from pathlib import Path
 
 import resume
 
-LIMITS = {"exactness": 70, "tuning": 60, "dynamic": 60, "memory": 50, "sd1": 120, "sdxl": 115}  # seconds
+LIMITS = {"exactness": 65, "tuning": 50, "dynamic": 55, "memory": 50, "graphs": 50, "sd1": 100, "sdxl": 105}  # seconds
 
 
 def in_process(part: str, options: argparse.Namespace) -> dict:
@@ -51,7 +51,7 @@ def run_part(options: argparse.Namespace) -> None:
     import torch
     from gpu_parts import PARTS, Run, random_models
 
-    random_models.load()
+    random_models.load(dynamic_vram=options.part == "dynamic" and options.device == "cuda")
     run = Run(options.device, options.small, options.limit, options.output / f"{options.part}.json")
     if options.device == "cuda":
         run.note(device=torch.cuda.get_device_name(), torch=torch.__version__)

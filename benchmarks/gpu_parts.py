@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import graph_memory
 import memory as peaks
 import random_models
 import resume
@@ -23,7 +24,7 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, 
 # the precision of the model, which in fp8 has three bits.
 APART = {"fp32": 1e-3, "fp16": 0.02, "bf16": 0.1, "fp8": 0.5}
 PRESETS = ("QUICK", "PAPER")
-CPU_SHARES = {"QUICK": 0.97, "PAPER": 1.57}  # peak of `python dev.py bench memory`, of one fp16 model
+CPU_SHARES = {"QUICK": 1.01, "PAPER": 1.57}  # peak of `python dev.py bench memory`, of one fp16 model
 
 
 @dataclass
@@ -191,13 +192,6 @@ def applied_place(run: Run, erasure: Erasure, model) -> float:
     return (((e - e_neg) * line).sum() / line.square().sum()).item()
 
 
-def dynamic(run: Run) -> None:
-    """The same with DynamicVRAM: the model is sampled between the two tunings, and so has been fetched."""
-    if run.device == "cuda":
-        random_models.enable_dynamic_vram()
-    tuning(run)
-
-
 def memory(run: Run) -> None:
     """What tuning takes above the loaded model at its peak, beside what it takes on a CPU."""
     shape = run.shape("sd1")
@@ -208,6 +202,24 @@ def memory(run: Run) -> None:
         run.note(**{preset: found | {"share": share, "share_on_a_cpu": CPU_SHARES[preset]}})
         if not run.small:
             run.note(**{f"ok_{preset}": share < 1.25 * CPU_SHARES[preset]})
+
+
+def graphs(run: Run) -> None:
+    """What two steps of tuning hold beside the weights of large models, which graph_memory.py counts from shapes."""
+    models, resolution = graph_memory.MODELS, 1024
+    if run.small:
+        shape = run.shape("sdxl")
+        models, resolution = {"small": graph_memory.Model("SDXL", shape.unet, torch.float32, 77, shape.pooled)}, 64
+    for name, model in models.items():
+        loaded = graph_memory.make(model, run.device)
+        random_models.randomise(loaded.model, 2)
+        with peaks.Peak(run.device) as peak:
+            graph_memory.two_steps(loaded, model, True, resolution)
+        found = {"weights": graph_memory.size(loaded) / 1e9, "beside_them": peak.mb / 1e3}
+        if run.device == "cuda":
+            found["reserved"] = torch.cuda.max_memory_reserved() / 1e9  # with what the allocator adds
+        run.note(**{name: found})
+        del loaded
 
 
 def speed(run: Run, kind: str) -> None:
@@ -240,7 +252,8 @@ def evaluations(settings) -> tuple[int, int]:
     generator = torch.Generator().manual_seed(settings.seed)
     draw_plans = pack("trce_ops.tuning.data").draw_plans
     plans = draw_plans(settings.trajectories, settings.keep_count, settings, generator)
-    return plans.evaluations, settings.steps * (settings.batch + settings.empty_batch + settings.keep_batch)
+    words = settings.word_batch * (settings.word_updates + 1) if settings.words else 0
+    return plans.evaluations, settings.steps * (settings.batch + words + settings.empty_batch + settings.keep_batch)
 
 
 def sampling(run: Run, kind: str, erasure: Erasure) -> None:
@@ -261,8 +274,9 @@ def sampling(run: Run, kind: str, erasure: Erasure) -> None:
 PARTS: dict[str, Callable[[Run], None]] = {
     "exactness": exactness,
     "tuning": tuning,
-    "dynamic": dynamic,
+    "dynamic": tuning,  # with DynamicVRAM: the model is sampled between the two tunings, and so has been fetched
     "memory": memory,
+    "graphs": graphs,
     "sd1": partial(speed, kind="sd1"),
     "sdxl": partial(speed, kind="sdxl"),
 }

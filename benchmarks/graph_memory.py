@@ -1,6 +1,6 @@
 """What does a step of tuning hold at real sizes? `python dev.py bench graph_memory [--model NAME ...]`
 
-Counted and not measured: the network is ComfyUI's own class at its real size, on tensors that have shapes and no
+Counted and not measured (`python dev.py bench gpu --parts graphs` measures it on a GPU): the network is ComfyUI's own class at its real size, on tensors that have shapes and no
 numbers (torch's FakeTensorMode), and every storage that is alive is added up. So a model of twelve billion parameters
 takes no memory here and some minutes. Printed are the weights, and the most that a step of mode tuned holds beside
 them at 1024 pixels: one picture's graph, the trained factors with AdamW's state, and the trained weights as they are
@@ -89,8 +89,8 @@ class Held(TorchDispatchMode):
         self.now -= self.sizes.pop(key, 0)
 
 
-def make(model: Model):
-    """ComfyUI's MODEL, without numbers."""
+def make(model: Model, device: str = "cpu"):
+    """ComfyUI's MODEL, with no numbers in its weights."""
     import comfy.model_patcher
     import comfy.ops
     import comfy.supported_models
@@ -99,31 +99,44 @@ def make(model: Model):
     computed = torch.bfloat16 if model.weights.itemsize == 1 else None
     config.set_inference_dtype(model.weights, computed)
     config.custom_operations = comfy.ops.manual_cast
-    cpu = torch.device("cpu")
-    return comfy.model_patcher.ModelPatcher(config.get_model({}, device=cpu).eval(), cpu, cpu)
+    place, cpu = torch.device(device), torch.device("cpu")
+    return comfy.model_patcher.ModelPatcher(config.get_model({}, device=place).eval(), place, cpu)
 
 
-def step(model: Model, again: bool, resolution: int) -> tuple[float, float]:
+def count(model: Model, again: bool, resolution: int) -> tuple[float, float]:
     """Bytes of the weights, and the most that two steps of mode tuned hold beside them."""
-    host, tuning = pack("nodes.host.denoiser"), pack("trce_ops.tuning.train")
-    settings, objective = pack("trce_ops.tuning.settings").QUICK, pack("trce_ops.tuning.objective")
     with ExitStack() as stack:
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         loaded = make(model)
-        base = loaded.model
-        held = Held([*base.parameters(), *base.buffers()])
-        readers = pack("nodes.host.readers").find_text_readers(loaded)
-        weights = pack("nodes.host.training_weights").Weights(loaded, loaded)
-        width = readers.streams["context"].width
-        stack.enter_context(torch.inference_mode(False))
         stack.enter_context(mock.patch.object(Tensor, "item", lambda _: 1.0))  # there are no numbers to look at
-        stack.enter_context(pack("nodes.host.recompute").open_for_training(base.diffusion_model, readers.row, again))
-        stack.enter_context(held)
+        held = stack.enter_context(Held([*loaded.model.parameters(), *loaded.model.buffers()]))
+        two_steps(loaded, model, again, resolution)
+        return size(loaded), held.most
+
+
+def size(loaded) -> int:
+    """Bytes of the weights."""
+    return sum(W.nbytes for W in loaded.model.parameters())
+
+
+def two_steps(loaded, model: Model, again: bool, resolution: int) -> None:
+    """Of mode tuned, on one picture at a time. again: blocks are computed again in the backward pass."""
+    import comfy.model_management
+
+    host, tuning = pack("nodes.host.denoiser"), pack("trce_ops.tuning.train")
+    settings, objective = pack("trce_ops.tuning.settings").QUICK, pack("trce_ops.tuning.objective")
+    readers, factors = pack("nodes.host.readers").find_text_readers(loaded), pack("trce_ops.tuning.factors")
+    width, open_for_training = readers.streams["context"].width, pack("nodes.host.recompute").open_for_training
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(comfy.model_management, "in_training", True))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(open_for_training(loaded.model.diffusion_model, readers.row, again))
+        weights = pack("nodes.host.training_weights").Weights(loaded, loaded)
         denoise = host.HostDenoiser(loaded, weights, resolution, resolution, width)
-        factors = pack("trce_ops.tuning.factors")
         names = factors.choose(denoise.weights, settings.projections, readers.row.trained)
         start, noise = {name: denoise.weights[name] for name in names}, torch.Generator()
-        trained = factors.Trained(start, settings.rank, noise, parts=factors.PARTS[settings.projections])
+        parts = factors.FUSED_PARTS.get(settings.projections, slice(None))
+        trained = factors.Trained(start, settings.rank, noise, parts=parts)
         optimizer = torch.optim.AdamW(trained.parameters, lr=settings.learning_rate, foreach=False)
         x, pooled = torch.randn(1, *denoise.shape), torch.randn(1, model.pooled) if model.pooled else None
         texts = pack("trce_ops.tuning.text_batch").Texts(torch.randn(1, model.tokens, width), pooled)
@@ -134,7 +147,6 @@ def step(model: Model, again: bool, resolution: int) -> tuple[float, float]:
             optimizer.zero_grad()
             tuning.backward(predict, [term], trained, 1.0)
             optimizer.step()
-        return sum(W.nbytes for W in base.parameters()), held.most
 
 
 def main() -> None:
@@ -143,13 +155,10 @@ def main() -> None:
     parser.add_argument("--resolution", type=int, default=1024)
     options = parser.parse_args()
     random_models.load()
-    import comfy.model_management
-
-    comfy.model_management.in_training = True
     print("| model | weights | beside them, blocks kept | beside them | in all |\n|---|---|---|---|---|", flush=True)
     for name in options.model:
-        weights, kept = step(MODELS[name], False, options.resolution)
-        _, again = step(MODELS[name], True, options.resolution)
+        weights, kept = count(MODELS[name], False, options.resolution)
+        _, again = count(MODELS[name], True, options.resolution)
         row = (weights, kept, again, weights + again)
         print(f"| {name} | {' | '.join(f'{bytes_ / GB:.1f} GB' for bytes_ in row)} |", flush=True)
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 from uuid import uuid4
 
 import torch
@@ -87,11 +88,18 @@ SMALL_SHAPES = {
 }
 
 
-def load() -> None:
-    """ComfyUI, quietly; what pack() gives needs it."""
+def load(dynamic_vram: bool = False) -> None:
+    """ComfyUI, quietly; what pack() gives needs it. dynamic_vram: as its main.py enables it by itself on NVIDIA cards."""
     logging.getLogger().setLevel(logging.WARNING)
+    if dynamic_vram:  # first: ComfyUI's modules take the library as it is when they are imported
+        import comfy_aimdo.control
+
+        comfy_aimdo.control.init()
     host_on_path()
     import comfy.sd  # noqa: F401  before anything of the pack
+
+    if dynamic_vram:
+        _enable_dynamic_vram()
 
 
 @torch.no_grad()
@@ -112,19 +120,24 @@ def randomise(module: torch.nn.Module, seed: int) -> None:
         weight.requires_grad_(False)
 
 
-def enable_dynamic_vram() -> None:
-    """As ComfyUI's main.py does by itself on NVIDIA cards, for the models that are made from here on."""
+def _enable_dynamic_vram() -> None:
     import comfy.memory_management
     import comfy.model_management
     import comfy.model_patcher
     import comfy_aimdo.control
 
-    comfy_aimdo.control.init()
     devices = [device.index for device in comfy.model_management.get_all_torch_devices()]
     if not comfy_aimdo.control.init_devices((index, 0) for index in devices):
         raise RuntimeError("DynamicVRAM does not start on this machine")
     comfy.model_patcher.CoreModelPatcher = comfy.model_patcher.ModelPatcherDynamic
     comfy.memory_management.aimdo_enabled = True
+
+
+def _whole_layers():
+    """While open, layers have weights at once: with DynamicVRAM they get them from a file, and here is none."""
+    import comfy.memory_management
+
+    return mock.patch.object(comfy.memory_management, "aimdo_enabled", False)
 
 
 def make_clip(kind: str = "sd1", shape: Shape | None = None, disable_dynamic: bool = False):
@@ -141,7 +154,8 @@ def make_clip(kind: str = "sd1", shape: Shape | None = None, disable_dynamic: bo
     target = comfy.supported_models_base.ClipTarget(*classes[kind])
     options = (shape or SHAPES[kind]).clip
     given = {"dtype": torch.float32, **options}
-    clip = comfy.sd.CLIP(target, model_options=given, disable_dynamic=disable_dynamic)
+    with _whole_layers():
+        clip = comfy.sd.CLIP(target, model_options=given, disable_dynamic=disable_dynamic)
     randomise(clip.cond_stage_model, 0)
     clip.patcher.cached_patcher_init = lambda disable_dynamic: make_clip(kind, shape, disable_dynamic).patcher, ()
     return clip
@@ -161,6 +175,7 @@ def make_model(
 ):
     """ComfyUI's MODEL. SD1.5 has 860 million parameters, SDXL 2.6 billion."""
     import comfy.memory_management
+    import comfy.model_management
     import comfy.model_patcher
     import comfy.ops
     import comfy.supported_models
@@ -169,10 +184,13 @@ def make_model(
     computed = torch.float16 if device == "cuda" else torch.float32
     config.set_inference_dtype(dtype, computed if dtype.itemsize == 1 else None)  # nothing is computed in fp8
     config.custom_operations = comfy.ops.manual_cast
-    place, cpu = torch.device(device), torch.device("cpu")
-    dynamic = comfy.memory_management.aimdo_enabled
-    base = config.get_model({}, device=cpu if dynamic else place).eval()
+    cpu = torch.device("cpu")
+    place = comfy.model_management.get_torch_device() if device == "cuda" else cpu
+    with _whole_layers():
+        base = config.get_model({}, device=place).eval()
     randomise(base, 2)
+    if comfy.memory_management.aimdo_enabled:
+        base.to(cpu)
     patcher = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
     model = patcher(base, place, cpu)
     model.cached_patcher_init = make_model, (shape, dtype, device)

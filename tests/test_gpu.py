@@ -17,7 +17,7 @@ def module(comfy_host, monkeypatch):
     return importlib.import_module
 
 
-@pytest.mark.parametrize("part", ["tuning", "memory", "sd1", "sdxl"])
+@pytest.mark.parametrize("part", ["tuning", "memory", "graphs", "sd1", "sdxl"])
 def test_a_part_finds_what_it_is_to_find(module, part, tmp_path):
     parts = module("gpu_parts")
     run = parts.Run("cpu", small=True, file=tmp_path / "part.json")
@@ -28,6 +28,7 @@ def test_a_part_finds_what_it_is_to_find(module, part, tmp_path):
     expected = {
         "tuning": {"ok_moved", "ok_restored", "ok_applied", "ok_cancelled"},
         "memory": {"QUICK", "PAPER"},
+        "graphs": {"small"},
         "sd1": {"stage1_seconds", "quick_seconds_estimated", "sampling_overhead"},
     }
     assert expected.get(part, expected["sd1"]) <= run.found.keys()

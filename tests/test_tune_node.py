@@ -492,3 +492,21 @@ def test_a_tuned_delta_for_another_build_is_refused_before_anything_is_patched(l
         with pytest.raises(pack.host.errors.HostError, match="The delta tunes diffusion_model"):
             pack.host.apply.apply_delta(model, replace(delta, tuned=tuned), 1.0)
     assert not model.patches
+
+
+@pytest.mark.parametrize(
+    "device, pixels, graph, expected",
+    [
+        ("cpu", 64 * 64, 1e9, 1),
+        ("cpu", 8 * 8, 1e9, 64),
+        ("cuda", 64 * 64, 1e9, 5),  # half of the memory is left free
+        ("cuda", 64 * 64, 1e8, 8),
+        ("cuda", 64 * 64, 6e9, 1),
+        ("cuda", 8 * 8, 1e9, 64),
+    ],
+)
+def test_pictures_are_trained_on_together_where_there_is_memory(pack, monkeypatch, device, pixels, graph, expected):
+    import comfy.model_management
+
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda device: 10e9)
+    assert pack.host.denoiser.pictures_at_once(torch.device(device), pixels, graph) == expected

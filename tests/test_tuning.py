@@ -69,6 +69,7 @@ class ToyDenoiser:
         }
         self.weights = {name: torch.randn(shape, generator=noise) / shape[1] ** 0.5 for name, shape in shapes.items()}
         self.memory = memory  # pictures that fit at a time
+        self.at_once = 400
         self.evaluations = self.largest = 0
         self.overridden = set()
 

@@ -29,7 +29,7 @@ from torch.nn.functional import pad
 from ...trce_ops.tuning.factors import TRAINED
 from ...trce_ops.tuning.text_batch import Texts
 from ...trce_ops.tuning.trajectories import Overrides
-from ...trce_ops.tuning.tune import GRAPH, TunableModel
+from ...trce_ops.tuning.tune import TunableModel
 from .attention import Watch, with_gradient
 from .dynamic_vram import check_file, without_dynamic_vram
 from .errors import HostError
@@ -41,6 +41,8 @@ from .training_weights import FLOATS, Weights
 from .weights import ModelWeights, is_packed
 
 BASE = "base."  # where Network has the model
+GRAPH = 64 * 64  # latent pixels in one training graph on a CPU: one picture of 512 x 512, to bound memory
+MOST = 8  # pictures in one training graph on another device
 MEMORY = 12  # memory of a training graph, as a multiple of what sampling the same picture takes
 LARGE = 2e9  # parameters of a model whose graph is kept small whatever the picture
 TUNING, REMEDY = "tuning", "set 'mode' to 'closed form'"  # of TRCE Erase
@@ -69,7 +71,7 @@ class Network(torch.nn.Module):
 class HostDenoiser:
     """trce_ops.tuning.trajectories.Denoiser for a loaded MODEL. weights: with LoRAs; width, height: in pixels."""
 
-    def __init__(self, model, weights: Weights, width: int, height: int, text_width: int):
+    def __init__(self, model, weights: Weights, width: int, height: int, text_width: int, at_once: int = 1):
         base = model.model
         self.network = Network(base)
         self.weights = weights
@@ -79,6 +81,7 @@ class HostDenoiser:
         self.size = {"width": width, "height": height}
         self.shape = tuple(latent_shape(model, width, height)[1:])
         self.text_width = text_width
+        self.at_once = at_once
 
     def close(self) -> None:
         """Release the model and the weights. The denoiser cannot be called any more."""
@@ -133,6 +136,18 @@ def latent_shape(model, width: int, height: int) -> list[int]:
     return [1, layout.latent_channels, *frames, height // ratio, width // ratio]
 
 
+def pictures_at_once(device: torch.device, pixels: int, graph: float) -> int:
+    """Pictures, of so many latent pixels each, that are put into one training graph. graph: bytes of one picture's.
+
+    Another device than a CPU has little to do with one picture at a time. Half of its memory is left free for what
+    else is loaded while a model is trained.
+    """
+    least = max(1, GRAPH // pixels)
+    if device.type == "cpu":
+        return least
+    return max(least, min(MOST, int(comfy.model_management.get_free_memory(device) / 2 / graph)))
+
+
 @contextmanager
 def open_denoiser(model, width: int, height: int | None = None) -> Iterator[HostDenoiser]:
     """Load MODEL for pictures of this size in pixels, square if only the width is given.
@@ -152,11 +167,14 @@ def open_denoiser(model, width: int, height: int | None = None) -> Iterator[Host
         before = comfy.model_management.in_training
         denoiser = None
         try:
-            room = MEMORY * bare.memory_required(shape) + copies * base.get_dtype_inference().itemsize
+            graph = MEMORY * bare.memory_required(shape)
+            room = graph + copies * base.get_dtype_inference().itemsize
             comfy.model_management.load_models_gpu([bare], room)
             comfy.model_management.in_training = True
             with torch.inference_mode(False), torch.enable_grad():
-                denoiser = HostDenoiser(bare, Weights(model, bare), width, height, text_width)
+                weights = Weights(model, bare)
+                at_once = pictures_at_once(bare.load_device, math.prod(shape[2:]), graph)
+                denoiser = HostDenoiser(bare, weights, width, height, text_width, at_once)
                 large = math.prod(shape[2:]) > GRAPH or sum(W.numel() for W in base.parameters()) > LARGE
                 with open_for_training(base.diffusion_model, readers.row, large):
                     yield denoiser

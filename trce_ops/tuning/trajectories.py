@@ -38,6 +38,7 @@ class Denoiser(Protocol):
 
     shape: tuple[int, ...]  # (c, h, w) of x; with one frame, (c, 1, h, w), of models of videos
     dtype: torch.dtype  # that the network computes in
+    at_once: int  # pictures for whose graphs there is memory
 
     @property
     def weights(self) -> Mapping[str, Tensor]:  # by name, on the device

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -38,7 +37,6 @@ from .trajectories import Denoiser, Predictor
 log = logging.getLogger(__name__)
 
 ROWS = 8  # pictures predicted at a time, or more when they are small
-GRAPH = 64 * 64  # latent pixels in one autograd graph: one 512 x 512 picture, to bound memory
 
 
 @dataclass(frozen=True)
@@ -143,8 +141,7 @@ def tune(
         # clone: tensors made in inference mode cannot enter an autograd graph
         contexts = Contexts(*(texts and texts.each(Tensor.clone) for texts in vars(contexts).values()))
         maps = {kind: ContextMap(tuple(map(Tensor.clone, D.factors))) for kind, D in maps.items()}
-        in_graph = max(1, GRAPH // math.prod(denoise.shape[1:]))
-        predict = Predictor(denoise, max(rows, in_graph))
+        predict = Predictor(denoise, max(rows, denoise.at_once))
         plans = draw_plans(len(contexts.neg), 0 if contexts.keep is None else len(contexts.keep), settings, generator)
         data = collect(predict, contexts, plans, settings, generator, progress)
         sampled = perf_counter()
@@ -154,7 +151,7 @@ def tune(
         W = {name: denoise.weights[name] for name in names}
         parts = FUSED_PARTS.get(settings.projections, slice(None))
         trained = Trained(W, settings.rank, generator, root, rooted, parts)
-        learner = Predictor(denoise, min(in_graph, predict.rows))
+        learner = Predictor(denoise, min(denoise.at_once, predict.rows))
         if settings.words and objective is terms:
             source: Source
             if model.open_encoder and settings.adversary == "words":
