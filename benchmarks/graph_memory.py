@@ -1,10 +1,10 @@
 """What does a step of tuning hold at real sizes? `python dev.py bench graph_memory [--model NAME ...]`
 
-Counted and not measured (`python dev.py bench gpu --parts graphs` measures it on a GPU): the network is ComfyUI's own class at its real size, on tensors that have shapes and no
-numbers (torch's FakeTensorMode), and every storage that is alive is added up. So a model of twelve billion parameters
-takes no memory here and some minutes. Printed are the weights, and the most that a step of mode tuned holds beside
-them at 1024 pixels: one picture's graph, the trained factors with AdamW's state, and the trained weights as they are
-computed with.
+Counted and not measured, which `python dev.py bench gpu --parts graphs` does on a GPU: the network is ComfyUI's own
+class at its real size, on tensors that have shapes and no numbers (torch's FakeTensorMode), and every storage that is
+alive is added up. So a model of twelve billion parameters takes no memory here and some minutes. Printed are the
+weights, and the most that a step of mode tuned holds beside them at 1024 pixels: one picture's graph, the trained
+factors with AdamW's state, and the trained weights as they are computed with.
 
 Attention counts as torch's on a CPU, which keeps no matrix of all pairs, as on a GPU. What the allocator of a device
 adds, and text encoders, which are unloaded by then, are not in it. "Blocks kept" is what it would take without

@@ -89,7 +89,7 @@ SMALL_SHAPES = {
 
 
 def load(dynamic_vram: bool = False) -> None:
-    """ComfyUI, quietly; what pack() gives needs it. dynamic_vram: as its main.py enables it by itself on NVIDIA cards."""
+    """ComfyUI, quietly; what pack() gives needs it. dynamic_vram: with it, as on NVIDIA cards by default."""
     logging.getLogger().setLevel(logging.WARNING)
     if dynamic_vram:  # first: ComfyUI's modules take the library as it is when they are imported
         import comfy_aimdo.control

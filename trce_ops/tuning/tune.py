@@ -125,7 +125,7 @@ def tune(
 
     encoders: by kind of text, see prompts.encode_prompts. rows: pictures predicted at a time.
     objective: the terms of every step; TRCE's by default. The same inputs give the same tuning, bit for bit, on one
-    machine. Raises TuningError, OutOfMemory, SoftPromptError, and whatever `progress` raises to cancel, which it may
+    CPU. Raises TuningError, OutOfMemory, SoftPromptError, and whatever `progress` raises to cancel, which it may
     before every step.
     """
     settings = model.adapt(settings)
