@@ -17,7 +17,7 @@ from trce_ops.tuning.text_batch import Texts
 from trce_ops.tuning.tune import tune_delta
 
 NETWORKS = runpy.run_path(str(Path(__file__).with_name("networks.py")))["NETWORKS"]
-TUNED = {  # family -> options of its class; resolution, where it cannot draw 64 pixels; learning rate, if not 3e-3
+TUNED = {  # family -> config and options of its class; resolution if not 64, learning rate if not 3e-3
     "sd3": {"pos_embed_max_size": None, "num_patches": None},
     "flux": {},
     "flux2": {"in_channels": 128, "out_channels": 128, "learning_rate": 3e-4},
@@ -27,6 +27,7 @@ TUNED = {  # family -> options of its class; resolution, where it cannot draw 64
     "cosmos-predict2": {},
     "wan": {},
     "hunyuan-video": {},
+    "cogvideox": {"config": "CogVideoX_T2V"},
     "lumina2": {},
     "z-image": {},
     "qwen-image": {},
@@ -82,7 +83,8 @@ def build(comfy_host, fill_weights):
         spec, options = NETWORKS[name], dict(TUNED[name])
         for other in ("resolution", "learning_rate"):
             options.pop(other, None)
-        config = getattr(comfy.supported_models, spec.config)(spec.options | options)
+        config = options.pop("config", spec.config)
+        config = getattr(comfy.supported_models, config)(spec.options | options)
         config.set_inference_dtype(dtype, None if dtype == torch.float32 else torch.float32)
         with torch.inference_mode(as_loaded):  # as a loader node makes it
             base = config.get_model({}, "", device="cpu")

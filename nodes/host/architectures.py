@@ -71,6 +71,10 @@ WAN = {
     "trained": _sets(r"cross_attn\.[kv]", r"(self|cross)_attn\.[qkvo]", r"ffn\.[02]"),
     "blocks": r"blocks\.\d+",
 }
+COGVIDEO = {  # text and picture pass the same matrices
+    "trained": _sets(r"blocks\.\d+\.[kv]", r"blocks\.\d+\.([qkv]|attn_out)", r"blocks\.\d+\.ff_(proj|out)"),
+    "blocks": r"blocks\.\d+",
+}
 AURA = {
     "trained": _sets(r"double_layers\.\d+\.attn\.w1[kv]", r"attn\.w[12][qkvo]", r"mlp[CX]?\.(c_fc[12]|c_proj)"),
     "blocks": r"(double|single)_layers\.\d+",

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from .architectures import (
     AURA,
+    COGVIDEO,
     CROSS_KV_LINEAR,
     CROSS_PROJ,
     DIFFUSERS_JOINT,
@@ -159,7 +160,7 @@ FAMILIES = (
         {"context": Reader(r"clip_txt_mapper"), "pooled": Reader(r"clip_txt_pooled_mapper")},
     ),
     Family("cascade", ("Stable_Cascade_B",), {"pooled": Reader(r"clip_mapper")}),
-    Family("cogvideox", ("CogVideoX_T2V",), {"context": Reader(r"patch_embed\.text_proj")}),
+    Family("cogvideox", ("CogVideoX_T2V",), {"context": Reader(r"patch_embed\.text_proj")}, **COGVIDEO, resolution=480),
     Family("joyimage", ("JoyImage",), {"context": Reader(r"condition_embedder\.text_embedder\.linear_1")}),
     Family("pixeldit", ("PixelDiTT2I",), {"context": Reader(r"y_embedder\.proj")}),
     Family("minimax-h3", ("MiniMaxH3",), {"context": Reader(r"condition_proj")}),
