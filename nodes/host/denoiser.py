@@ -139,8 +139,8 @@ def latent_shape(model, width: int, height: int) -> list[int]:
 def pictures_at_once(device: torch.device, pixels: int, graph: float) -> int:
     """Pictures, of so many latent pixels each, that are put into one training graph. graph: bytes of one picture's.
 
-    A GPU has little to do with one at a time, so as many as fit into half of its free memory: the other half is for what
-    else is loaded while a model is trained.
+    A GPU has little to do with one at a time, so as many as fit into half of its free memory; the other half is for
+    what else is loaded while a model is trained.
     """
     least = max(1, GRAPH // pixels)
     if device.type == "cpu":
