@@ -21,7 +21,7 @@ from pathlib import Path
 
 import resume
 
-LIMITS = {"exactness": 65, "tuning": 50, "dynamic": 55, "memory": 50, "graphs": 50, "sd1": 100, "sdxl": 105}  # seconds
+LIMITS = {"exactness": 65, "tuning": 65, "dynamic": 65, "memory": 45, "graphs": 40, "sd1": 90, "sdxl": 105}  # seconds
 
 
 def in_process(part: str, options: argparse.Namespace) -> dict:
