@@ -1,8 +1,8 @@
 """What only a GPU can show: `python dev.py bench gpu [--output DIR] [--parts ...]`
 
 Correctness first: the map on the weights against the map on the conditioning in four precisions, strength 0, twenty
-steps of tuning, a cancel, peak memory. Then seconds: stage 1, tuning, and what a delta adds to sampling, for SD1.5 at
-512 pixels and SDXL at 1024, with random weights.
+steps of tuning and a cancel, also with DynamicVRAM; then peak memory, also of large models. Then seconds: stage 1,
+tuning, and what a delta adds to sampling, for SD1.5 at 512 pixels and SDXL at 1024. All weights are random.
 
 Every part is a process of its own with its own time limit, and writes what it finds to DIR/PART.json as it goes, so
 that a failure costs no other part and a time-out only what was still to come. All limits together are under 8 minutes.
