@@ -145,6 +145,7 @@ def inversions(bench: demo_world.Bench, model, aim: Aim, start: int, starts: int
         learned = [inversion.learn_word(denoise, encoder, aim.examples, aim.lessons, w, rows=ROWS) for w in words]
         texts = pack("trce_ops.tuning.text_batch").Texts
         contexts = [texts.cat([word.write(text, encoder) for text in aim.questions]) for word in learned]
+        contexts = [context.to(torch.device("cpu")) for context in contexts]  # where the negative prompt is
     width = bench.world.encode([""]).sequence.shape[-1]  # SD3 reads CLIP's rows with zeros beside them
     contexts = [replace(c, sequence=pad(c.sequence, (0, width - c.sequence.shape[-1]))) for c in contexts]
     return [Found(aim.questions, context, word.queries) for context, word in zip(contexts, learned, strict=True)]

@@ -37,7 +37,6 @@ from .settings import Settings
 from .ui.bounds import within_bounds
 from .ui.lists import lines as read_lines
 
-ROWS = 4  # pictures that go through the model at a time
 MOST = 64  # pictures
 LINES = "\n".join(TEMPLATES)
 # Small steps: a word that has gone far from all others explains pictures, and erasing it leaves the name (docs/log.md)
@@ -175,7 +174,7 @@ def learn(model, clip, pictures, vae, templates: Sequence[str], settings: Invers
     pools = POOLED in find_text_readers(model).streams
     with open_encoder(clip, pools) as encoder, open_denoiser(model, *size) as denoise:
         given = [word.strip() for word in settings.initial_word.split(",") if word.strip()]
-        seen = {"seed": settings.seed, "rows": ROWS}
+        seen = {"seed": settings.seed, "rows": denoise.at_once}
         nearest = Nearest([(word, 1.0) for word in given], 0)
         if not given:
             nearest = nearest_words(denoise, encoder, latents, WORDS, **seen, progress=progress)
@@ -185,7 +184,7 @@ def learn(model, clip, pictures, vae, templates: Sequence[str], settings: Invers
             for i, (word, cosine) in enumerate(near[: settings.starts])
             if not i or cosine >= NEAR * near[0][1]
         ]
-        words = learn_words(denoise, encoder, latents, templates, starts, rows=ROWS, progress=progress)
+        words = learn_words(denoise, encoder, latents, templates, starts, rows=denoise.at_once, progress=progress)
         texts = Texts.cat([word.write(templates[0], encoder) for word in words])
         agreement = Agreement(denoise, encoder, latents, **seen)
         agree = agreement(texts)

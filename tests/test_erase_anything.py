@@ -234,6 +234,15 @@ def test_attention_is_the_softmax_of_the_blocks_written_out(build, pack, monkeyp
     assert paid.shape == (1, pixels)
 
 
+def test_attention_makes_no_map_of_all_tokens(pack):
+    """Kernels that make none take it, as a GPU needs for large pictures."""
+    q, k, v = torch.randn(3, 1, 2, 24, 16)
+    watch = pack.host.attention.Watch(torch.ones(1, 8))
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.FLASH_ATTENTION):
+        watch(lambda *_: None, q, k, v, 2, skip_reshape=True)
+    assert watch.end().shape == (1, 16)
+
+
 def gradient(pack, name, model):
     tunable = pack.host.denoiser.tunable(model, 64)
     with tunable.open() as denoise:

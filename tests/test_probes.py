@@ -434,6 +434,18 @@ def test_autograd_keeps_masks_with_the_strides_that_they_have(pack, make_clip):
         assert encoder._keep(table[3:]).data_ptr() == table[3:].data_ptr()  # weights are not copied
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float8_e4m3fn])
+def test_words_are_learned_on_a_text_encoder_in_few_bits(pack, make_clip, dtype):
+    with pack.host.soft_prompts.open_encoder(make_clip(dtype=dtype), False) as encoder:
+        ids = encoder.tokenize("a gun")
+        vectors = encoder.look_up(ids[1:3]).detach().requires_grad_()
+        encoder.encode([[ids[0], *vectors, *ids[3:]]]).sequence.square().sum().backward()
+        small = 1e-9 * vectors.grad  # less than few bits can tell from 0
+        (table,) = encoder.tables.values()
+        assert small.any() and table.dtype == dtype and "gun" in encoder.words()[1]
+        torch.testing.assert_close(encoder.products(small), small @ table.float().mT, rtol=1e-5, atol=1e-12)
+
+
 def test_the_found_prompt_encodes_to_the_found_conditioning(probe, stock):
     """What the search put together as tokens is what anybody gets who types the text."""
     found, text, _ = probe("TRCEProbeTokenPrefix")

@@ -8,7 +8,7 @@ from ...trce_ops.attacks.inversion import TEMPLATES, InversionSettings, learn_wo
 from ..inputs import setting_inputs
 from ..ui.lists import lines
 from .probe import BLACK_BOX, CLIP, CONDITIONING, MODEL, PICTURES, PROBE, PROMPT, REPORT, SEED, UNEDITED, Probe
-from .target import ROWS, Target, conditioning, one_line
+from .target import Target, conditioning, one_line
 
 TOOLTIPS = {
     "initial_word": "The word to start from: something general, not the concept itself.",
@@ -63,7 +63,7 @@ class TRCEProbeConceptInversion(Probe, io.ComfyNode):
         with target.open(black_box) as (denoise, encoder):
             starts = random_starts(encoder, settings)
             words = learn_words(
-                denoise, encoder, target.pictures, sentences, starts, rows=ROWS, progress=target.progress
+                denoise, encoder, target.pictures, sentences, starts, rows=denoise.at_once, progress=target.progress
             )
             word, queries = words[0], sum(word.queries for word in words)
             cost = target.cost("Concept inversion", queries)

@@ -10,7 +10,7 @@ from ...trce_ops.tuning.trajectories import Predictor
 from ..host.pictures import SAMPLES
 from ..inputs import output
 from .probe import BLACK_BOX, CLIP, MODEL, PICTURES, PROBE, PROMPT, REPORT, SEED, UNEDITED, Probe
-from .target import ROWS, Target, encode, one_line
+from .target import Target, encode, one_line
 
 
 class TRCEProbeLatentInversion(Probe, io.ComfyNode):
@@ -71,9 +71,10 @@ class TRCEProbeLatentInversion(Probe, io.ComfyNode):
         plain = one_line(prompt)
         with target.open(black_box) as (denoise, encoder):
             empty, positive, against = (encode(encoder, text) for text in ("", plain, negative))
-            search = Predictor(denoise, ROWS)
+            search = Predictor(denoise, denoise.at_once)
             noise = invert(search, target.pictures, empty, steps, target.progress, iterations)
-            predict = Predictor(target.attacked(), ROWS)
+            attacked = target.attacked()
+            predict = Predictor(attacked, attacked.at_once)
             again = regenerate(predict, noise, positive, against, steps, cfg, target.progress)
             report = target.cost("Latent inversion", search.evaluations + predict.evaluations)
             apart = (again - target.pictures).square().mean().sqrt() / target.pictures.std()

@@ -9,7 +9,7 @@ from ...trce_ops.attacks.relearning import RelearnSettings, back_after, relearn,
 from ..host.apply import add_patches, tuned_patches
 from ..inputs import output, setting_inputs
 from .probe import CLIP, MODEL, PICTURES, PROBE, PROMPT, REPORT, SEED, UNEDITED, Probe
-from .target import ROWS, Target, encode, one_line
+from .target import Target, encode, one_line
 
 TOOLTIPS = {
     "steps": "Steps of training the LoRA.",
@@ -60,12 +60,12 @@ class TRCEProbeRelearning(Probe, io.ComfyNode):
         others = others if len(others) else shown
         with target.open() as (denoise, encoder):
             texts = [encode(encoder, text) for text in ("", plain)]
-            found = relearn(denoise, shown, texts[1], settings, rows=ROWS, progress=target.progress)
+            found = relearn(denoise, shown, texts[1], settings, rows=denoise.at_once, progress=target.progress)
             explained = {}
             for number, (step, tuned) in enumerate(found.stages.items()):
                 target.progress("Denoising loss", number, len(found.stages))
                 weights = with_lora(denoise, tuned)
-                empty, told = (denoising_loss(denoise, others, text, ROWS, seed, weights) for text in texts)
+                empty, told = (denoising_loss(denoise, others, text, denoise.at_once, seed, weights) for text in texts)
                 explained[step] = empty - told
             report = target.cost("Relearning", found.queries)
             before = target.before(texts, seed, others)

@@ -19,7 +19,6 @@ from ..host.pictures import as_latents
 from ..host.readers import POOLED
 from ..host.soft_prompts import HostSoftEncoder, open_encoder
 
-ROWS = 4  # pictures that go through the model at a time
 REMEDY = "connect a model of these families"
 
 
@@ -79,7 +78,7 @@ class Target:
         found = []
         for number, text in enumerate(texts):
             self.progress("Denoising loss", number, len(texts))
-            found.append(denoising_loss(denoise, pictures, text, ROWS, seed))
+            found.append(denoising_loss(denoise, pictures, text, denoise.at_once, seed))
         return found
 
     def evidence(self, encoder, prompt: str, attack: Texts, seed: int) -> Evidence:

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ...trce_ops.attacks.token_prefix import PrefixSettings, search_prefix
 from ..inputs import output, setting_inputs
 from .probe import BLACK_BOX, CLIP, CONDITIONING, MODEL, PICTURES, PROBE, PROMPT, REPORT, SEED, UNEDITED, Probe
-from .target import ROWS, Target, conditioning, encode, one_line
+from .target import Target, conditioning, encode, one_line
 
 TOOLTIPS = {
     "tokens": "How many words to put before the prompt.",
@@ -54,7 +54,7 @@ class TRCEProbeTokenPrefix(Probe, io.ComfyNode):
         settings, plain = PrefixSettings(**settings, seed=seed), one_line(prompt)
         with target.open(black_box) as (denoise, encoder):
             prefix = search_prefix(
-                denoise, encoder, target.pictures, [plain], settings, rows=ROWS, progress=target.progress
+                denoise, encoder, target.pictures, [plain], settings, rows=denoise.at_once, progress=target.progress
             )
             cost, text = target.cost("Token prefix", prefix.queries), prefix.write(plain)
             found = encode(encoder, text)

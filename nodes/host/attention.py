@@ -38,6 +38,7 @@ class Watch:
         if tokens > length:  # otherwise it is the text's with itself
             marks = pad(self.marks, (0, tokens - length)).to(v)
             values = (marks[:, None, :, None] if k.ndim == 4 else marks[:, :, None]).expand_as(k)
+            values = values.contiguous()  # or fast kernels refuse them, and the map is made after all
             paid = attention_pytorch(q, k, values, heads, *args, **kwargs)[:, length:].float().mean(-1)
             if self.watching:
                 self.seen.append(paid)

@@ -53,14 +53,12 @@ class HostSoftEncoder:
 
     def products(self, vectors: Tensor) -> Tensor:  # (k, e) -> (k, V) CPU
         parts = ((vectors[:, self.hard.parts[name]], table) for name, table in self.tables.items())
-        return reduce(
-            torch.add, ((part.to(table.device, table.dtype) @ table.mT).float().cpu() for part, table in parts)
-        )
+        return reduce(torch.add, ((part.to(table.device) @ table.mT.float()).cpu() for part, table in parts))
 
     def words(self) -> tuple[Tensor, list[str]]:
         name, table = next(iter(self.tables.items()))
         tokenizer = getattr(self.hard.clip.tokenizer, f"clip_{name}")
-        known = table.abs().sum(1).cpu() > 0  # small encoders may know only some words
+        known = table.float().abs().sum(1).cpu() > 0  # small encoders may know only some words
         found = {
             token: spelled.removesuffix("</w>")
             for token, spelled in sorted(tokenizer.inv_vocab.items())  # its own order differs from process to process
