@@ -446,6 +446,24 @@ def test_words_are_learned_on_a_text_encoder_in_few_bits(pack, make_clip, dtype)
         torch.testing.assert_close(encoder.products(small), small @ table.float().mT, rtol=1e-5, atol=1e-12)
 
 
+def test_a_lora_acts_once_on_a_text_encoder_that_is_taken_back_in_part(pack, make_clip):
+    """ComfyUI does so when memory gets short; the layers then apply patches to whatever weight they are given."""
+    key = "clip_l.transformer.text_model.encoder.layers.0.self_attn.q_proj.weight"
+    clip = make_clip()
+    W = clip.patcher.model.state_dict()[key]
+    assert clip.patcher.add_patches({key: ("diff", (torch.randn(W.shape),))}, 0.5)
+
+    def encode(encoder):
+        return encoder.encode([encoder.tokenize("a gun")]).sequence.detach()
+
+    with pack.host.soft_prompts.open_encoder(clip, False) as encoder:
+        before = encode(encoder)
+        encoder.hard.clip.patcher.partially_unload(torch.device("cpu"), 1e12)
+        assert torch.equal(encode(encoder), before)
+    with pack.host.soft_prompts.open_encoder(make_clip(), False) as encoder:
+        assert not torch.equal(encode(encoder), before)
+
+
 def test_the_found_prompt_encodes_to_the_found_conditioning(probe, stock):
     """What the search put together as tokens is what anybody gets who types the text."""
     found, text, _ = probe("TRCEProbeTokenPrefix")

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
-from uuid import uuid4
 
 import comfy.model_management
 import comfy.model_sampling
@@ -37,7 +36,7 @@ from .families import tuned_in_words
 from .fingerprint import model_fingerprint
 from .readers import CONTEXT, TextReaders, find_text_readers
 from .recompute import OutOfPlace, open_for_training
-from .training_weights import FLOATS, Weights
+from .training_weights import FLOATS, Weights, without_patches
 from .weights import ModelWeights, is_packed
 
 BASE = "base."  # where Network has the model
@@ -158,9 +157,7 @@ def open_denoiser(model, width: int, height: int | None = None) -> Iterator[Host
     with without_dynamic_vram(model) as model:
         height, base, readers = height or width, model.model, find_text_readers(model)
         text_width = readers.streams[CONTEXT].width
-        bare = model.clone()
-        if bare.patches:
-            bare.patches, bare.patches_uuid = {}, uuid4()
+        bare = without_patches(model)
         shape = latent_shape(model, width, height)
         shapes = ModelWeights(model).shapes()
         copies = sum(math.prod(shapes[name]) for name in model.patches if name in shapes)

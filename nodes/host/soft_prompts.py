@@ -17,7 +17,8 @@ from ...trce_ops.tuning.text_batch import Texts
 from .dynamic_vram import clip_without_dynamic_vram
 from .encoders import ClipEncoder
 from .prefix_tree import device_context
-from .training_weights import normal
+from .training_weights import normal, patched, without_patches
+from .weights import ModelWeights
 
 WORD = re.compile(r"[a-z]+</w>")  # a token that is a whole word; the others continue one
 
@@ -94,17 +95,25 @@ class HostSoftEncoder:
 
 @contextmanager
 def open_encoder(clip, pools: bool, hard: ClipEncoder | None = None) -> Iterator[HostSoftEncoder]:
-    """Load CLIP with its patches. pools: whether the diffusion model reads a pooled vector. hard: how the model reads
-    the CLIP, if not as it stands."""
+    """Load CLIP, with its patches on copies of its weights.
+
+    pools: whether the diffusion model reads a pooled vector. hard: how the model reads the CLIP, if not as it stands.
+    """
     with clip_without_dynamic_vram(clip) as loaded:
-        hard = hard or ClipEncoder(loaded)
-        if hard.clip is not loaded:
-            hard = ClipEncoder(loaded, tuple(hard.encoders), hard.learned, tuple(hard.pools))
+        stored, bare = ModelWeights(loaded.patcher), loaded.clone()
+        bare.patcher = without_patches(loaded.patcher)
+        hard = ClipEncoder(bare, tuple(hard.encoders), hard.learned, tuple(hard.pools)) if hard else ClipEncoder(bare)
         device = hard.load()
+
+        def weight(key: str, tensor: Tensor) -> Tensor:
+            if key in loaded.patcher.patches:
+                return patched(stored, key, device, torch.float32)
+            return normal(tensor.to(device))
+
         with torch.inference_mode(False), torch.enable_grad(), device_context(device):
             weights = {
                 name: {
-                    key: normal(tensor.to(device))
+                    key: weight(f"clip_{name}.{key}", tensor)
                     for key, tensor in chain(encoder.named_parameters(), encoder.named_buffers())
                 }
                 for name, encoder in hard.encoders.items()

@@ -1,9 +1,14 @@
-"""All weights of a loaded MODEL with its patches, as tensors that autograd may save."""
+"""The weights of a loaded MODEL or CLIP with its patches, as tensors that autograd may save.
+
+ComfyUI loads it without patches, and the patched weights are copies of ours. Otherwise it would apply them to the
+copies again, if memory got so short that it took a part of the loaded model back.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import chain
+from uuid import uuid4
 
 import torch
 from comfy.quant_ops import QuantizedTensor
@@ -24,13 +29,10 @@ class Weights(Mapping[str, Tensor]):
     def __init__(self, model, bare):
         self.stored, self.device, self.dtype = ModelWeights(model), bare.load_device, bare.model.get_dtype_inference()
         named = chain(bare.model.named_parameters(), bare.model.named_buffers())
-        self.tensors = {name: self._patched(name) if name in model.patches else normal(W) for name, W in named}
-
-    @torch.no_grad()
-    def _patched(self, name: str) -> Tensor:
-        dtype = self.stored.base(name).dtype
-        W = self.stored.patched(name, self.device)
-        return normal(W.to(dtype if dtype in FLOATS else self.dtype))
+        self.tensors = {
+            name: patched(self.stored, name, self.device, self.dtype) if name in model.patches else normal(W)
+            for name, W in named
+        }
 
     def __getitem__(self, name: str) -> Tensor:
         W = self.tensors[name]
@@ -43,6 +45,22 @@ class Weights(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.tensors)
+
+
+def without_patches(model):
+    """A clone of a MODEL, or of the patcher of a CLIP, that ComfyUI loads without the patches."""
+    bare = model.clone()
+    if bare.patches:
+        bare.patches, bare.patches_uuid = {}, uuid4()
+    return bare
+
+
+@torch.no_grad()
+def patched(stored: ModelWeights, name: str, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A copy of a weight with its patches, in its own type, or in `dtype` if gradients cannot pass that."""
+    own = stored.base(name).dtype
+    W = stored.patched(name, device)
+    return normal(W.to(own if own in FLOATS else dtype))
 
 
 def normal(tensor: Tensor) -> Tensor:
