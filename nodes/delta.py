@@ -4,6 +4,7 @@ import logging
 
 from comfy_api.latest import io
 
+from ..trce_ops.text.concepts import format_concepts, format_keep
 from .host.apply import apply_delta
 from .host.encoders import text_fingerprint
 from .host.errors import HostError
@@ -128,6 +129,8 @@ class TRCELoadDelta(io.ComfyNode):
     @within_bounds
     def execute(cls, delta_name) -> io.NodeOutput:
         delta = read_delta(delta_name)
-        concepts = ", ".join(pair.concept for pair in delta.info.concepts)
-        show_text(cls.hidden.unique_id, f"Erases: {concepts}")
+        lines = ["Erases:", format_concepts(delta.info.concepts)]
+        if delta.info.keep:
+            lines += ["Keeps:", format_keep(delta.info.keep)]
+        show_text(cls.hidden.unique_id, "\n".join(lines))
         return io.NodeOutput(delta)

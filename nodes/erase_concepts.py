@@ -58,15 +58,15 @@ class TRCEEraseConcepts(io.ComfyNode):
                     "places nearest to your concepts.",
                 ),
                 *setting_inputs(
-                    {"neighbours": 3, "min_similarity": 0.5},
+                    {"similar_words": 3, "min_similarity": 0.5},
                     {
-                        "neighbours": "How many neighbours to add for each concept at most, with 'clip' connected. "
-                        "More neighbours erase more broadly and may damage related things.",
-                        "min_similarity": "Least similarity of a neighbour, with 'clip' connected: 1 is identical, 0 "
+                        "similar_words": "How many similar words to erase with each concept at most, with 'clip' "
+                        "connected. More of them erase more broadly and may damage related things.",
+                        "min_similarity": "Least similarity of such a word, with 'clip' connected: 1 is identical, 0 "
                         "is unrelated. The report lists the figure of each; raise it if the report lists something "
                         "that should stay.",
                     },
-                    {"neighbours": (0, 50), "min_similarity": (-1.0, 1.0, 0.05)},
+                    {"similar_words": (0, 50), "min_similarity": (-1.0, 1.0, 0.05)},
                     advanced=("min_similarity",),
                 ),
                 linked_text(
@@ -89,7 +89,7 @@ class TRCEEraseConcepts(io.ComfyNode):
     @classmethod
     @within_bounds
     def execute(
-        cls, preset=NO_PRESET, concepts="", generated=None, clip=None, neighbours=3, min_similarity=0.5, keep=None
+        cls, preset=NO_PRESET, concepts="", generated=None, clip=None, similar_words=3, min_similarity=0.5, keep=None
     ) -> io.NodeOutput:
         node_id, answer = cls.hidden.unique_id, generated or ""
         written = parse_concepts(concepts, optional=True)
@@ -108,17 +108,17 @@ class TRCEEraseConcepts(io.ComfyNode):
                 "line."
             )
         similarity = {}
-        if clip is not None and neighbours:
-            own, progress = pairs or synonyms, partial(node_progress(node_id), "Neighbours")
+        if clip is not None and similar_words:
+            own, progress = pairs or synonyms, partial(node_progress(node_id), "Similar words")
             texts = [pair.concept for pair in own]
-            found = nearest(texts, WORDS, nearness_encoder(clip), neighbours, min_similarity, progress)
+            found = nearest(texts, WORDS, nearness_encoder(clip), similar_words, min_similarity, progress)
             similarity = neighbour_pairs(own, found)
         near = widen(named, similarity, kept)
         lines = [f"{len(named) + len(near)} concepts to erase"]
         lines += listed(f"From the preset '{preset}'", format_concepts(chosen).splitlines())
         lines += listed("Written", format_concepts(written).splitlines())
         lines += listed("From the language model", format_concepts(synonyms).splitlines())
-        lines += listed("Neighbours", [f"{format_concepts([pair])}  [{similarity[pair]:.2f}]" for pair in near])
+        lines += listed("Similar words", [f"{format_concepts([pair])}  [{similarity[pair]:.2f}]" for pair in near])
         lines += listed("Not understood in 'generated', and left out", not_understood(answer, names))
         if len(named) + len(near) == MAX_LINES:
             lines.append(f"{MAX_LINES} concepts are the most that fit; what was found after them is left out.")

@@ -75,27 +75,27 @@ def test_nothing_to_erase_is_one_sentence(run, inputs, says):
         erase(run, **inputs)
 
 
-def test_neighbours_come_from_the_text_encoder(run, pack, make_clip):
+def test_similar_words_come_from_the_text_encoder(run, pack, make_clip):
     clip = make_clip()
-    concepts, report = erase(run, concepts="a gun -> a kite\ndog", clip=clip, neighbours=2, min_similarity=-1.0)
+    concepts, report = erase(run, concepts="a gun -> a kite\ndog", clip=clip, similar_words=2, min_similarity=-1.0)
     lines = concepts.splitlines()
     assert lines[:2] == ["a gun -> a kite", "dog"]
     found = pack.ops.lists.neighbours.nearest(
         ["a gun", "dog"], pack.ops.lists.words.WORDS, pack.host.encoders.ClipEncoder(clip), 2
     )
     assert {line.split(" -> ")[0] for line in lines[2:]} == {word for near in found for word, _ in near}
-    assert "Neighbours (" in report
+    assert "Similar words (" in report
     kept = lines[2].split(" -> ")[0]
-    fewer, _ = erase(run, concepts="a gun -> a kite\ndog", clip=clip, neighbours=2, min_similarity=-1.0, keep=kept)
+    fewer, _ = erase(run, concepts="a gun -> a kite\ndog", clip=clip, similar_words=2, min_similarity=-1.0, keep=kept)
     assert kept not in [line.split(" -> ")[0] for line in fewer.splitlines()]
-    assert erase(run, concepts="dog", clip=clip, neighbours=0)[0] == "dog"
+    assert erase(run, concepts="dog", clip=clip, similar_words=0)[0] == "dog"
     assert erase(run, concepts="dog", clip=clip, min_similarity=1.0)[0] == "dog"
 
 
 @pytest.mark.parametrize("kind", ["sdxl", "flux", "z-image"])
-def test_neighbours_in_other_encoders(run, pack, make_clip, kind, monkeypatch):
+def test_similar_words_in_other_encoders(run, pack, make_clip, kind, monkeypatch):
     monkeypatch.setattr(pack.module.nodes.erase_concepts, "WORDS", pack.ops.lists.words.WORDS[::100])
-    concepts, _ = erase(run, concepts="dog", clip=make_clip(kind=kind), neighbours=2, min_similarity=-1.0)
+    concepts, _ = erase(run, concepts="dog", clip=make_clip(kind=kind), similar_words=2, min_similarity=-1.0)
     assert len(concepts.splitlines()) == 3
 
 

@@ -234,7 +234,9 @@ def test_the_fingerprint_knows_every_row_of_the_token_table(pack, make_clip):
     assert len(prints) == 4
 
 
-def test_save_and_load_give_the_delta_back_and_never_overwrite(run, pack, make_model, make_clip, folder):
+def test_save_and_load_give_the_delta_back_and_never_overwrite(run, pack, make_model, make_clip, folder, listen):
+    shown = []
+    listen(lambda node_id, text: shown.append(text))
     _, delta, *_ = run("TRCEErase", model=make_model(), clip=make_clip(), concepts=CONCEPTS, keep=KEEP)
     for _ in range(2):
         run("TRCESaveDelta", delta=delta, filename_prefix="set/no-guns")
@@ -242,6 +244,9 @@ def test_save_and_load_give_the_delta_back_and_never_overwrite(run, pack, make_m
     assert [Path(name).as_posix() for name in names] == [f"set/no-guns_0000{n}_.safetensors" for n in (1, 2)]
     (loaded,) = run("TRCELoadDelta", delta_name=names[1])
     assert loaded.info == delta.info
+    erases, keeps = shown[-1].removeprefix("Erases:\n").split("\nKeeps:\n")  # lines for the widgets of TRCE Erase
+    again = pack.ops.text.concepts
+    assert (again.parse_concepts(erases), again.parse_keep(keeps)) == (delta.info.concepts, delta.info.keep)
     assert all(torch.equal(a, b) for a, b in zip(loaded.context_map.factors, delta.context_map.factors))
     load = pack.nodes["TRCELoadDelta"]
     stamp = load.fingerprint_inputs(delta_name=names[1])
