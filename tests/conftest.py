@@ -254,7 +254,7 @@ def make_clip(comfy_host):
     import comfy.sd1_clip
     import comfy.sdxl_clip
     import comfy.supported_models_base
-    from comfy.text_encoders import flux, hidream, pixart_t5, qwen_image, sd2_clip, sd3_clip, z_image
+    from comfy.text_encoders import cosmos, flux, hidream, pixart_t5, qwen_image, sd2_clip, sd3_clip, z_image
 
     class QwenImage(qwen_image.QwenImageTEModel):
         """ComfyUI's way of encoding for Qwen-Image, on a language model that has no eyes and so can be small."""
@@ -268,6 +268,7 @@ def make_clip(comfy_host):
         "sdxl": (comfy.sdxl_clip.SDXLTokenizer, comfy.sdxl_clip.SDXLClipModel),
         "refiner": (comfy.sdxl_clip.SDXLTokenizer, comfy.sdxl_clip.SDXLRefinerClipModel),
         "pixart": (pixart_t5.PixArtTokenizer, pixart_t5.pixart_te()),
+        "cosmos": (cosmos.CosmosT5Tokenizer, cosmos.te()),  # gives 512 rows, zero where there is no text
         "flux": (flux.FluxTokenizer, flux.flux_clip()),
         "z-image": (z_image.ZImageTokenizer, z_image.te()),
         "qwen-image": (qwen_image.QwenImageTokenizer, QwenImage),

@@ -121,11 +121,35 @@ def test_put_at_by_obvious_lines():
     assert put_at(v, (0, 5, 1), ()) == [0, 5, 1]
 
 
+def test_displacements_are_mixed_from_text_and_not_from_its_padding(encoder):
+    """Padding behind a prompt is zero, whether its length is known or the encoder pads every prompt alike."""
+    one = [read(encoder, text) for text in ("a gun on a table", "a cake on a table", "")]
+    kept = read(encoder, *BENIGN_CAPTIONS[::20])
+    padded = Texts(torch.cat([kept.sequence[:, :9], torch.zeros(len(kept), 500, 24)], 1))
+    differences = Embeddings(Contexts(*one, padded), 0, generator(3)).differences["text"]
+    assert torch.equal(
+        differences, Embeddings(Contexts(*one, Texts(kept.sequence[:, :9])), 0, generator(3)).differences["text"]
+    )
+    known = replace(padded, lengths=torch.full((len(kept),), 9))
+    assert torch.equal(differences, Embeddings(Contexts(*one, known), 0, generator(3)).differences["text"])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_vectors_learn_what_the_model_still_draws_the_concept_for(kind, delta, encoder):
     _, distance = attacker(kind, delta, encoder, ToyDenoiser().weights)
     found = [distance() for _ in range(LIFE)]
     assert found[-1] < 0.5 * found[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prompt_that_is_drawn_like_its_safe_one_teaches_nothing(kind, delta, encoder):
+    """A concept that the text encoder reads like its safe target; there is nothing to divide by."""
+    adversary, _ = attacker(kind, delta, encoder, ToyDenoiser().weights, updates=1)
+    before = adversary.learned[0].vector.detach().clone()
+    x, sigma, e = torch.randn(4, 4, 3, 3, generator=generator()), torch.full((4,), 5.0), torch.zeros(4, 4, 3, 3)
+    points = Points(x, sigma, torch.zeros(4, dtype=torch.long), e, e)
+    _, written = adversary.learn(Data(points, e.clone(), points, None))
+    assert torch.equal(adversary.learned[0].vector, before) and written.sequence.isfinite().all()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -157,6 +157,15 @@ def test_the_nearest_word_is_the_one_that_names_the_pictures(probes, toy):
     assert found == probes.nearest_words.nearest_words(ToyDenoiser(words=1), toy, pictures(toy, 7), words)
 
 
+@pytest.mark.parametrize("m", [1, 4, 8, 16, 40])
+def test_pictures_are_looked_at_at_every_deciding_noise_level(probes, toy, m):
+    nearest, denoise = probes.nearest_words, ToyDenoiser(words=1)
+    points = nearest.Agreement(denoise, toy, pictures(toy, 7, n=m)).noised
+    levels, counts = points.sigma.unique(return_counts=True)
+    assert {*levels.tolist()} == {*denoise.schedule(nearest.STEPS)[nearest.DECIDING].tolist()}
+    assert counts.max() <= counts.min() + 2 and points.pictures.unique().numel() == min(m, len(points))
+
+
 def test_a_word_may_have_several_vectors(probes, toy):
     settings = probes.inversion.InversionSettings(steps=200, learning_rate=0.1, batch=2, vectors=2, initial_word="w0")
     shown, denoise = pictures(toy, 7, 11), ToyDenoiser(words=2)

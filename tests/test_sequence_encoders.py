@@ -62,6 +62,24 @@ def test_the_keyword_stands_where_it_does_in_what_the_model_is_given(make_encode
     assert sorted(parts) == list(range(lengths[0]))
 
 
+def test_padding_that_an_encoder_gives_as_zeros_counts_for_nothing(pack, make_encoder):
+    """Wan, Cosmos and AuraFlow get 512 or 256 rows, of which a prompt fills a few."""
+    encoder, ops = make_encoder("cosmos"), pack.ops
+    captions, keep = ["a dog on a beach", "a woman reading a book"], ("a dog",)
+    with torch.inference_mode():
+        kept = ops.closed_form.preserve.keep_moment(captions, encoder)
+        rows = [encoder.encode([ids], 512)[0].double() for ids in map(encoder.tokenize, captions)]
+        assert all(len(z) == 512 and 5 < z.any(1).sum() < 12 for z in rows)
+        expected = sum(sum(torch.outer(k, k) for k in z if k.any()) / z.any(1).sum() for z in rows) / 2
+        torch.testing.assert_close(kept.moment, expected)
+        settings = ops.closed_form.erase.EraseSettings(metric=False, templates=False)
+        pairs = ops.text.concepts.parse_concepts("a gun -> an umbrella")
+        given = dict(family="cosmos", captions=captions)
+        delta, report = ops.closed_form.erase.erase(pairs, keep, {"context": encoder}, settings, **given)
+    figures = [*report.kept.values(), *report.moved.values(), *delta.info.measured.values()]
+    assert all(0 <= figure < 2 for figure in figures)
+
+
 @pytest.mark.parametrize(
     ("kind", "sot", "tail", "pads"),
     [("pixart", 0, 1, 0), ("flux", 0, 1, True), ("z-image", 3, 5, 0), ("qwen-image", 0, 5, 0)],

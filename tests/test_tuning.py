@@ -610,6 +610,27 @@ def test_an_objective_without_the_safe_target_has_no_company(delta):
     assert prompts and not any("dog" in pair.source or "cat" in pair.source for pair in prompts)
 
 
+def test_every_concept_is_trained_however_many_there_are(encoder, model):
+    names = [f"thing{i}" for i in range(30)]
+    pairs, few = parse_concepts("\n".join(f"{name} -> cake" for name in names)), BENIGN_CAPTIONS[::20]
+    delta, _ = erase(pairs, (), {"context": encoder}, EraseSettings(templates=False), family="sd1", captions=few)
+    settings = model.adapt(SMALL, len(pairs))
+    unwanted, _ = draw_prompts(request_of(delta), settings, generator())
+    assert settings.trajectories == 30 > SMALL.trajectories and {pair.concept for pair in unwanted} == {*names}
+    tuned, _ = tune_delta(delta, {"context": encoder}, model, replace(SMALL, steps=1))
+    assert tuned.info.settings["tune_trajectories"] == 30
+    assert model.adapt(SMALL, 2) == model.adapt(SMALL)
+
+
+def test_a_long_keep_list_takes_the_place_of_captions(delta):
+    request = Request(delta.info.concepts, tuple(f"word{i}" for i in range(200)), True, captions=(["a house"] * 90,))
+    for listed, lines in ((2, 3), (5, 5), (100, 6)):
+        _, kept = draw_prompts(
+            replace(request, keep=request.keep[:listed]), replace(SMALL, keep_trajectories=9), generator()
+        )
+        assert len(kept) == 9 and sum("word" in text for text in kept) == lines
+
+
 def test_a_thing_is_unwanted_alone(delta):
     request = Request(parse_concepts("a dog -> a cat"), ("a bird",), True, captions=(["a house"],))
     prompts, _ = draw_prompts(request, replace(SMALL, trajectories=30), generator())

@@ -20,7 +20,7 @@ from ..tuning.trajectories import Denoiser, Predictor
 from .evidence import put_noise
 
 ROUNDS = ((2, 8), (8, 8), (32, 1))  # points of every word, and the share of the words that go on: one in so many
-LEVELS = (3, 8)  # noise levels, of STEPS: where it is decided what a picture shows
+DECIDING = slice(3, 8)  # noise levels, of STEPS: where it is decided what a picture shows
 STEPS = 13
 BATCH = 8  # words encoded at a time
 
@@ -76,9 +76,9 @@ class Agreement:
         rows: int = 8,
     ):
         self.predict, i = Predictor(denoise, rows), torch.arange(points)
-        sigmas = denoise.schedule(STEPS)[slice(*LEVELS)]
-        levels = sigmas[i // len(pictures) % len(sigmas)]
-        self.noised = put_noise(pictures, i % len(pictures), levels, Generator().manual_seed(seed))
+        sigmas, m = denoise.schedule(STEPS)[DECIDING], len(pictures)
+        levels = sigmas[(i // m + i % m) % len(sigmas)]  # every level from as many points as there are levels on
+        self.noised = put_noise(pictures, i % m, levels, Generator().manual_seed(seed))
         self.e_u = self.predict(self.noised.x, self.noised.sigma, encode(encoder, [""]).repeat(points))
 
     def __call__(self, texts: Texts) -> Tensor:  # k texts -> (k,)

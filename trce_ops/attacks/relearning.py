@@ -6,7 +6,6 @@ concept out of the weights should withstand more steps than one that only moved 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,9 +15,11 @@ from torch import Generator, Tensor
 from ..delta.low_rank import Tuned
 from ..progress import StepProgress
 from ..tuning.factors import Trained, choose
-from ..tuning.losses import GRADIENT_SCALE
+from ..tuning.losses import GRADIENT_SCALE, drift
+from ..tuning.objective import Term
 from ..tuning.text_batch import Texts
-from ..tuning.trajectories import Denoiser, Overrides
+from ..tuning.train import gradient
+from ..tuning.trajectories import Denoiser, Overrides, Predictor
 from .evidence import ProbeError, comes_back, draw_points, noise_levels
 
 
@@ -52,31 +53,20 @@ def relearn(
     rows: int = 8,
     progress: StepProgress = lambda *_: None,
 ) -> Relearned:
-    """Train a LoRA to draw the pictures. Raises ProbeError for settings that cannot be used."""
+    """Train a LoRA to draw the pictures. Raises ProbeError for unusable settings, and what `gradient` does."""
     if settings.rank < 1 or settings.every < 1:
         raise ProbeError("'rank' and 'every' must be 1 or more.")
     generator = Generator().manual_seed(settings.seed)
     names = choose(denoise.weights, "wide")
     trained = Trained({name: denoise.weights[name] for name in names}, settings.rank, generator)
     optimizer = torch.optim.AdamW(trained.parameters, lr=settings.learning_rate)
-    sigmas, losses, stages, scale = noise_levels(denoise), [], {0: trained.result()}, GRADIENT_SCALE
+    predict, sigmas, scale = Predictor(denoise, rows), noise_levels(denoise), GRADIENT_SCALE
+    losses, stages = [], {0: trained.result()}
     for step in range(1, settings.steps + 1):
         progress("Relearning", step - 1, settings.steps)
         points = draw_points(sigmas, pictures, settings.batch, generator)
-        while True:
-            optimizer.zero_grad()
-            value = 0.0
-            for start in range(0, len(points), rows):
-                part = points[start : start + rows]
-                e = denoise(part.x, part.sigma, text.repeat(len(part)), trained.overrides(denoise.dtype))
-                loss = part.errors(e).sum() / len(points)
-                (scale * loss).backward()
-                value += loss.item()
-            if trained.unscale(scale):
-                break
-            if scale == 1 or not math.isfinite(value):
-                raise ProbeError("The gradient of the LoRA is NaN or Inf; load the model in bf16 or fp32.")
-            scale /= 2
+        lesson = Term(points.x, points.sigma, text.repeat(len(points)), (points.noise,), drift, 1.0)
+        value, _, scale = gradient(predict, [lesson], trained, scale)
         optimizer.step()
         losses.append(value)
         if step % settings.every == 0 or step == settings.steps:

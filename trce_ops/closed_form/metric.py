@@ -55,7 +55,7 @@ def resistance(G: Tensor) -> Tensor:  # (d, d) -> (d, d) float64
 
 
 def metric_root(G: Tensor, kept: Tensor) -> Tensor:  # (d, d), (n, d) embeddings -> (d, d) float64
-    """L, the symmetric root of (P + G^-1)^-1 with P = 1/n sum_j k_j k_j^T."""
-    k = kept.double()
-    values, V = torch.linalg.eigh(k.mT @ k / len(k) + resistance(G))
+    """L, the symmetric root of (P + G^-1)^-1 with P = 1/n sum_j k_j k_j^T over the embeddings that are not padding."""
+    k = kept[kept.any(1)].double()
+    values, V = torch.linalg.eigh(k.mT @ k / max(1, len(k)) + resistance(G))
     return V / values.sqrt() @ V.mT

@@ -5,6 +5,7 @@ a mean and not a sum, so that 'preserve' means the same for any number of captio
 and takes a while on a CPU, so it is cached on disk.
 
 Of a causal encoder's padding only the beginning counts: later padding tokens say the same and cost three times as much.
+Padding that an encoder gives as zeros says nothing and does not count.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from ..text.embeddings import TextEncoder, encode_batches
 from ..text.prefix_tree import PrefixEncoder
 from ..text.tokens import Ids
 
-VERSION = 7  # part of the cache's key; raise it when something else is computed
+VERSION = 8  # part of the cache's key; raise it when something else is computed
 
 POSITIONS = 24  # of a caption that count in a causal encoder, more if it is longer: its words and some padding
 
@@ -75,9 +76,10 @@ def keep_moment(
     samples = {}
     for batch, z in encode_batches(encoder, rows, progress):
         for ids, k in zip(batch, z.double()):
-            k = k[: rows[ids]]
-            samples[ids] = k[[encoder.locate(ids).first_eot, -1], -encoder.width :].float()  # in the last layer
-            k = k.reshape(-1, encoder.width)
+            real = k[: rows[ids]].any(1).nonzero()[:, 0]
+            ends = [encoder.locate(ids).first_eot, int(real[-1])]
+            samples[ids] = k[ends, -encoder.width :].float()  # in the last layer
+            k = k[real].reshape(-1, encoder.width)
             P.addmm_(k.mT, k, alpha=1 / len(k))
     kept = Kept(P / len(rows), torch.stack([samples[ids] for ids in rows]))
     cache.write(key, vars(kept))

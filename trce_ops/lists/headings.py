@@ -65,7 +65,8 @@ def places(lines: Sequence[str], names: Sequence[str] = (), captions: bool = Fal
     found, of, wanted = [], "", True
     for line, heading in zip(lines, headings):
         if heading:
-            of = max((name for name in names if mentions(line, [name])), key=len, default="")
+            named = names if mentions(line, names) else ()
+            of = max((name for name in named if mentions(line, [name])), key=len, default="")
             wanted = _wanted(line, captions, several, bool(of))
         found.append(Place(heading, of, wanted))
     return found

@@ -133,18 +133,18 @@ def pair_positions(source: Roles, target: Roles, weights: TokenWeights) -> Itera
     """(role, source position, target position, weight) for every role that has a weight.
 
     - SoT to SoT. A causal encoder gives every prompt the same SoT, so this only holds it in place.
-    - Each keyword token to the last keyword token of the safe target, which has attended to all of it; to the first EoT
-      if the safe target is empty.
+    - Each keyword token to the last token of the safe target in the same place, which has attended to all of it; to the
+      first EoT if the safe target is empty.
     - First EoT to first EoT. In encoders without an EoT, the other text tokens share this role and go to the same place
       of the target sentence; to the target's first EoT if the safe target is empty.
     - Padding at position p to the padding at position p, because padding differs by position; to the target's first EoT
       if position p still holds text there.
     """
-    keyword_target = target.keyword[-1] if target.keyword else target.first_eot
     if weights.sot:
         yield from (("sot", p, p, weights.sot) for p in source.sot)
-    if weights.keyword:
-        yield from (("keyword", p, keyword_target, weights.keyword) for p in source.keyword)
+    if weights.keyword and source.keyword:
+        last = same_place(source.keyword[-1], source, target)
+        yield from (("keyword", p, last, weights.keyword) for p in source.keyword)
     if weights.first_eot:
         yield "first_eot", source.first_eot, target.first_eot, weights.first_eot
         yield from (("first_eot", p, same_place(p, source, target), weights.first_eot) for p in source.others)
@@ -154,11 +154,10 @@ def pair_positions(source: Roles, target: Roles, weights: TokenWeights) -> Itera
 
 
 def same_place(p: int, source: Roles, target: Roles) -> int:
-    """Position of the source token p in the target sentence, which differs only in its keywords."""
+    """Position of the source token p in the target sentence, which differs only in what stands from the keyword on."""
     if not (source.keyword and target.keyword):
         return target.first_eot
-    before = sum(k < p for k in source.keyword)
-    return p + before * (len(target.keyword) - len(source.keyword)) // len(source.keyword)
+    return p if p < source.keyword[0] else p + target.first_eot - source.first_eot
 
 
 def embed_pairs(

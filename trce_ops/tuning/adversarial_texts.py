@@ -57,7 +57,7 @@ class Embeddings:
         self.neg, self.safe, self.clip_rows = contexts.neg, contexts.safe, clip_rows
         kept = contexts.safe if contexts.keep is None else contexts.keep
         z = kept.sequence
-        ends = torch.full((len(z),), z.shape[1]) if kept.lengths is None else kept.lengths
+        ends = (z.any(2) * torch.arange(1, z.shape[1] + 1)).amax(1)  # padding after the text is zero
         self.differences = {"text": _differences(z, clip_rows, ends, generator)}
         if clip_rows:
             self.differences["clip"] = _differences(z, 0, torch.full((len(z),), clip_rows), generator)

@@ -20,7 +20,7 @@ from torch import Generator, Tensor
 from ..delta.low_rank import ContextMap
 from .data import Data
 from .factors import Trained
-from .losses import drift
+from .losses import apart, drift
 from .settings import TuneSettings
 from .soft_prompts import pull_back, text_gradient
 from .text_batch import Texts
@@ -76,20 +76,22 @@ class Adversary:
         with the vector in it, without the context maps.
 
         The prompt is the one written for the vector's last update, so that no further encoding is needed. What a vector
-        lowers is the mean of |e - e_neg|^2 / |e_safe - e_neg|^2, e being predicted by the model as it is.
+        lowers is the mean of |e - e_neg|^2 / |e_safe - e_neg|^2, e being predicted by the model as it is; 0 where the
+        two are equal.
         """
         points = data.erase
         prompt = int(points.prompts[torch.randint(len(points), (), generator=self.generator)])
         of_prompt = (points.prompts == prompt).nonzero()[:, 0]
         i = of_prompt[torch.randperm(len(of_prompt), generator=self.generator)[: self.settings.word_batch]]
         x, sigma, e_neg, e_safe = points.x[i], points.sigma[i], points.e[i], data.e_safe[i]
-        gap = drift(e_safe, e_neg).clamp(min=torch.finfo(e_neg.dtype).tiny ** 0.5)
+        gap, differs = apart(e_safe - e_neg)
         with torch.no_grad():
             weights = self.trained.overrides(self.predict.denoise.dtype)
 
         def losses(part: slice, texts: Texts) -> Tensor:
             e = self.predict.denoise(x[part], sigma[part], texts.moved(self.maps), weights)
-            return drift(e, e_neg[part].to(e.device)) / gap[part].to(e.device)
+            moved = drift(e, e_neg[part].to(e.device)) / gap[part].to(e.device)
+            return torch.where(differs[part].to(e.device), moved, 0.0)
 
         learned = self.learned.pop(0)
         for _ in range(self.settings.word_updates):

@@ -47,7 +47,7 @@ def draw_plans(prompts: int, keep: int, settings: TuneSettings, generator: Gener
     all_steps = settings.sampling_steps
     early = max(1, round(settings.early * all_steps))
     return Plans(
-        draw_plan(prompts, settings.trajectories, min(settings.draws, early), early, generator),
+        draw_plan(prompts, settings.trajectories, settings.draws, early, generator),
         draw_plan(1, settings.empty_count, settings.empty_draws, all_steps, generator),
         draw_plan(keep, settings.keep_count, settings.keep_draws, all_steps, generator) if keep else None,
     )

@@ -17,11 +17,11 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:  # (n, ...) twice -> (n,)
     return (a * b).flatten(1).mean(1)
 
 
-def _apart(d: Tensor) -> tuple[Tensor, Tensor]:  # (n, ...) -> (n,) twice
+def apart(d: Tensor) -> tuple[Tensor, Tensor]:  # (n, ...) -> (n,) twice
     """|d|^2, or 1 where it is too small to divide by; and whether it is large enough."""
     square = _dot(d, d)
-    apart = square > torch.finfo(square.dtype).tiny ** 0.5
-    return torch.where(apart, square, 1.0), apart
+    differs = square > torch.finfo(square.dtype).tiny ** 0.5
+    return torch.where(differs, square, 1.0), differs
 
 
 def position(e: Tensor, e_neg: Tensor, e_safe: Tensor) -> Tensor:  # (n,)
@@ -30,14 +30,14 @@ def position(e: Tensor, e_neg: Tensor, e_safe: Tensor) -> Tensor:  # (n,)
     tau = <e - e_neg, d> / |d|^2 with d = e_safe - e_neg. A value means the same for every sigma, picture and model.
     """
     d = e_safe - e_neg
-    square, apart = _apart(d)
-    return torch.where(apart, _dot(e - e_neg, d) / square, 0.0)
+    square, differs = apart(d)
+    return torch.where(differs, _dot(e - e_neg, d) / square, 0.0)
 
 
 def tau_hinge(e: Tensor, e_neg: Tensor, e_safe: Tensor, goal: float) -> Tensor:  # (n,)
     """max(goal - tau, 0): pushes towards the safe side and stops at `goal`; 0 where e_neg and e_safe are equal."""
-    _, apart = _apart(e_safe - e_neg)
-    return torch.where(apart, (goal - position(e, e_neg, e_safe)).clamp(min=0), 0.0)
+    _, differs = apart(e_safe - e_neg)
+    return torch.where(differs, (goal - position(e, e_neg, e_safe)).clamp(min=0), 0.0)
 
 
 def hinge(e: Tensor, e_neg: Tensor, e_safe: Tensor, e_u: Tensor, beta: float, margin: float) -> Tensor:  # (n,)

@@ -69,13 +69,14 @@ def draw_unwanted(request: Request, count: int, generator: Generator) -> list[Pr
 
 
 def draw_kept(request: Request, count: int, generator: Generator) -> list[str]:
-    """A third of the prompts are lines of the keep list in the concepts' sentences, the others are captions."""
+    """A third of the prompts are lines of the keep list in the concepts' sentences, more if there are more lines than
+    that; the others, at least a third, are captions."""
     templates = sentences(request.concepts, request.templates)
     listed = [[fill(template, line)[0] for template in templates] for line in request.keep]
     captions = [
         [text for text in group if not mentions(text, request.concepts, plurals=False)] for group in request.captions
     ]
-    kept = draw_in_turn(listed, count // 3, generator)
+    kept = draw_in_turn(listed, max(count // 3, min(len(listed), 2 * count // 3)), generator)
     return kept + draw_in_turn(captions, count - len(kept), generator)
 
 

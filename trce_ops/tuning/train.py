@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 from torch import Generator, Tensor
@@ -61,16 +60,34 @@ def backward(predict: Predictor, step: Sequence[Term], trained: Trained, scale: 
         e, attention = (predict.denoise(*given), None) if texts.marks is None else predict.attending(*given)
         loss, first = torch.zeros((), device=e.device), -start  # first: of the term, counted in rows of e
         for term in step:
-            last = first + len(term.x)
-            if rows := len(e[max(first, 0) : max(last, 0)]):
-                begin = max(first, 0)
-                own = slice(begin, begin + rows)
-                loss = loss + term.value(e[own], begin - first, None if attention is None else attention[own])
-            first = last
+            own = slice(max(first, 0), max(first + len(term.x), 0))
+            if len(e[own]):
+                loss = loss + term.value(e[own], own.start - first, None if attention is None else attention[own])
+            first += len(term.x)
         (scale * loss).backward()
         value += loss.item()
         predictions.append(e.detach().cpu())
     return value, torch.cat(predictions)
+
+
+def gradient(predict: Predictor, step: Sequence[Term], trained: Trained, scale: float) -> tuple[float, Tensor, float]:
+    """Set the gradient of a step. Returns what `backward` does, and the scale at which it was finite, at most `scale`.
+
+    Raises TuningError when it is NaN or Inf at every scale, and OutOfMemory.
+    """
+
+    def attempt() -> tuple[float, Tensor]:
+        for factor in trained.parameters:
+            factor.grad = None
+        return backward(predict, step, trained, scale)
+
+    while True:
+        value, e = predict.fitting(attempt)
+        if trained.unscale(scale):
+            return value, e, scale
+        if scale == 1 or not math.isfinite(value):
+            raise TuningError("The gradient is NaN or Inf; lower 'learning_rate', or load the model in bf16 or fp32.")
+        scale /= 2
 
 
 def learning_rate(step: int, settings: TuneSettings) -> float:
@@ -92,33 +109,19 @@ def train(
     progress: StepProgress,
     objective: Objective = terms,
 ) -> Tuning:
-    """Run the optimiser. Gradients are zeroed before every step.
+    """Run the optimiser.
 
     The first term of every step must be on unwanted points, and its first references must be e_neg and e_safe.
-    Raises TuningError when gradients are NaN or Inf, and OutOfMemory.
+    Raises what `gradient` does.
     """
     optimizer = torch.optim.AdamW(trained.parameters, lr=settings.learning_rate, weight_decay=0.01)
     losses, positions, changes, evaluations = [], [], [], 0
     scale, phase = GRADIENT_SCALE, "Tuning"
 
-    def gradient(step: Sequence[Term], scale: float) -> tuple[float, Tensor]:
-        optimizer.zero_grad()
-        return backward(predict, step, trained, scale)
-
     for number, step in enumerate(objective(data, contexts, maps, settings, generator)):
         progress(phase, number, settings.steps)
         optimizer.param_groups[0]["lr"] = learning_rate(number, settings)
-
-        while True:
-            value, e = predict.fitting(partial(gradient, step, scale))
-            if trained.unscale(scale):
-                break
-            if scale == 1 or not math.isfinite(value):
-                raise TuningError(
-                    f"The gradient is NaN or Inf at step {number + 1} of {settings.steps}; lower "
-                    "'learning_rate', or load the model in bf16 or fp32."
-                )
-            scale /= 2
+        value, e, scale = gradient(predict, step, trained, scale)
         optimizer.step()
         evaluations += len(e)
         e_neg, e_safe, *_ = step[0].references

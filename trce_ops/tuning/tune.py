@@ -50,11 +50,14 @@ class TunableModel:
     sets: Mapping[str, str] = field(default_factory=TRAINED.copy)  # of projections that may be trained
     sampled: Mapping[str, float] = field(default_factory=dict)  # settings for how this model is sampled
 
-    def adapt(self, settings: TuneSettings) -> TuneSettings:
-        """The settings that this model is tuned with. Raises TuningError for what is invalid or it does not have."""
+    def adapt(self, settings: TuneSettings, concepts: int = 1) -> TuneSettings:
+        """The settings that this model is tuned with: every concept has a trajectory.
+
+        Raises TuningError for what is invalid or the model does not have.
+        """
         check(settings)
         choose((), settings.projections, self.sets)
-        settings = replace(settings, **self.sampled)
+        settings = replace(settings, trajectories=max(settings.trajectories, concepts), **self.sampled)
         return settings if self.open_encoder else replace(settings, adversary="embeddings")
 
 
@@ -128,7 +131,7 @@ def tune(
     CPU. Raises TuningError, OutOfMemory, SoftPromptError, and whatever `progress` raises to cancel, which it may
     before every step.
     """
-    settings = model.adapt(settings)
+    settings = model.adapt(settings, len(request.pairs))
     if settings.steps == 0:
         return Tuning({}, (), (), ())
     generator = Generator().manual_seed(settings.seed)
@@ -205,7 +208,7 @@ def tune_delta(
     encoders: by kind of text: `context`, and `pooled` and `clip` where a model reads those. With 0 steps, returns
     `delta` unchanged.
     """
-    settings = model.adapt(settings)
+    settings = model.adapt(settings, len(delta.info.concepts))
     if delta.tuned:
         raise TuningError("The delta is tuned already; tune one of the closed form.")
     request, maps = request_of(delta), delta.maps
