@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from comfy_api.latest import io
 
 from ..trce_ops.attacks.inversion import TEMPLATES, InversionSettings, LearnedWord, check_templates, learn_words
@@ -18,7 +17,7 @@ from ..trce_ops.text.embeddings import TextEncoder, locate_pairs
 from ..trce_ops.text.learned_words import NAME, LearnedWords, name_of
 from ..trce_ops.text.prompts import expand, sentences
 from ..trce_ops.tuning.text_batch import Texts
-from ..trce_ops.tuning.trajectories import OutOfMemory
+from ..trce_ops.tuning.trajectories import is_out_of_memory
 from .attacks import concept_inversion
 from .erase import CLOSED_FORM, LOSSES, MODE, SETTINGS, chosen, job_of, shown
 from .host.apply import apply_delta
@@ -132,7 +131,9 @@ class TRCEEraseFromPictures(io.ComfyNode):
         progress = node_progress(cls.hidden.unique_id)
         try:
             learned = learn(model, clip, pictures, vae, prompts, start, progress)
-        except (torch.OutOfMemoryError, OutOfMemory):
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             learned = None  # refused below, where the traceback no longer holds the tensors
         if learned is None:
             raise HostError("The device has not enough memory to learn the words; connect smaller 'pictures'.")

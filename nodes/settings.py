@@ -71,8 +71,8 @@ class TRCESettings(io.ComfyNode):
                     {choice: tuning_widgets(shown) for choice, shown in CUSTOM_TUNING.items()},
                     "How tuning works, in the modes 'tuned' and 'robust' of TRCE Erase.",
                     "Choose 'custom, robust' to change what mode 'robust' does; 'custom' and 'paper' do the same in "
-                    "both modes. With 'metric' off in the closed form, 'default' has a higher learning rate and goal in "
-                    "mode 'tuned'.",
+                    "both modes. With 'metric' off in the closed form, 'default' has a higher learning rate and goal "
+                    "in mode 'tuned'.",
                 ),
                 io.Int.Input(
                     "resolution",

@@ -296,13 +296,16 @@ def make_clip(comfy_host):
 
 @pytest.fixture
 def quantised(comfy_host):
-    """quantised(module, layers) -> the same module with layers whose names end so as fp8 and a scale."""
+    """quantised(module, layers) -> the same module with layers whose names end so as fp8 and a scale.
 
-    def build(base, layers=("attn2.to_k", "attn2.to_v")):
+    native: compute in eight bits, as ComfyUI does on cards that can.
+    """
+
+    def build(base, layers=("attn2.to_k", "attn2.to_v"), native=False):
         """The same module with those layers as fp8 and a scale, loaded as ComfyUI loads them."""
         import comfy.ops
 
-        operations = comfy.ops.mixed_precision_ops({}, torch.float32, full_precision_mm=True)
+        operations = comfy.ops.mixed_precision_ops({}, torch.float32, full_precision_mm=not native)
         for name, module in list(base.named_modules()):
             if name.endswith(layers):
                 out, width = module.weight.shape

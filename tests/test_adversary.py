@@ -65,6 +65,21 @@ def tuned(delta, encoder, settings, soft=True, progress=lambda *_: None):
     return tune(request_of(delta), {"context": encoder}, model, maps, settings, progress=progress)
 
 
+def test_the_text_encoder_is_loaded_before_the_model(delta, encoder):
+    """What is loaded later may take the place of what is there, and undo the patches on the model's objects."""
+    model, log = lend(ToyDenoiser())
+
+    @toys["contextmanager"]
+    def open_encoder():
+        log.append("encoder")
+        yield Soft(encoder)
+
+    maps = {"context": delta.context_map}
+    settings = replace(SETTINGS, steps=1, words=1)
+    tune(request_of(delta), {"context": encoder}, replace(model, open_encoder=open_encoder), maps, settings)
+    assert log == ["encoder", "open", "closed"]
+
+
 def yield_one(thing):
     yield thing
 

@@ -473,6 +473,32 @@ def test_a_lora_acts_once_on_a_text_encoder_that_is_taken_back_in_part(pack, mak
         assert not torch.equal(encode(encoder), before)
 
 
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_hook_on_the_text_encoder_acts_as_it_does_in_comfyui(comfy_host, pack, make_clip, lora):
+    """Set CLIP Hooks, alone and beside a LoRA on the same weight, and after ComfyUI has taken the encoder back."""
+    import comfy.hooks
+    import comfy.model_management
+
+    key = "clip_l.transformer.text_model.encoder.layers.0.self_attn.q_proj.weight"
+    with torch.inference_mode():
+        clip = make_clip()
+        W = clip.patcher.model.state_dict()[key]
+        hooks = comfy.hooks.create_hook_lora({}, 1.0, 1.0)
+        hooks.hooks[0].weights_clip = {"something": 0}
+        hooked = clip.clone()
+        hooked.patcher.forced_hooks = hooks.clone()
+        hooked.patcher.add_hook_patches(hooks.hooks[0], {key: ("diff", (torch.randn(W.shape),))}, 0.8)
+        if lora:
+            hooked.patcher.add_patches({key: ("diff", (torch.randn(W.shape),))}, 0.5)
+        expected = hooked.encode_from_tokens(hooked.tokenize("a gun"))
+        with pack.host.soft_prompts.open_encoder(hooked, False) as encoder:
+            for _ in range(2):
+                found = encoder.encode([encoder.tokenize("a gun")]).sequence.detach()
+                torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+                comfy.model_management.free_memory(1e32, torch.device("cpu"))
+        assert (expected - clip.encode_from_tokens(clip.tokenize("a gun"))).abs().max() > 0.1
+
+
 def test_the_found_prompt_encodes_to_the_found_conditioning(probe, stock):
     """What the search put together as tokens is what anybody gets who types the text."""
     found, text, _ = probe("TRCEProbeTokenPrefix")

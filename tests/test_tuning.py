@@ -54,6 +54,7 @@ class ToyDenoiser:
 
     shape = (4, 3, 3)
     dtype = torch.float32
+    short = torch.OutOfMemoryError("toy")
 
     def __init__(self, memory=1000):
         noise = torch.Generator().manual_seed(1)
@@ -82,7 +83,7 @@ class ToyDenoiser:
 
     def __call__(self, x, sigma, texts, overrides):
         if len(x) > self.memory:
-            raise torch.OutOfMemoryError("toy")
+            raise self.short
         assert len(x) == len(sigma) == len(texts)
         self.evaluations += len(x)
         self.largest = max(self.largest, len(x))
@@ -442,8 +443,10 @@ def test_progress_is_told_at_every_step(delta, encoder, model):
     assert tuning == [(i, SMALL.steps) for i in range(SMALL.steps + 1)]
 
 
-def test_less_memory_means_smaller_batches_and_the_same_tuning(delta, encoder, caplog):
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("toy"), RuntimeError("MPS backend out of memory (...)")])
+def test_less_memory_means_smaller_batches_and_the_same_tuning(delta, encoder, caplog, monkeypatch, error):
     whole = tuned_on(delta, encoder, lend(ToyDenoiser())[0], SMALL)
+    monkeypatch.setattr(ToyDenoiser, "short", error)
     with caplog.at_level(logging.WARNING):
         halved = tuned_on(delta, encoder, lend(ToyDenoiser(memory=1))[0], SMALL)
     assert "Out of memory" in caplog.text
@@ -451,6 +454,9 @@ def test_less_memory_means_smaller_batches_and_the_same_tuning(delta, encoder, c
     assert halved.data_evaluations == whole.data_evaluations
     with pytest.raises(OutOfMemory, match="'resolution'"):
         tuned_on(delta, encoder, lend(ToyDenoiser(memory=0))[0], SMALL)
+    monkeypatch.setattr(ToyDenoiser, "short", RuntimeError("something else"))
+    with pytest.raises(RuntimeError, match="something else"):
+        tuned_on(delta, encoder, lend(ToyDenoiser(memory=1))[0], SMALL)
 
 
 def test_memory_that_runs_out_in_training_only_is_noticed_too(delta, encoder):

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import torch
 from comfy_api.latest import io
 
 from ...trce_ops.attacks.evidence import ProbeError
-from ...trce_ops.tuning.trajectories import OutOfMemory
+from ...trce_ops.tuning.trajectories import is_out_of_memory
 from ..host.progress import node_progress, show_text
 from ..inputs import output, seed_input, text_input
 from ..ui.bounds import within_bounds
@@ -66,7 +65,9 @@ class Probe(io.ComfyNode):
         target = Target(model, clip, pictures, unedited_model, node_progress(node_id))
         try:
             outputs = cls.attack(target, **widgets)
-        except (torch.OutOfMemoryError, OutOfMemory):
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             outputs = ()  # raised below, where the traceback no longer holds the tensors
         if not outputs:
             raise ProbeError("The device has not enough memory for the probe; connect smaller 'pictures'.")

@@ -35,8 +35,8 @@ from .errors import HostError
 from .families import tuned_in_words
 from .fingerprint import model_fingerprint
 from .readers import CONTEXT, TextReaders, find_text_readers
-from .recompute import OutOfPlace, open_for_training
-from .training_weights import FLOATS, Weights, without_patches
+from .training_mode import OutOfPlace, open_for_training, training
+from .training_weights import FLOATS, Weights, load_bare
 from .weights import ModelWeights, is_packed
 
 BASE = "base."  # where Network has the model
@@ -154,20 +154,16 @@ def open_denoiser(model, width: int, height: int | None = None) -> Iterator[Host
     Patches are applied to copies of the weights. At the end, also after an error, ComfyUI's state is restored and the
     weights are released, so that ComfyUI can unload them even if the caller still holds the denoiser.
     """
-    with without_dynamic_vram(model) as model:
+    with without_dynamic_vram(model) as model, training():
         height, base, readers = height or width, model.model, find_text_readers(model)
         text_width = readers.streams[CONTEXT].width
-        bare = without_patches(model)
         shape = latent_shape(model, width, height)
         shapes = ModelWeights(model).shapes()
         copies = sum(math.prod(shapes[name]) for name in model.patches if name in shapes)
-        before = comfy.model_management.in_training
         denoiser = None
         try:
-            graph = MEMORY * bare.memory_required(shape)
-            room = graph + copies * base.get_dtype_inference().itemsize
-            comfy.model_management.load_models_gpu([bare], room)
-            comfy.model_management.in_training = True
+            graph = MEMORY * model.memory_required(shape)
+            bare = load_bare(model, graph + copies * base.get_dtype_inference().itemsize)
             with torch.inference_mode(False), torch.enable_grad():
                 weights = Weights(model, bare)
                 at_once = pictures_at_once(bare.load_device, math.prod(shape[2:]), graph)
@@ -176,7 +172,6 @@ def open_denoiser(model, width: int, height: int | None = None) -> Iterator[Host
                 with open_for_training(base.diffusion_model, readers.row, large):
                     yield denoiser
         finally:
-            comfy.model_management.in_training = before
             if denoiser:
                 denoiser.close()
 

@@ -17,7 +17,8 @@ from ...trce_ops.tuning.text_batch import Texts
 from .dynamic_vram import clip_without_dynamic_vram
 from .encoders import ClipEncoder
 from .prefix_tree import device_context
-from .training_weights import normal, patched, without_patches
+from .training_mode import training
+from .training_weights import load_bare, normal, patched, with_hooks
 from .weights import ModelWeights
 
 WORD = re.compile(r"[a-z]+</w>")  # a token that is a whole word; the others continue one
@@ -99,15 +100,15 @@ def open_encoder(clip, pools: bool, hard: ClipEncoder | None = None) -> Iterator
 
     pools: whether the diffusion model reads a pooled vector. hard: how the model reads the CLIP, if not as it stands.
     """
-    with clip_without_dynamic_vram(clip) as loaded:
-        stored, bare = ModelWeights(loaded.patcher), loaded.clone()
-        bare.patcher = without_patches(loaded.patcher)
+    with clip_without_dynamic_vram(clip) as clip, training():
+        whole, bare = with_hooks(clip.patcher), clip.clone()
+        bare.patcher = load_bare(clip.patcher)
         hard = ClipEncoder(bare, tuple(hard.encoders), hard.learned, tuple(hard.pools)) if hard else ClipEncoder(bare)
         device = hard.load()
 
         def weight(key: str, tensor: Tensor) -> Tensor:
-            if key in loaded.patcher.patches:
-                return patched(stored, key, device, torch.float32)
+            if key in whole.patches:
+                return patched(ModelWeights(whole), key, device, torch.float32)
             return normal(tensor.to(device))
 
         with torch.inference_mode(False), torch.enable_grad(), device_context(device):

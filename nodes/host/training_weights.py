@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 from uuid import uuid4
 
+import comfy.model_management
 import torch
 from comfy.quant_ops import QuantizedTensor
 from torch import Tensor
@@ -47,12 +48,26 @@ class Weights(Mapping[str, Tensor]):
         return len(self.tensors)
 
 
-def without_patches(model):
-    """A clone of a MODEL, or of the patcher of a CLIP, that ComfyUI loads without the patches."""
+def load_bare(model, room: float = 0):
+    """Load a MODEL, or the patcher of a CLIP, without its patches, hooks and what other nodes inject into its layers.
+
+    Returns the clone that is loaded. room: bytes that are needed beside it.
+    """
     bare = model.clone()
+    bare.forced_hooks, bare.injections = None, {}
     if bare.patches:
         bare.patches, bare.patches_uuid = {}, uuid4()
+    with torch.inference_mode():  # as always in ComfyUI: it cannot move quantised weights back that it loaded otherwise
+        comfy.model_management.load_models_gpu([bare], room)
     return bare
+
+
+def with_hooks(model):
+    """A clone of the patcher of a CLIP that has the patches of the hooks that are always on among its own."""
+    whole = model.clone()
+    for key, patches in model.get_combined_hook_patches(model.forced_hooks).items():
+        whole.patches[key] = [*whole.patches.get(key, ()), *patches]
+    return whole
 
 
 @torch.no_grad()

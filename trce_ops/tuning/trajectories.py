@@ -30,6 +30,11 @@ class OutOfMemory(RuntimeError):
     """The device has no room for even one picture."""
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether memory is short: Apple's and some other devices only say so in words."""
+    return isinstance(error, torch.OutOfMemoryError | OutOfMemory) or "out of memory" in str(error).lower()
+
+
 class Denoiser(Protocol):
     """The interface to the host's diffusion model, as a function of its weights.
 
@@ -90,8 +95,9 @@ class Predictor:
         while True:
             try:
                 return work()
-            except torch.OutOfMemoryError:
-                pass
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
             self.halve()  # outside the handler: the exception keeps the tensors alive
 
     def __call__(self, x: Tensor, sigma: Tensor, texts: Texts, which: Tensor | None = None) -> Tensor:

@@ -140,6 +140,9 @@ def tune(
     contexts = encode_prompts(unwanted, keep, encoders, progress, with_others(unwanted, request.others))
     encoded = perf_counter()
     with ExitStack() as stack:
+        soft = None
+        if settings.words and objective is terms and settings.adversary == "words" and model.open_encoder:
+            soft = stack.enter_context(model.open_encoder())  # first: loading it later could take the model's place
         denoise = stack.enter_context(model.open())
         # clone: tensors made in inference mode cannot enter an autograd graph
         contexts = Contexts(*(texts and texts.each(Tensor.clone) for texts in vars(contexts).values()))
@@ -157,8 +160,7 @@ def tune(
         learner = Predictor(denoise, min(denoise.at_once, predict.rows))
         if settings.words and objective is terms:
             source: Source
-            if model.open_encoder and settings.adversary == "words":
-                soft = stack.enter_context(model.open_encoder())
+            if soft:
                 source = Words(soft, [located(pair, encoders["context"]) for pair in unwanted])
             else:
                 source = Embeddings(contexts, CHUNK if "clip" in encoders else 0, generator)

@@ -1,8 +1,4 @@
-"""What changes in how a MODEL computes while it is open for training; undone at the end.
-
-Blocks are computed again in the backward pass (Chen et al. 2016, gradient checkpointing), so that only what goes into
-them is in memory. And the norms that a model's text passes first are left out, because maps act behind them.
-"""
+"""What changes in how ComfyUI and a MODEL compute while gradients are needed; undone at the end."""
 
 from __future__ import annotations
 
@@ -12,12 +8,29 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
+import comfy.model_management
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from .families import Family
+
+
+@contextmanager
+def training() -> Iterator[None]:
+    """ComfyUI's switches while gradients are needed. Enter it before loading.
+
+    NUM_STREAMS: with streams, weights that are off the device come through one buffer that every layer overwrites,
+    where autograd would find the weights of another layer.
+    """
+    management = comfy.model_management
+    before = management.in_training, management.NUM_STREAMS
+    management.in_training, management.NUM_STREAMS = True, 0
+    try:
+        yield
+    finally:
+        management.in_training, management.NUM_STREAMS = before
 
 
 class OutOfPlace(TorchFunctionMode):
@@ -71,9 +84,20 @@ def _replaced(modules: dict[str, nn.Module], pattern: str, forward: Callable) ->
 
 @contextmanager
 def open_for_training(network: nn.Module, row: Family, large: bool) -> Iterator[None]:
-    """While open, the network skips the norms that its text passes first, since training texts come from behind them.
-    large: blocks are computed again in the backward pass instead of being kept."""
+    """While open, the network skips the norms that its text passes first, since training texts come from behind them,
+    and layers with quantised weights compute in full precision, since the products of eight bits have no gradient.
+
+    large: blocks are computed again in the backward pass instead of being kept (Chen et al. 2016, gradient
+    checkpointing), so that only what goes into them is in memory.
+    """
     modules = dict(network.named_modules())
     norms = "|".join(reader.norm for reader in row.readers.values() if reader.norm)
-    with _replaced(modules, row.blocks if large else "", _again), _replaced(modules, norms, _same):
-        yield
+    quantised = [m for m in modules.values() if getattr(m, "_full_precision_mm", True) is False]
+    try:
+        for module in quantised:
+            module._full_precision_mm = True
+        with _replaced(modules, row.blocks if large else "", _again), _replaced(modules, norms, _same):
+            yield
+    finally:
+        for module in quantised:
+            module._full_precision_mm = False
