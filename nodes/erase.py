@@ -61,8 +61,8 @@ class TRCEErase(io.ComfyNode):
             display_name="TRCE Erase",
             category="model/trce",
             description="Makes a model stop drawing what you name. It computes one matrix that maps the concept to "
-            "a safe target, and applies it to every weight that reads the text. This takes seconds and needs no "
-            "images. In mode 'tuned' it also trains cross-attention on early denoising steps, which takes minutes.",
+            "a safe target, and applies it where the model reads the text. This takes seconds and needs no images. "
+            "The modes 'tuned' and 'robust' also train the model, which takes minutes.",
             search_aliases=[
                 "unlearn",
                 "remove concept",
