@@ -237,7 +237,7 @@ def speed(run: Run, kind: str) -> None:
     found, parts = report.tuning, report.tuning.seconds
     data, train = evaluations(quick)
     whole = {
-        "prompts": parts["prompts"] * quick.trajectories / few.trajectories,
+        "prompts": parts["prompts"] * quick.trajectories / report.settings.trajectories,
         "trajectories": parts["trajectories"] * data / found.data_evaluations,
         "tuning": parts["tuning"] * train / found.train_evaluations,
     }

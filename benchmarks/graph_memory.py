@@ -121,16 +121,14 @@ def size(loaded) -> int:
 
 def two_steps(loaded, model: Model, again: bool, resolution: int) -> None:
     """Of mode tuned, on one picture at a time. again: blocks are computed again in the backward pass."""
-    import comfy.model_management
-
     host, tuning = pack("nodes.host.denoiser"), pack("trce_ops.tuning.train")
     settings, objective = pack("trce_ops.tuning.settings").QUICK, pack("trce_ops.tuning.objective")
     readers, factors = pack("nodes.host.readers").find_text_readers(loaded), pack("trce_ops.tuning.factors")
-    width, open_for_training = readers.streams["context"].width, pack("nodes.host.recompute").open_for_training
+    width, mode = readers.streams["context"].width, pack("nodes.host.training_mode")
     with ExitStack() as stack:
-        stack.enter_context(mock.patch.object(comfy.model_management, "in_training", True))
+        stack.enter_context(mode.training())
         stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(open_for_training(loaded.model.diffusion_model, readers.row, again))
+        stack.enter_context(mode.open_for_training(loaded.model.diffusion_model, readers.row, again))
         weights = pack("nodes.host.training_weights").Weights(loaded, loaded)
         denoise = host.HostDenoiser(loaded, weights, resolution, resolution, width)
         names = factors.choose(denoise.weights, settings.projections, readers.row.trained)

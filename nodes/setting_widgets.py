@@ -79,7 +79,7 @@ TUNING_TOOLTIPS = {
     "metric": "On: low-rank changes learn first along the directions of the text embedding that this model "
     "responds to. Off: along all directions alike; then raise 'learning_rate' to 6e-4 and 'goal' to 1.2.",
     "trajectories": "How many prompts of the concept are drawn, to learn from the noisy pictures on the way. More "
-    "prompts cover more wordings and take longer to prepare.",
+    "prompts cover more wordings and take longer to prepare. Every concept has one at least.",
     "batch": "How many noisy pictures of the concept each step learns from. A larger batch makes steadier and "
     "slower steps. Memory does not grow: the pack splits a step when it does not fit.",
     "words": "How many adversarial words are learned in turn while tuning: prompts in which the model would still "

@@ -56,15 +56,15 @@ def test_every_layer_gives_its_own_pairs(make_layered):
 
 
 def test_tokens_that_take_the_eots_part_go_to_the_same_place_of_the_sentence():
-    """'<s> see a gun by a wall </s>' -> '<s> see an old wall by a wall </s>', as roles."""
-    source = Roles(keyword=(2, 3), first_eot=7, pads=(8, 9, 10, 11), others=(1, 4, 5, 6), sot=(0,))
-    target = Roles(keyword=(2, 3, 4, 7), first_eot=8, pads=(9, 10, 11), others=(1, 5, 6), sot=(0,))
+    """'<s> see gun by a wall </s>' -> '<s> see a wall by a wall </s>', as roles."""
+    source = Roles(keyword=(2,), first_eot=6, pads=(7, 8, 9, 10), others=(1, 3, 4, 5), sot=(0,))
+    target = Roles(keyword=(2, 3, 5, 6), first_eot=7, pads=(8, 9, 10), others=(1, 4), sot=(0,))
     pairs = {(role, p, q) for role, p, q, _ in pair_positions(source, target, ALL)}
     assert pairs == {
         ("sot", 0, 0),
-        *(("keyword", p, 4) for p in source.keyword),  # not the wall behind
-        *(("first_eot", p, q) for p, q in ((1, 1), (4, 5), (5, 6), (6, 7), (7, 8))),
-        *(("pads", p, q) for p, q in ((8, 8), (9, 9), (10, 10), (11, 11))),
+        ("keyword", 2, 3),  # not the wall behind
+        *(("first_eot", p, q) for p, q in ((1, 1), (3, 4), (4, 5), (5, 6), (6, 7))),
+        *(("pads", p, q) for p, q in ((7, 7), (8, 8), (9, 9), (10, 10))),
     }
     nothing = Roles(keyword=(), first_eot=1, pads=(), others=(0,), sot=())
     assert {q for role, _, q, _ in pair_positions(source, nothing, ALL) if role != "sot"} == {1}

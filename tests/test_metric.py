@@ -52,6 +52,8 @@ def test_the_root_is_small_where_kept_text_is_and_where_nothing_is_read():
     G, noise = gram(projections(unread=8), 3, WIDTH), torch.Generator().manual_seed(7)
     kept = torch.randn(200, WIDTH, generator=noise) * torch.tensor([9.0] * 4 + [0.1] * (WIDTH - 4))
     L = metric_root(G, kept)
+    padded = torch.cat([torch.zeros(20, kept.shape[1]), kept])  # zeros stand where there is no text
+    torch.testing.assert_close(metric_root(G, padded), L)
     A = kept.double().mT @ kept.double() / 200 + resistance(G)
     torch.testing.assert_close(L @ A @ L, torch.eye(WIDTH, dtype=torch.float64))
     lengths = L.norm(dim=0)

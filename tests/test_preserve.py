@@ -6,9 +6,11 @@ import os
 import pytest
 import torch
 
-from trce_ops.closed_form.erase import EVERYDAY, keep_moments
+from trce_ops.closed_form.erase import EVERYDAY, EraseSettings, erase, keep_moments
 from trce_ops.closed_form.preserve import keep_moment
 from trce_ops.files import disk_cache
+from trce_ops.text.concepts import parse_concepts
+from trce_ops.text.embeddings import Pooled
 
 CAPTIONS = ("a dog", "a cat on a mat", "an old photograph")
 
@@ -46,6 +48,15 @@ def test_samples_are_the_first_eot_and_the_last_position(encoder):
     kept = keep_moment(("a dog",), encoder)
     z = encoder.encode([encoder.tokenize("a dog")], 77)[0]
     assert torch.equal(kept.samples, z[None, [3, 76]])
+
+
+def test_text_that_an_encoder_lacks_is_zero_and_changes_nothing(encoder):
+    """HiDream without its CLIPs is given zeros for their pooled vector."""
+    encoder.pooled_width, encoder.pool = 6, lambda rows: torch.zeros(len(rows), 6)
+    encoders, pairs = {"context": encoder, "pooled": Pooled(encoder)}, parse_concepts("gun -> cake")
+    delta, report = erase(pairs, ("a dog",), encoders, EraseSettings(), family="hidream", captions=CAPTIONS)
+    assert not delta.maps["pooled"].dense().any()
+    assert all(figure == figure for figure in (*report.kept.values(), *delta.info.measured.values()))
 
 
 def test_of_several_layers_the_moment_is_over_all_and_the_samples_are_of_the_last(make_layered):

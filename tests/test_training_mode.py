@@ -41,7 +41,7 @@ def test_weights_of_eight_bits_have_gradients_on_cards_that_compute_in_eight_bit
     assert layers and all(layer._full_precision_mm is not native for layer in layers)
 
 
-def test_quantised_weights_can_be_unloaded_after_a_probe(comfy_host, gradient, pack, make_model, make_clip, quantised):
+def test_quantised_weights_can_be_unloaded_after_a_probe(comfy_host, pack, make_model, make_clip, quantised):
     import comfy.model_management
 
     with torch.inference_mode():
@@ -52,6 +52,28 @@ def test_quantised_weights_can_be_unloaded_after_a_probe(comfy_host, gradient, p
         for _ in range(2):
             comfy.model_management.load_models_gpu([model.clone()])
             comfy.model_management.free_memory(1e32, torch.device("cpu"))
+
+
+def test_eight_bit_products_give_the_same_prediction_with_and_without_a_gradient(pack, make_model):
+    """`fp8_e4m3fn_fast` of Load Diffusion Model computes otherwise as soon as a gradient is needed."""
+    import comfy.ops
+
+    model = make_model()
+    with torch.inference_mode():
+        for layer in model.model.modules():
+            if isinstance(layer, comfy.ops.manual_cast.Linear):
+                layer.__class__ = comfy.ops.fp8_ops.Linear
+                layer.weight = torch.nn.Parameter(layer.weight.to(torch.float8_e4m3fn), requires_grad=False)
+        texts = pack.ops.tuning.text_batch.Texts(torch.randn(1, 77, 32))
+        with pack.host.denoiser.open_denoiser(model, 64) as denoise:
+            texts, x = texts.each(torch.Tensor.clone), 5 * torch.randn(1, *denoise.shape)
+            W = denoise.weights[K].float().clone().requires_grad_()
+            learned = denoise(x, torch.tensor([5.0]), texts, {K: W})
+            with torch.no_grad():
+                known = denoise(x, torch.tensor([5.0]), texts, {K: W.detach()})
+            learned.square().sum().backward()
+    assert torch.equal(learned, known) and W.grad.any()
+    assert not any("forward_comfy_cast_weights" in vars(layer) for layer in model.model.modules())
 
 
 def test_offloaded_weights_come_without_the_buffer_that_layers_share(comfy_host, gradient, make_model, monkeypatch):

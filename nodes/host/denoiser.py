@@ -36,8 +36,8 @@ from .families import tuned_in_words
 from .fingerprint import model_fingerprint
 from .readers import CONTEXT, TextReaders, find_text_readers
 from .training_mode import OutOfPlace, open_for_training, training
-from .training_weights import FLOATS, Weights, load_bare
-from .weights import ModelWeights, is_packed
+from .training_weights import FLOATS, Weights, copied, load_bare
+from .weights import is_packed
 
 BASE = "base."  # where Network has the model
 GRAPH = 64 * 64  # latent pixels in one training graph on a CPU: one picture of 512 x 512, to bound memory
@@ -158,12 +158,10 @@ def open_denoiser(model, width: int, height: int | None = None) -> Iterator[Host
         height, base, readers = height or width, model.model, find_text_readers(model)
         text_width = readers.streams[CONTEXT].width
         shape = latent_shape(model, width, height)
-        shapes = ModelWeights(model).shapes()
-        copies = sum(math.prod(shapes[name]) for name in model.patches if name in shapes)
         denoiser = None
         try:
             graph = MEMORY * model.memory_required(shape)
-            bare = load_bare(model, graph + copies * base.get_dtype_inference().itemsize)
+            bare = load_bare(model, graph + copied(model))
             with torch.inference_mode(False), torch.enable_grad():
                 weights = Weights(model, bare)
                 at_once = pictures_at_once(bare.load_device, math.prod(shape[2:]), graph)

@@ -18,7 +18,7 @@ from .dynamic_vram import clip_without_dynamic_vram
 from .encoders import ClipEncoder
 from .prefix_tree import device_context
 from .training_mode import training
-from .training_weights import load_bare, normal, patched, with_hooks
+from .training_weights import copied, load_bare, normal, patched, with_hooks
 from .weights import ModelWeights
 
 WORD = re.compile(r"[a-z]+</w>")  # a token that is a whole word; the others continue one
@@ -99,10 +99,11 @@ def open_encoder(clip, pools: bool, hard: ClipEncoder | None = None) -> Iterator
     """Load CLIP, with its patches on copies of its weights.
 
     pools: whether the diffusion model reads a pooled vector. hard: how the model reads the CLIP, if not as it stands.
+    What other nodes inject into its layers, such as a LoRA in bypass mode, takes no part.
     """
     with clip_without_dynamic_vram(clip) as clip, training():
         whole, bare = with_hooks(clip.patcher), clip.clone()
-        bare.patcher = load_bare(clip.patcher)
+        bare.patcher = load_bare(clip.patcher, copied(whole))
         hard = ClipEncoder(bare, tuple(hard.encoders), hard.learned, tuple(hard.pools)) if hard else ClipEncoder(bare)
         device = hard.load()
 

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import comfy.model_management
+import comfy.ops
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -84,8 +85,9 @@ def _replaced(modules: dict[str, nn.Module], pattern: str, forward: Callable) ->
 
 @contextmanager
 def open_for_training(network: nn.Module, row: Family, large: bool) -> Iterator[None]:
-    """While open, the network skips the norms that its text passes first, since training texts come from behind them,
-    and layers with quantised weights compute in full precision, since the products of eight bits have no gradient.
+    """While open, the network skips the norms that its text passes first, since training texts come from behind them.
+    Layers with weights of eight bits compute in full precision: ComfyUI's products of eight bits cannot save weights
+    that it has loaded, or do without when a gradient is needed, and then give another prediction.
 
     large: blocks are computed again in the backward pass instead of being kept (Chen et al. 2016, gradient
     checkpointing), so that only what goes into them is in memory.
@@ -93,11 +95,17 @@ def open_for_training(network: nn.Module, row: Family, large: bool) -> Iterator[
     modules = dict(network.named_modules())
     norms = "|".join(reader.norm for reader in row.readers.values() if reader.norm)
     quantised = [m for m in modules.values() if getattr(m, "_full_precision_mm", True) is False]
+    fast = [m for m in modules.values() if isinstance(m, comfy.ops.fp8_ops.Linear)]
+    plain = comfy.ops.manual_cast.Linear.forward_comfy_cast_weights
     try:
         for module in quantised:
             module._full_precision_mm = True
+        for module in fast:
+            module.forward_comfy_cast_weights = partial(plain, module)
         with _replaced(modules, row.blocks if large else "", _again), _replaced(modules, norms, _same):
             yield
     finally:
         for module in quantised:
             module._full_precision_mm = False
+        for module in fast:
+            vars(module).pop("forward_comfy_cast_weights", None)

@@ -6,6 +6,7 @@ copies again, if memory got so short that it took a part of the loaded model bac
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from uuid import uuid4
@@ -46,6 +47,14 @@ class Weights(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.tensors)
+
+
+def copied(model) -> int:
+    """Bytes of the copies of the weights that MODEL, or the patcher of a CLIP, has patches for."""
+    shapes, stored = ModelWeights(model).shapes(), dict(model.model.named_parameters())
+    return sum(
+        math.prod(shapes[name]) * max(2, stored[name].element_size()) for name in model.patches if name in stored
+    )
 
 
 def load_bare(model, room: float = 0):

@@ -77,6 +77,7 @@ def keep_moment(
     for batch, z in encode_batches(encoder, rows, progress):
         for ids, k in zip(batch, z.double()):
             real = k[: rows[ids]].any(1).nonzero()[:, 0]
+            real = real if len(real) else torch.arange(rows[ids])  # HiDream has zeros for a pooled vector that it lacks
             ends = [encoder.locate(ids).first_eot, int(real[-1])]
             samples[ids] = k[ends, -encoder.width :].float()  # in the last layer
             k = k[real].reshape(-1, encoder.width)

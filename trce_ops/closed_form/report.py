@@ -68,5 +68,6 @@ def mean_by(ratios: Tensor, labels: Sequence[str], order: Iterable[str]) -> dict
 
 
 def kept_ratio(context_map: ContextMap, samples: Tensor) -> float:  # samples (m, d)
-    """Mean |T k - k| / |k| over kept embeddings."""
-    return (context_map.shift(samples).norm(dim=1) / samples.norm(dim=1)).mean().item()
+    """Mean |T k - k| / |k| over kept embeddings; where k is zero it stays so."""
+    sizes = samples.norm(dim=1)
+    return (context_map.shift(samples).norm(dim=1) / torch.where(sizes > 0, sizes, 1.0)).mean().item()

@@ -154,7 +154,7 @@ def pair_positions(source: Roles, target: Roles, weights: TokenWeights) -> Itera
 
 
 def same_place(p: int, source: Roles, target: Roles) -> int:
-    """Position of the source token p in the target sentence, which differs only in what stands from the keyword on."""
+    """Position of the source token p in the target sentence: the same before the keyword, as far from the end after."""
     if not (source.keyword and target.keyword):
         return target.first_eot
     return p if p < source.keyword[0] else p + target.first_eot - source.first_eot

@@ -58,7 +58,8 @@ def draw_in_turn(groups: Iterable[Sequence], count: int, generator: Generator) -
 def draw_unwanted(request: Request, count: int, generator: Generator) -> list[PromptPair]:
     """Prompts with a concept and the same prompts with its safe target.
 
-    Half of the prompts of a colour or a style, which seldom stands alone, have it in the company of what is kept.
+    Half of the prompts of a colour or a style, which seldom stands alone, have it in the company of what is kept, if
+    there are enough prompts for both.
     """
     templates = sentences(request.concepts, request.templates)
     others = [*request.keep, *chain.from_iterable(request.captions)] if request.templates and request.company else []

@@ -51,7 +51,7 @@ class TunableModel:
     sampled: Mapping[str, float] = field(default_factory=dict)  # settings for how this model is sampled
 
     def adapt(self, settings: TuneSettings, concepts: int = 1) -> TuneSettings:
-        """The settings that this model is tuned with: every concept has a trajectory.
+        """The settings that this model is tuned with; every concept has a trajectory at least.
 
         Raises TuningError for what is invalid or the model does not have.
         """
