@@ -53,14 +53,14 @@ class TRCEApplyDelta(io.ComfyNode):
                 ),
             ],
             outputs=[ERASED_MODEL],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
 
     @classmethod
     @within_bounds
     def execute(cls, model, delta, strength, clip=None, allow_other_encoder=False) -> io.NodeOutput:
         erased = apply_delta(model, delta, strength)
-        lines = limits(model, delta, clip)
+        lines = limits(model, delta, clip, graph=cls.hidden.prompt)
         if clip is not None and text_fingerprint(clip, find_text_readers(model)) != delta.info.encoder:
             norm = ", or for a model with another norm before the text" if delta.info.space == "post-norm" else ""
             if not allow_other_encoder:

@@ -76,7 +76,7 @@ class TRCEErase(io.ComfyNode):
             ],
             inputs=[MODEL, CLIP, concepts_input(), KEEP, MODE, STRENGTH, SETTINGS],
             outputs=[*ERASED, LOSSES],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
 
     @classmethod
@@ -85,7 +85,7 @@ class TRCEErase(io.ComfyNode):
         settings = settings_from(settings, Settings, "TRCE Settings")
         job = job_of(lend(model, clip), parse_concepts(concepts), parse_keep(keep), settings, cls.hidden.unique_id)
         delta, report, tuned = erase_and_tune(job, chosen(model, mode, settings))
-        lines = [report.text(), *limits(model, delta, clip, concepts)]
+        lines = [report.text(), *limits(model, delta, clip, concepts, cls.hidden.prompt)]
         if not job.keep:
             lines.append("'keep' is empty: what is close to the concepts may change with them. Name it there.")
         return shown(cls, apply_delta(model, delta, strength), delta, lines, tuned)

@@ -53,7 +53,7 @@ class TRCEEraseByMethod(io.ComfyNode):
                 ),
             ],
             outputs=ERASED,
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
 
     @classmethod
@@ -76,6 +76,6 @@ class TRCEEraseByMethod(io.ComfyNode):
             **lend(model, clip, remedy="choose another 'method', such as uce"),
         )
         erased = apply_delta(model, delta, strength)
-        text = "\n".join([report.text(), *limits(model, delta, clip, concepts)])
+        text = "\n".join([report.text(), *limits(model, delta, clip, concepts, cls.hidden.prompt)])
         show_text(node_id, text)
         return io.NodeOutput(erased, delta, text, ui={"text": [text]})

@@ -100,7 +100,7 @@ class TRCEEraseFromPictures(io.ComfyNode):
                 seed_input("Seed of everything that is random in learning the words."),
             ],
             outputs=[*ERASED, LOSSES],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
 
     @classmethod
@@ -145,7 +145,7 @@ class TRCEEraseFromPictures(io.ComfyNode):
         known = tuple(replace(pair, concept=named.get(pair.concept, pair.concept)) for pair in delta.info.concepts)
         delta = replace(delta, info=replace(delta.info, concepts=known))
         text = NAME.sub(lambda found: named[found[0]], report.text())
-        lines = [*learned.lines, text, *limits(model, delta, clip, concepts)]
+        lines = [*learned.lines, text, *limits(model, delta, clip, concepts, cls.hidden.prompt)]
         return shown(cls, apply_delta(model, delta, strength), delta, lines, tuned)
 
 

@@ -42,6 +42,39 @@ def bypassed(comfy_host, model, clip):
     return comfy.sd.load_bypass_lora_for_models(model, clip, lora, 1.0, 1.0)
 
 
+def test_the_negative_prompt_is_looked_at_wherever_it_comes_from(pack):
+    """In API format: through a node for both prompts, through two nodes in a row, and from a text node."""
+
+    def texts(**nodes):
+        return pack.host.workflow.negative_texts({name: {"inputs": inputs} for name, inputs in nodes.items()})
+
+    encoders = {
+        "good": {"text": "a cigarette", "clip": ["loader", 1]},
+        "bad": {"text": ["written", 0], "clip": ["loader", 1]},
+        "written": {"value": "blurry, a gun"},
+        "loader": {"ckpt_name": "a gun.safetensors"},
+    }
+    straight = texts(sampler={"positive": ["good", 0], "negative": ["bad", 0], "model": ["loader", 0]}, **encoders)
+    assert straight == ["blurry, a gun"]
+    both = {"positive": ["good", 0], "negative": ["zero", 0], "control_net": ["loader", 0]}
+    chained = {"both": both, "zero": {"conditioning": ["bad", 0], "strength": 0.5}}
+    assert texts(sampler={"positive": ["both", 0], "negative": ["both", 1]}, **chained, **encoders) == straight
+    assert not texts(sampler={"positive": ["good", 0], "negative": ["gone", 0]}, **encoders)
+    circle = {"a": {"text": ["b", 0]}, "b": {"text": ["a", 0]}, "sampler": {"negative": ["a", 0]}}
+    assert not texts(**circle) and not pack.host.workflow.negative_texts(None)
+
+
+def test_a_concept_in_the_negative_prompt_is_named(pack, run, make_model, make_clip, few_captions):
+    model, clip = make_model(), make_clip()
+    _, delta, report, _ = run(
+        "TRCEErase", model=model, clip=clip, concepts="a gun -> an umbrella\nred -> blue", keep="a dog"
+    )
+    assert "negative prompt" not in report
+    graph = {"1": {"inputs": {"negative": ["2", 0]}}, "2": {"inputs": {"text": "lowres, guns, watermark"}}}
+    lines = pack.host.limits.limits(model, delta, clip, graph=graph)
+    assert [line for line in lines if "negative prompt" in line and "names what is erased: a gun. Take it out" in line]
+
+
 def test_a_lora_in_bypass_mode_is_named(comfy_host, report, make_model, make_clip):
     model, clip = make_model(), make_clip()
     assert "bypass" not in report(model, clip)

@@ -55,11 +55,14 @@ def quick(prompt):
 def test_every_workflow_runs(server, deltas):
     erase = api("erase-a-concept")
     erase[node_of(erase, "TRCESaveDelta")]["inputs"]["filename_prefix"] = "test/cigarette"
+    negative, _ = erase[node_of(erase, "KSampler")]["inputs"]["negative"]
+    erase[negative]["inputs"]["text"] = "blurry, a cigarette"
     outputs = server.queue(quick(erase))["outputs"]
     assert "images" in outputs[node_of(erase, "SaveImage")]
     saved = outputs[node_of(erase, "TRCESaveDelta")]["text"][0]
     assert (deltas / saved).is_file()
-    assert "3 concepts" in outputs[node_of(erase, "PreviewAny")]["text"][0]
+    report = outputs[node_of(erase, "PreviewAny")]["text"][0]
+    assert "3 concepts" in report and "negative prompt of this workflow names what is erased: a cigarette" in report
 
     apply = api("apply-a-saved-delta")
     apply[node_of(apply, "TRCELoadDelta")]["inputs"]["delta_name"] = saved

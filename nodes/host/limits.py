@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 from ...trce_ops.delta.file import ErasedDelta
 from ...trce_ops.text.concepts import full_width, left_out_numbers, read_as_one, unlike_prompts
+from ...trce_ops.text.spelling import mentions
 from .apply import maps_on_text
 from .dynamic_vram import has_gradients
 from .others import KEYED, put_on, ways_of_others
 from .readers import find_text_readers
+from .workflow import negative_texts
 
 log = logging.getLogger(__name__)
 
 
-def limits(model, delta: ErasedDelta, clip=None, concepts: str = "") -> list[str]:
-    """Sentences about an erasure on MODEL, with the CLIP that encodes the prompts and the text of the concepts widget
-    if they are known. Also logs them."""
+def limits(model, delta: ErasedDelta, clip=None, concepts: str = "", graph: Mapping | None = None) -> list[str]:
+    """Sentences about an erasure on MODEL. Also logs them.
+
+    If they are known: the CLIP that encodes the prompts, the text of the concepts widget, and the graph of
+    workflow.py.
+    """
     readers = find_text_readers(model)
     lines = []
     if readers.row.leaks:
@@ -74,6 +80,12 @@ def limits(model, delta: ErasedDelta, clip=None, concepts: str = "") -> list[str
         lines.append(
             f"The map{part} acts on the conditioning, because a {readers.family} model has no weights for it: Save "
             "Model, merges and LoRAs cannot hold it. Save the delta, and apply it after loading."
+        )
+    negative = negative_texts(graph)
+    if named := [p.concept for p in delta.info.concepts if any(mentions(text, [p.concept]) for text in negative)]:
+        lines.append(
+            f"The negative prompt of this workflow names what is erased: {', '.join(named)}. Take it out there: the "
+            "erased model reads it as the safe target, draws away from that, and so back towards the concept."
         )
     lines += [*unlike_prompts(concepts), *read_as_one(concepts), *left_out_numbers(concepts)]
     lines += [
