@@ -94,8 +94,8 @@ def open_for_training(network: nn.Module, row: Family, large: bool) -> Iterator[
     """
     modules = dict(network.named_modules())
     norms = "|".join(reader.norm for reader in row.readers.values() if reader.norm)
-    quantised = [m for m in modules.values() if getattr(m, "_full_precision_mm", True) is False]
-    fast = [m for m in modules.values() if isinstance(m, comfy.ops.fp8_ops.Linear)]
+    quantised: list[Any] = [m for m in modules.values() if getattr(m, "_full_precision_mm", True) is False]
+    fast: list[Any] = [m for m in modules.values() if isinstance(m, comfy.ops.fp8_ops.Linear)]
     plain = comfy.ops.manual_cast.Linear.forward_comfy_cast_weights
     try:
         for module in quantised:
