@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 def limits(model, delta: ErasedDelta, clip=None, concepts: str = "", graph: Mapping | None = None) -> list[str]:
     """Sentences about an erasure on MODEL. Also logs them.
 
-    If they are known: the CLIP that encodes the prompts, the text of the concepts widget, and the graph of
-    workflow.py.
+    What may be known beside it: the CLIP that encodes the prompts, the text of the concepts widget, and the workflow in
+    API format (graph).
     """
     readers = find_text_readers(model)
     lines = []
